@@ -1,0 +1,1 @@
+"""Faults on purpose: a fault server and a fault proxy on real sockets."""

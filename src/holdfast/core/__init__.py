@@ -1,0 +1,1 @@
+"""Decides. Pure: no clock, no randomness, no I/O, no locks; `runtime` brings those."""

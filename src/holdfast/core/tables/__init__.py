@@ -1,0 +1,1 @@
+"""Classification as data: errno, HTTP status, exceptions, providers."""

@@ -1,0 +1,1 @@
+"""Many objects: plan, engine, report."""

@@ -1,0 +1,1 @@
+"""Drives. The seams (clock, random, files) and the thin drivers around `core`."""

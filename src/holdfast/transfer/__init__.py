@@ -1,0 +1,1 @@
+"""One object, whole and right: extents, validators, verification, data planes."""

@@ -1,0 +1,1 @@
+"""Bytes on the network: TLS, sockets, address policy."""
