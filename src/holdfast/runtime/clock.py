@@ -6,12 +6,12 @@ another `Clock` in with `install`; nothing else in the package needs to know.
 
 from __future__ import annotations
 
-import asyncio
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    import asyncio
     import threading
     from collections.abc import Awaitable, Callable, Iterator
 
@@ -58,7 +58,13 @@ class SystemClock:
     monotonic = staticmethod(time.monotonic)
     wall = staticmethod(time.time)
     sleep = staticmethod(time.sleep)
-    asleep = staticmethod(asyncio.sleep)
+
+    @staticmethod
+    async def asleep(seconds: float) -> None:
+        """Suspend this task."""
+        import asyncio  # noqa: PLC0415 - 20 ms that synchronous users need not pay
+
+        await asyncio.sleep(seconds)
 
     @staticmethod
     def wait(event: threading.Event, timeout: float | None) -> bool:
