@@ -1,5 +1,164 @@
-"""Holdfast makes network work finish: calls, streams, downloads and paid jobs."""
+"""Holdfast makes network work finish: calls, streams, downloads and paid jobs.
+
+    import holdfast as hf
+
+    api = hf.policy(hf.Deadline(30), hf.Retry(4), hf.Breaker(), hf.Timeout(10))
+
+    @api
+    def fetch(): ...
+
+Every public name is imported when it is first used, so `import holdfast` costs next to
+nothing and needs no dependency.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
 
 from holdfast._version import __version__
 
-__all__ = ["__version__"]
+if TYPE_CHECKING:
+    from holdfast import chaos, testing
+    from holdfast.core.backoff import Constant, Decorrelated, Exponential, Linear
+    from holdfast.core.breaker import Breaker
+    from holdfast.core.budget import Budget
+    from holdfast.core.bulkhead import Bulkhead
+    from holdfast.core.deadline import Deadline, Timeout
+    from holdfast.core.errors import (
+        BudgetEmpty,
+        BulkheadFull,
+        CircuitOpen,
+        DeadlineExceeded,
+        HoldfastError,
+        RateLimited,
+        Rejected,
+    )
+    from holdfast.core.fallback import Fallback
+    from holdfast.core.policy import PolicyWarning
+    from holdfast.core.ratelimit import RateLimit
+    from holdfast.core.retry import Request, Retry
+    from holdfast.core.throttle import ClientThrottle
+    from holdfast.core.verdict import (
+        AUTH,
+        CANCELLED,
+        CONCURRENCY,
+        CONNECT,
+        PERMANENT,
+        THROTTLED,
+        TIMEOUT,
+        TRANSIENT,
+        UNKNOWN,
+        Kind,
+        Sent,
+        Verdict,
+    )
+    from holdfast.downloads import Downloads
+    from holdfast.runtime.ending import Outcome
+    from holdfast.runtime.hub import subscribe
+    from holdfast.runtime.policy import Policy, hold, policy
+    from holdfast.runtime.scope import deadline, remaining
+
+# The room or module that each public name comes from; modules are names too.
+_HOMES = {
+    "core.backoff": ("Constant", "Decorrelated", "Exponential", "Linear"),
+    "core.breaker": ("Breaker",),
+    "core.budget": ("Budget",),
+    "core.bulkhead": ("Bulkhead",),
+    "core.deadline": ("Deadline", "Timeout"),
+    "core.errors": (
+        "BudgetEmpty",
+        "BulkheadFull",
+        "CircuitOpen",
+        "DeadlineExceeded",
+        "HoldfastError",
+        "RateLimited",
+        "Rejected",
+    ),
+    "core.fallback": ("Fallback",),
+    "core.policy": ("PolicyWarning",),
+    "core.ratelimit": ("RateLimit",),
+    "core.retry": ("Request", "Retry"),
+    "core.throttle": ("ClientThrottle",),
+    "core.verdict": (
+        "AUTH",
+        "CANCELLED",
+        "CONCURRENCY",
+        "CONNECT",
+        "PERMANENT",
+        "THROTTLED",
+        "TIMEOUT",
+        "TRANSIENT",
+        "UNKNOWN",
+        "Kind",
+        "Sent",
+        "Verdict",
+    ),
+    "downloads": ("Downloads",),
+    "runtime.ending": ("Outcome",),
+    "runtime.hub": ("subscribe",),
+    "runtime.policy": ("Policy", "hold", "policy"),
+    "runtime.scope": ("deadline", "remaining"),
+}
+_MODULES = ("chaos", "testing")
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "AUTH",
+    "CANCELLED",
+    "CONCURRENCY",
+    "CONNECT",
+    "PERMANENT",
+    "THROTTLED",
+    "TIMEOUT",
+    "TRANSIENT",
+    "UNKNOWN",
+    "Breaker",
+    "Budget",
+    "BudgetEmpty",
+    "Bulkhead",
+    "BulkheadFull",
+    "CircuitOpen",
+    "ClientThrottle",
+    "Constant",
+    "Deadline",
+    "DeadlineExceeded",
+    "Decorrelated",
+    "Downloads",
+    "Exponential",
+    "Fallback",
+    "HoldfastError",
+    "Kind",
+    "Linear",
+    "Outcome",
+    "Policy",
+    "PolicyWarning",
+    "RateLimit",
+    "RateLimited",
+    "Rejected",
+    "Request",
+    "Retry",
+    "Sent",
+    "Timeout",
+    "Verdict",
+    "__version__",
+    "chaos",
+    "deadline",
+    "hold",
+    "policy",
+    "remaining",
+    "subscribe",
+    "testing",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name in _MODULES:
+        return import_module(f"holdfast.{name}")
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'holdfast' has no attribute {name!r}")
+    value = getattr(import_module(f"holdfast.{_HOME_OF[name]}"), name)
+    globals()[name] = value  # the next access is an ordinary one
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -61,7 +61,7 @@ class CircuitOpen(Rejected):
 
 
 class BulkheadFull(Rejected):
-    """All permits are taken and the queue is full, or the wait outlasted the deadline."""
+    """All permits are taken and the queue is full (or all worker threads are)."""
 
     code = "HF-5102"
 

@@ -62,7 +62,7 @@ class SystemClock:
     @staticmethod
     async def asleep(seconds: float) -> None:
         """Suspend this task."""
-        import asyncio  # noqa: PLC0415 - 20 ms that synchronous users need not pay
+        import asyncio
 
         await asyncio.sleep(seconds)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import random as _random  # noqa: TID251 - this is the seam
+import random as _random
 import secrets
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol, TypeVar
@@ -36,7 +36,7 @@ class SystemRandom:
     token = staticmethod(secrets.token_hex)
 
     @staticmethod
-    def buggify(name: str, p: float) -> bool:  # noqa: ARG004 - the shape of the seam
+    def buggify(name: str, p: float) -> bool:
         """Never: outside a simulation the common path is taken."""
         return False
 
@@ -50,14 +50,14 @@ class SeededRandom:
 
     def __init__(self, seed: int | str) -> None:
         self.seed = seed
-        self._rng = _random.Random(str(seed))  # noqa: S311 - a simulation must repeat
+        self._rng = _random.Random(str(seed))
         self.draw = self._rng.random
 
     def token(self, nbytes: int) -> str:
         """Return `nbytes` bytes in hexadecimal, repeatable."""
         return self._rng.randbytes(nbytes).hex()
 
-    def buggify(self, name: str, p: float) -> bool:  # noqa: ARG002 - named for the reader
+    def buggify(self, name: str, p: float) -> bool:
         """Return True with chance `p`."""
         return self.draw() < p
 

@@ -1,0 +1,64 @@
+# The two commands of the README are `make run` and `make test`; both need only Python 3.11+.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+JOBS ?= 2
+RUN_ARGS ?=
+TEST_ARGS ?=
+# What the tests use of Debian: nothing yet beyond Python. Listed here when something is.
+DEBIAN :=
+
+.PHONY: help run test test-long lint format bench clean
+
+help:
+	@echo "make run        virtual environment, install, holdfast demo (offline)"
+	@echo "make test       install what the tests need, all checks, all tests"
+	@echo "make test-long  the long simulations (about an hour)"
+	@echo "make bench      benchmarks beside the named peers"
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "error: Python 3.11 or newer is needed: $$($(PYTHON) --version)"; \
+	    echo "  Name another one: make PYTHON=/path/to/python3.12 $(MAKECMDGOALS)"; exit 2; }
+	@$(PYTHON) -m venv $(VENV) || \
+	  { echo "error: python3 -m venv failed; on Debian: apt-get install python3-venv"; exit 2; }
+
+$(VENV)/.run: $(VENV)/bin/python pyproject.toml
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
+	@touch $@
+
+$(VENV)/.test: $(VENV)/bin/python pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable . \
+	  --group test --group lint
+	@touch $@ $(VENV)/.run
+
+$(VENV)/.bench: $(VENV)/.test
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group bench
+	@touch $@
+
+run: $(VENV)/.run
+	$(BIN)/holdfast demo $(RUN_ARGS)
+
+lint: $(VENV)/.test
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: lint
+	$(BIN)/pytest -n $(JOBS) --dist worksteal -m "not long" \
+	  --cov --cov-report=term --cov-fail-under=95 $(TEST_ARGS)
+
+test-long: $(VENV)/.test
+	$(BIN)/pytest -n $(JOBS) -m long --timeout 7200 $(TEST_ARGS)
+
+format: $(VENV)/.test
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(VENV)/.bench
+	$(BIN)/python benchmarks/core.py
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage* dist build

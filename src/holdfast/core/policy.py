@@ -1,0 +1,224 @@
+"""Composition: strategies in reading order, outer to inner, checked and compiled once.
+
+`Shape` is what the state machine (`call`) runs on, `Lane` the state of one key.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from holdfast.core.breaker import Breaker, BreakerState, NoBreaker
+from holdfast.core.budget import BudgetState, Unlimited
+from holdfast.core.bulkhead import Bulkhead, BulkheadState
+from holdfast.core.deadline import Deadline, Timeout
+from holdfast.core.fallback import Fallback
+from holdfast.core.matching import Matcher, compile_on
+from holdfast.core.ratelimit import RateLimit, RateLimitState
+from holdfast.core.retry import Retry, Rule
+from holdfast.core.throttle import ClientThrottle, ThrottleState
+from holdfast.core.verdict import Kind
+from holdfast.core.window import Durations
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+Strategy: TypeAlias = (
+    Deadline | Bulkhead | RateLimit | ClientThrottle | Retry | Breaker | Timeout | Fallback
+)
+
+# The strategies that admit or refuse, by the name of their state in a `Lane`.
+ADMISSION: dict[type, str] = {
+    Bulkhead: "bulkhead",
+    RateLimit: "rate",
+    ClientThrottle: "throttle",
+    Breaker: "breaker",
+}
+
+
+ENOUGH = 20
+"""Durations that make a median; until then every success is measured."""
+
+STRIDE = 15
+"""Afterwards one success in sixteen is: asking the clock again costs as much as the rest."""
+
+
+class PolicyWarning(UserWarning):
+    """A composition that is legal but rarely meant. `order="free"` silences it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """A compiled policy.
+
+    parts: the strategies as given.  outer, inner: names of the admission layers around the
+    whole call and around each attempt.  seconds: of the Deadline; limit: of the Timeout;
+    both infinite if absent.  warnings: what is legal but rarely meant.
+    """
+
+    parts: tuple[Strategy, ...]
+    outer: tuple[str, ...]
+    inner: tuple[str, ...]
+    rule: Rule | None
+    seconds: float
+    limit: float
+    interrupt: bool
+    fallback: Fallback | None
+    fallback_on: Matcher | None
+    warnings: tuple[str, ...]
+
+    def part(self, kind: type[Any]) -> Any:
+        """Return the strategy of this type, or None."""
+        return next((part for part in self.parts if type(part) is kind), None)
+
+    @property
+    def limited(self) -> bool:
+        """Whether the policy itself limits the time of an attempt."""
+        return self.seconds < math.inf or self.limit < math.inf
+
+
+def compile_shape(parts: tuple[Strategy, ...]) -> Shape:
+    """Check the strategies and compile them. Raises ValueError or TypeError on nonsense."""
+    seen: dict[type, Strategy] = {}
+    for part in parts:
+        if not isinstance(part, Strategy):
+            raise TypeError(
+                f"`policy(...)` takes strategies such as `hf.Retry(3)`: {part!r}"
+                + (" (forgot to call it?)" if isinstance(part, type) else "")
+            )
+        if type(part) in seen:
+            raise ValueError(f"`policy(...)` takes at most one {type(part).__name__}")
+        seen[type(part)] = part
+    retry, deadline, timeout = (seen.get(kind) for kind in (Retry, Deadline, Timeout))
+    fallback = seen.get(Fallback)
+    border = parts.index(retry) if retry is not None else 0
+    return Shape(
+        parts=parts,
+        outer=_layers(parts[:border]),
+        inner=_layers(parts[border:]),
+        rule=Rule.of(retry) if isinstance(retry, Retry) else None,
+        seconds=deadline.seconds if isinstance(deadline, Deadline) else math.inf,
+        limit=timeout.seconds if isinstance(timeout, Timeout) else math.inf,
+        interrupt=all(
+            part.interrupt for part in (deadline, timeout) if isinstance(part, Deadline | Timeout)
+        ),
+        fallback=fallback if isinstance(fallback, Fallback) else None,
+        fallback_on=(
+            compile_on("Fallback", fallback.on) if isinstance(fallback, Fallback) else None
+        ),
+        warnings=tuple(_order_warnings([type(part) for part in parts])),
+    )
+
+
+def _layers(parts: tuple[Strategy, ...]) -> tuple[str, ...]:
+    return tuple(ADMISSION[type(part)] for part in parts if type(part) in ADMISSION)
+
+
+def _order_warnings(kinds: list[type]) -> list[str]:
+    found = []
+    if Breaker in kinds and Retry in kinds and kinds.index(Breaker) < kinds.index(Retry):
+        found.append(
+            "Breaker outside Retry counts a logical call, however many attempts failed, once: "
+            "put it after Retry so that it sees every attempt"
+        )
+    if kinds and kinds[0] is Timeout and Deadline not in kinds:
+        found.append(
+            "Timeout outermost limits each attempt, not the whole call: "
+            "use Deadline for the whole, or put Timeout last"
+        )
+    if Fallback in kinds and Retry in kinds and kinds.index(Fallback) > kinds.index(Retry):
+        found.append(
+            "Fallback inside Retry is still used after the last attempt only: put it first"
+        )
+    return found
+
+
+class Lane:
+    """The state of one key. Not thread-safe: the driver holds the lock, but see `runtime`.
+
+    stride: how many successes the fast path may count between two measured ones; 0 until
+    there are enough durations for a median.
+    """
+
+    __slots__ = (
+        "breaker", "budget", "bulkhead", "durations", "key", "rate", "stride", "throttle", "used",
+    )  # fmt: skip
+
+    breaker: BreakerState
+    bulkhead: BulkheadState
+    rate: RateLimitState
+    budget: BudgetState
+    throttle: ThrottleState | None
+    durations: Durations
+
+    def __init__(self, shape: Shape, key: str, parent: tuple[Shape, Lane] | None = None) -> None:
+        """Build the state of `key`.
+
+        parent: shape and lane of the policy that `but()` derived this one from. A strategy
+        that was taken over unchanged keeps its state: two spellings of one policy must not
+        have two bulkheads in front of one backend.
+        """
+        self.key = key
+        self.durations = Durations() if parent is None else parent[1].durations
+        self.stride = 0
+        self.used = -math.inf
+        builders: dict[str, tuple[type, Callable[[Any], Any]]] = {
+            "breaker": (Breaker, lambda part: BreakerState(part) if part else NoBreaker()),
+            "bulkhead": (Bulkhead, BulkheadState),
+            "rate": (RateLimit, RateLimitState),
+            "throttle": (ClientThrottle, lambda part: ThrottleState(part) if part else None),
+            "budget": (
+                Retry,
+                lambda part: part.budget.build() if part and part.budget else Unlimited(),
+            ),
+        }
+        for name, (kind, build) in builders.items():
+            part = shape.part(kind)
+            if parent is not None and part is not None and parent[0].part(kind) is part:
+                setattr(self, name, getattr(parent[1], name))
+            else:
+                setattr(self, name, build(part))
+
+    def measured(self, seconds: float, now: float) -> None:
+        """Take the duration of a success; what the fast path counted is folded in with it."""
+        self.breaker.fold(now)
+        self.durations.add(seconds)
+        self.stride = STRIDE if len(self.durations) >= ENOUGH else 0
+
+    @property
+    def in_use(self) -> bool:
+        """Whether anything is out that will come back to this lane."""
+        return bool(self.bulkhead.active or self.bulkhead.queued or self.breaker.probes_out)
+
+
+def describe(name: str, shape: Shape) -> dict[str, object]:
+    """Return all options as data that `json.dumps` takes."""
+    return {
+        "name": name,
+        "strategies": [{"type": type(part).__name__, **_options(part)} for part in shape.parts],
+        "warnings": list(shape.warnings),
+    }
+
+
+def _options(part: Strategy) -> dict[str, object]:
+    return {
+        spec.name: _plain(getattr(part, spec.name))
+        for spec in dataclasses.fields(part)
+        if not spec.name.startswith("_")
+    }
+
+
+def _plain(value: Any) -> object:
+    if isinstance(value, Kind):
+        return [kind.name.lower() for kind in value if kind.name]
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, type):
+        return f"{value.__module__}.{value.__qualname__}"
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if dataclasses.is_dataclass(value) and hasattr(value, "describe"):
+        return value.describe()
+    return getattr(value, "__qualname__", type(value).__qualname__)

@@ -1,0 +1,81 @@
+"""What happened lately: counts over a sliding window, and recent durations."""
+
+from __future__ import annotations
+
+from collections import deque
+
+
+class Window:
+    """Counts of calls, failures and slow calls over the last `seconds`.
+
+    seconds: length of the window; buckets: its granularity. A bucket leaves as a whole, so
+    the window really spans between `seconds * (1 - 1/buckets)` and `seconds`.
+    """
+
+    __slots__ = ("_buckets", "_kept", "width")
+
+    def __init__(self, seconds: float, buckets: int = 10) -> None:
+        self.width = seconds / buckets
+        self._kept = buckets
+        self._buckets: deque[list[int]] = deque()  # [number, calls, failures, slow], oldest first
+
+    def add(self, now: float, *, calls: int = 0, failures: int = 0, slow: int = 0) -> None:
+        """Count in the bucket of `now`."""
+        number = int(now // self.width)
+        buckets = self._buckets
+        if not buckets or buckets[-1][0] != number:
+            self._drop_before(number - self._kept + 1)
+            buckets.append([number, 0, 0, 0])
+        last = buckets[-1]
+        last[1] += calls
+        last[2] += failures
+        last[3] += slow
+
+    def totals(self, now: float) -> tuple[int, int, int]:
+        """Return (calls, failures, slow) of the window that ends now; changes nothing."""
+        first = int(now // self.width) - self._kept + 1
+        live = [bucket for bucket in self._buckets if bucket[0] >= first]
+        return (
+            sum(bucket[1] for bucket in live),
+            sum(bucket[2] for bucket in live),
+            sum(bucket[3] for bucket in live),
+        )
+
+    def bucket_end(self, now: float) -> float:
+        """Return when the bucket of `now` is over."""
+        return (int(now // self.width) + 1) * self.width
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._buckets.clear()
+
+    def _drop_before(self, number: int) -> None:
+        buckets = self._buckets
+        while buckets and buckets[0][0] < number:
+            buckets.popleft()
+
+
+class Durations:
+    """The last `keep` durations of successes, for medians and percentiles.
+
+    Law: an attempt that has less time left than a success usually takes is not started.
+    """
+
+    __slots__ = ("_values",)
+
+    def __init__(self, keep: int = 64) -> None:
+        self._values: deque[float] = deque(maxlen=keep)
+
+    def add(self, seconds: float) -> None:
+        """Remember one duration."""
+        self._values.append(seconds)
+
+    def median(self, at_least: int = 20) -> float | None:
+        """Return the median, or None with fewer than `at_least` samples."""
+        if len(self._values) < at_least:
+            return None
+        ordered = sorted(self._values)
+        return ordered[len(ordered) // 2]
+
+    def __len__(self) -> int:
+        return len(self._values)

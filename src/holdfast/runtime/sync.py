@@ -1,0 +1,264 @@
+"""The synchronous driver. Compare with `aio`: they differ by `await` and by how they wait."""
+
+from __future__ import annotations
+
+import math
+import threading
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from holdfast.core.call import Attempt, Call, GiveUp, Wait
+from holdfast.core.deadline import OUTSIDE
+from holdfast.core.retry import Request
+from holdfast.runtime.base import (
+    Base,
+    abandon,
+    item_out,
+    next_step,
+    succeeded,
+    wait_limit,
+)
+from holdfast.runtime.clock import clock
+from holdfast.runtime.ending import Outcome, final_error, has_fallback, outcome_of, too_late
+from holdfast.runtime.hub import hub
+from holdfast.runtime.scope import scope
+from holdfast.runtime.workers import workers
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterable, Iterator
+
+    from holdfast.core.deadline import Scope
+
+T = TypeVar("T")
+
+_scope_get, _scope_set, _scope_reset = scope.get, scope.set, scope.reset
+
+
+class SyncDriver(Base):
+    """`call`, `outcome` and `stream` of a policy."""
+
+    def call(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
+        """Return `fn(*args, **kwargs)`, called as this policy says.
+
+        Raises what the last attempt raised, with a note of what was tried; or Rejected or
+        DeadlineExceeded if the policy decided so.
+        """
+        lane = self._lane
+        if lane is None:
+            lane = self._lane_for(Request(fn, args, kwargs))
+        breaker, bulkhead, rate = lane.breaker, lane.bulkhead, lane.rate
+        outer = _scope_get()
+        now = clock.monotonic()
+        # From here to `try` no call, no loop: see `lock`. Everything that is open admits at
+        # once, so the order of the layers does not matter; else nothing was touched.
+        expires = now + self._span
+        tat = rate.tat
+        if tat < now:
+            tat = now
+        tat += rate.interval
+        if (
+            outer is not OUTSIDE
+            or now >= breaker.calm_until
+            or bulkhead.active >= bulkhead.limit
+            or tat - now > rate.slack
+            or hub.watched
+        ):
+            return self._call_fully(fn, *args, **kwargs)
+        rate.tat = tat
+        bulkhead.active += 1
+        gen = breaker.gen
+        try:
+            token = _scope_set((expires, self._retrying))
+            value = fn(*args, **kwargs)
+            _scope_reset(token)
+        except BaseException as caught:
+            error = caught
+        else:
+            # Straight line again: an undisturbed success is one more in the tally.
+            if gen == breaker.gen and lane.budget.idle and not bulkhead.waiting:
+                bulkhead.active -= 1
+                breaker.tally = tally = breaker.tally + 1
+                if tally > lane.stride:
+                    self._measure(lane, now)
+                return value
+            self._adopt(lane, now, outer, gen, succeeded=True)
+            return value
+        _scope_set(outer)
+        call = self._adopt(lane, now, outer, gen)
+        try:
+            return self._drive(call, outer, fn, args, kwargs, error)  # type: ignore[no-any-return]  # it returns what `fn` does
+        finally:
+            del error  # with its traceback, it and this frame would keep each other alive
+
+    def _call_fully(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
+        """Do what `call` does, by the machine from the start.
+
+        It stands in for `call` in policies whose calls the fast path cannot serve.
+        """
+        lane = self._lane_for(Request(fn, args, kwargs))
+        outer = _scope_get()
+        call = self._begin(lane, clock.monotonic(), outer, None)
+        return self._drive(call, outer, fn, args, kwargs)  # type: ignore[no-any-return]  # it returns what `fn` does
+
+    def outcome(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Outcome:
+        """Call `fn(*args, **kwargs)` and return how it ended; raises no failure of it.
+
+        Cancellation (KeyboardInterrupt, SystemExit) is still raised.
+        """
+        request = Request(fn, args, kwargs)
+        outer = _scope_get()
+        call = self._begin(self._lane_for(request), clock.monotonic(), outer, None)
+        try:
+            return outcome_of(call, self._drive(call, outer, fn, args, kwargs), None)
+        except BaseException as error:
+            if not call.reason:
+                raise  # cancelled: nobody gave up
+            return outcome_of(call, None, error)
+
+    def _drive(
+        self,
+        call: Call,
+        outer: Scope,
+        fn: Callable[..., Any],
+        args: Iterable[Any],
+        kwargs: dict[str, Any],
+        error: BaseException | None = None,
+    ) -> Any:
+        """Obey the machine until the call has ended. error: of an attempt that just failed."""
+        try:
+            step = next_step(call) if error is None else self._failed(call, error)
+            while True:
+                if type(step) is Attempt:
+                    try:
+                        value = self._attempt(call, step, outer, fn, args, kwargs)
+                    except BaseException as caught:
+                        error = caught
+                        step = self._failed(call, caught)
+                    else:
+                        succeeded(call)
+                        return value
+                elif type(step) is Wait:
+                    pause(step)
+                    step = next_step(call)
+                else:
+                    break
+            assert type(step) is GiveUp
+            final = final_error(call, step, error, clock.monotonic())
+            fallback = self._shape.fallback
+            if fallback is None or not has_fallback(self._shape, final, self._verdict(final, call)):
+                raise final
+            return fallback.value(final) if callable(fallback.value) else fallback.value
+        finally:
+            abandon(call)  # does nothing unless something above was cancelled
+            error = final = None  # type: ignore[assignment]  # no cycle through the traceback
+
+    def _attempt(
+        self,
+        call: Call,
+        step: Attempt,
+        outer: Scope,
+        fn: Callable[..., Any],
+        args: Iterable[Any],
+        kwargs: dict[str, Any],
+    ) -> Any:
+        inside = (clock.monotonic() + step.timeout, self._retrying or outer[1])
+        token = _scope_set(inside)
+        try:
+            if step.timeout == math.inf or not self._shape.interrupt:
+                return fn(*args, **kwargs)
+            done, value = workers.run(lambda: fn(*args, **kwargs), step.timeout)
+            if done:
+                return value
+            raise too_late(step, call)
+        finally:
+            _scope_reset(token)
+
+    def stream(
+        self,
+        fn: Callable[..., Iterable[T]],
+        /,
+        *args: Any,
+        resume: Callable[[T], Iterable[T]] | None = None,
+        **kwargs: Any,
+    ) -> Iterator[T]:
+        """Iterate over `fn(*args, **kwargs)`; repeat it only while no item has come out.
+
+        resume: given the last item, returns an iterable of what follows it; with it a broken
+        stream goes on, and each item that comes out starts the attempts afresh. No item comes
+        twice. Closing the iterator gives all permits back. Time limits are not enforced
+        inside a synchronous iterator: use those of its own client, or `astream`.
+        """
+        request = Request(fn, args, kwargs)
+        outer = _scope_get()
+        call = self._begin(self._lane_for(request), clock.monotonic(), outer, None)
+        source: Callable[[], Iterable[T]] = lambda: fn(*args, **kwargs)
+        error: BaseException | None = None
+        try:
+            step = next_step(call)
+            while True:
+                if type(step) is Attempt:
+                    inside = (call.expires, self._retrying or outer[1])
+                    items = _guarded(source, inside)
+                    try:
+                        for item in items:
+                            item_out(call, resumable=resume is not None)
+                            yield item
+                            if resume is not None:
+                                source = _resumed(resume, item)
+                    except GeneratorExit:
+                        raise
+                    except BaseException as caught:
+                        error = caught
+                        step = self._failed(call, caught)
+                    else:
+                        succeeded(call)
+                        return
+                    finally:
+                        items.close()
+                elif type(step) is Wait:
+                    pause(step)
+                    step = next_step(call)
+                else:
+                    break
+            assert type(step) is GiveUp
+            raise final_error(call, step, error, clock.monotonic())
+        finally:
+            abandon(call)
+            error = None
+
+
+def _resumed(resume: Callable[[T], Iterable[T]], last: T) -> Callable[[], Iterable[T]]:
+    return lambda: resume(last)
+
+
+def _guarded(source: Callable[[], Iterable[T]], inside: Scope) -> Generator[T]:
+    """Iterate with the scope set around each step only: it must not leak to the consumer."""
+    items: Iterator[T] | None = None
+    try:
+        while True:
+            token = _scope_set(inside)
+            try:
+                if items is None:
+                    items = iter(source())
+                item = next(items)
+            except StopIteration:
+                return
+            finally:
+                _scope_reset(token)
+            yield item
+    finally:
+        close = getattr(items, "close", None)
+        if close is not None:
+            close()
+
+
+def pause(step: Wait) -> None:
+    """Wait as the step says."""
+    ticket = step.ticket
+    if ticket is None:
+        clock.sleep(step.seconds)
+        return
+    event = threading.Event()
+    ticket.wake = event.set
+    # The grant may have come before `wake` was set: look once more.
+    if not ticket.granted:
+        clock.wait(event, wait_limit(step.seconds))
