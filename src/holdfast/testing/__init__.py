@@ -1,1 +1,84 @@
-"""Public test tools: fake clock, simulator, pytest plugin."""
+"""Public test tools: a fake clock, a simulator (loop, network, files), a pytest plugin.
+
+    with hf.testing.clock() as clock: ...              # time moves when everything waits
+    result = hf.testing.sim_run(main, seed=7)          # a whole system in one simulated process
+
+Nothing here is imported before it is used: the pytest plugin is loaded in every test run of
+every project that has Holdfast installed.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from holdfast.testing.fakeclock import ClockStuck, FakeClock, RealSleep
+    from holdfast.testing.faults import Decision, Faults, Swarm
+    from holdfast.testing.files import PowerCut, SimFiles
+    from holdfast.testing.loop import SimDeadlock, SimLoop, SimTimeout
+    from holdfast.testing.network import SimNetwork
+    from holdfast.testing.simulation import Scenario, Sim, SimResult, sim_run
+    from holdfast.testing.virtual import VirtualClock
+
+__all__ = [
+    "ClockStuck",
+    "Decision",
+    "FakeClock",
+    "Faults",
+    "PowerCut",
+    "RealSleep",
+    "Scenario",
+    "Sim",
+    "SimDeadlock",
+    "SimFiles",
+    "SimLoop",
+    "SimNetwork",
+    "SimResult",
+    "SimTimeout",
+    "Swarm",
+    "VirtualClock",
+    "clock",
+    "sim_run",
+]
+
+_HOMES = {
+    "ClockStuck": "fakeclock",
+    "Decision": "faults",
+    "FakeClock": "fakeclock",
+    "Faults": "faults",
+    "PowerCut": "files",
+    "RealSleep": "fakeclock",
+    "Scenario": "simulation",
+    "Sim": "simulation",
+    "SimDeadlock": "loop",
+    "SimFiles": "files",
+    "SimLoop": "loop",
+    "SimNetwork": "network",
+    "SimResult": "simulation",
+    "SimTimeout": "loop",
+    "Swarm": "faults",
+    "VirtualClock": "virtual",
+    "sim_run": "simulation",
+}
+
+
+def clock(*, auto: bool = True, grace: float = 0.02) -> FakeClock:
+    """Return a fake clock to use in a `with` block; see `FakeClock`.
+
+    auto: time jumps to the next wake-up when everything waits; else only `advance` moves it.
+    grace: real seconds without any activity after which threads and sockets that the clock
+    cannot see into count as waiting.
+    """
+    from holdfast.testing.fakeclock import FakeClock  # noqa: PLC0415 - imports asyncio
+
+    return FakeClock(auto=auto, grace=grace)
+
+
+def __getattr__(name: str) -> object:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value: object = getattr(import_module(f"{__name__}.{home}"), name)
+    globals()[name] = value
+    return value

@@ -1,0 +1,1 @@
+"""Scenarios of the simulator, one per module; each has a `SCENARIO`."""
