@@ -79,6 +79,25 @@ class Shape:
         return self.seconds < math.inf or self.limit < math.inf
 
 
+USUAL_ORDER: tuple[type, ...] = (
+    Fallback, Deadline, Bulkhead, RateLimit, ClientThrottle, Retry, Breaker, Timeout,
+)  # fmt: skip
+"""Outer to inner, as most compositions want it."""
+
+
+def with_change(parts: tuple[Strategy, ...], change: Strategy) -> tuple[Strategy, ...]:
+    """Return `parts` with `change` in place of its type's strategy, or at its usual place."""
+    kinds = [type(part) for part in parts]
+    if type(change) in kinds:
+        at = kinds.index(type(change))
+        return (*parts[:at], change, *parts[at + 1 :])
+    if type(change) not in USUAL_ORDER:
+        return (*parts, change)  # not a strategy: `compile_shape` says so
+    rank = USUAL_ORDER.index(type(change))
+    at = next((i for i, kind in enumerate(kinds) if USUAL_ORDER.index(kind) > rank), len(parts))
+    return (*parts[:at], change, *parts[at:])
+
+
 def compile_shape(parts: tuple[Strategy, ...]) -> Shape:
     """Check the strategies and compile them. Raises ValueError or TypeError on nonsense."""
     seen: dict[type, Strategy] = {}

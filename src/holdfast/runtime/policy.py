@@ -21,6 +21,7 @@ from holdfast.core.policy import (
     Strategy,
     compile_shape,
     describe,
+    with_change,
 )
 from holdfast.core.retry import Request, Retry
 from holdfast.core.throttle import ClientThrottle
@@ -112,19 +113,13 @@ class Policy(SyncDriver, AsyncDriver):
     def but(self, *changes: Strategy, name: str | None = None) -> Policy:
         """Return a policy with `changes` in place of the strategies of the same type.
 
-        A type that this policy does not have is added at the end (innermost). Strategies that
+        A type that this policy does not have is added at its usual place. Strategies that
         stay keep their state: the bulkhead in front of a backend is one, however many
         policies are derived.
         """
-        parts = list(self._shape.parts)
-        for change in changes:
-            places = [i for i, part in enumerate(parts) if type(part) is type(change)]
-            if places:
-                parts[places[0]] = change
-            else:
-                parts.append(change)
+        parts = functools.reduce(with_change, changes, self._shape.parts)
         return _build(
-            tuple(parts),
+            parts,
             name=self.name if name is None else name,
             key=self._key,
             classify=self._hook,
