@@ -18,6 +18,7 @@ from holdfast.chaos.faults import *  # noqa: F403 - a fault is named once, in fa
 from holdfast.chaos.line import Cut as Cut
 from holdfast.chaos.line import Line as Line
 from holdfast.chaos.message import Answer as Answer
+from holdfast.chaos.message import Framing as Framing
 from holdfast.chaos.message import Request as Request
 from holdfast.chaos.proxy import Proxy as Proxy
 from holdfast.chaos.proxy import proxy as proxy
@@ -26,6 +27,7 @@ from holdfast.chaos.routes import Handler as Handler
 from holdfast.chaos.routes import Object as Object
 from holdfast.chaos.routes import Redirect as Redirect
 from holdfast.chaos.routes import Route as Route
+from holdfast.chaos.routes import Validators as Validators
 from holdfast.chaos.server import Server as Server
 from holdfast.chaos.server import server as server
 from holdfast.chaos.stats import Entry as Entry

@@ -49,13 +49,14 @@ class Visit(Struck):
 class Exchange(Struck):
     """One request and its answer.
 
-    request: read to its end.  route: who answers, or None.
+    request: read to its end.  route: who answers, or None.  failure: what the route raised.
     """
 
     def __init__(self, visit: Visit, request: Request, route: Route | None) -> None:
         super().__init__(request.number, visit.stats, _cannot_refuse)
         self.request = request
         self.route = route
+        self.failure: Exception | None = None
         self._answer: Answer | None = None
         self.entry = Entry(
             request.number,
@@ -127,7 +128,11 @@ class Exchange(Struck):
     async def _asked(self) -> Answer:
         if self.route is None:
             return text_answer(404, "nothing here\n")
-        return await self.route.answer(self.request)
+        try:
+            return await self.route.answer(self.request)
+        except Exception as error:  # noqa: BLE001 - a user's function; told when the server ends
+            self.failure = error
+            return text_answer(500, "the route failed\n")
 
     async def _send(self, answer: Answer) -> None:
         for interim in answer.interim:

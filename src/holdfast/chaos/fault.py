@@ -12,7 +12,7 @@ the seed, on its place among the faults, and on the number 17, so a run can be r
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
 if TYPE_CHECKING:
@@ -123,6 +123,19 @@ class Fault:
             raise ValueError(f"{type(self).__name__}: direction: {self.direction!r}: down or up")
         if self.per not in ("request", "connection"):
             raise ValueError(f"{type(self).__name__}: per: {self.per!r}: request or connection")
+
+    def __init_subclass__(cls) -> None:
+        """Keep the short repr: `dataclass` writes its own unless the class has one already."""
+        cls.__repr__ = Fault.__repr__  # type: ignore[method-assign]  # on purpose, see above
+
+    def __repr__(self) -> str:
+        """Show what differs from the default."""
+        shown = [
+            f"{field.name}={getattr(self, field.name)!r}"
+            for field in fields(self)
+            if getattr(self, field.name) != field.default
+        ]
+        return f"{type(self).__name__}({', '.join(shown)})"
 
     @property
     def kind(self) -> str:

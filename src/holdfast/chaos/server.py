@@ -113,13 +113,14 @@ class Server(Service):
                 raise ValueError(f"{name}: per: a route sees requests; give it to the server")
 
     def _checked(self, faults: Sequence[Fault]) -> tuple[Fault, ...]:
-        for fault in faults:
+        checked = super()._checked(faults)
+        for fault in checked:
             name = type(fault).__name__
             if fault.direction == "up":
                 raise ValueError(f"{name}: direction: the server hurts what it sends; use a proxy")
             if isinstance(fault, HttpFault) and fault.per == "connection":
                 raise ValueError(f"{name}: per: it is about a request")
-        return super()._checked(faults)
+        return checked
 
     def _use(self, faults: tuple[Fault, ...]) -> None:
         super()._use(faults)
@@ -177,7 +178,10 @@ class Server(Service):
             route.requests += 1
         exchange = Exchange(visit, request, route)
         self._log.append(exchange.entry)
-        return await exchange.run(self._per_request)
+        try:
+            return await exchange.run(self._per_request)
+        finally:
+            self._failure = self._failure or exchange.failure
 
 
 async def _proceed(visit: Visit) -> None:

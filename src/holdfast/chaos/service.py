@@ -213,12 +213,11 @@ class Service:
 
     def _refuse(self, client: socket.socket, seconds: float | None) -> None:
         self._stats.refused += 1
+        if seconds is not None:  # first the port, so that who sees the reset finds it closed
+            self._shut()
+            loop = asyncio.get_running_loop()
+            self._reopening = clock.call_later(loop, seconds, self._open)
         abort(client)
-        if seconds is None:
-            return
-        self._shut()
-        loop = asyncio.get_running_loop()
-        self._reopening = clock.call_later(loop, seconds, self._open)
 
     # -- the port ------------------------------------------------------------------------
 
