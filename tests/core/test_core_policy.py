@@ -176,7 +176,7 @@ def test_state_is_kept_per_key_and_bounded():
     for n in range(1000):
         policy.outcome(lambda host: host, f"host-{n}")
     assert len(policy.keys()) <= 100
-    assert "host-999" in policy.keys()
+    assert "host-999" in set(policy.keys())
 
 
 def test_a_key_with_permits_out_is_never_dropped():

@@ -206,6 +206,8 @@ class Call:
     def adopt(self, gen: int) -> None:
         """Take over an attempt that the driver's fast path admitted under generation `gen`."""
         self._held = [Permit(gen) if layer == "breaker" else None for layer in self._layers]
+        if "bulkhead" not in self._layers:
+            self._lane.bulkhead.active -= 1  # it counts there whether or not there is a limit
         self._go(Input.ADMITTED)
         self.attempts = 1
 

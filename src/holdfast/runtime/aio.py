@@ -320,6 +320,7 @@ def _steps(awaitable: Awaitable[T]) -> Any:
         raise TypeError(f"`acall` needs a function that returns an awaitable: {kind}") from None
 
 
+@coroutine
 def _thrown(inner: Any, error: BaseException) -> Generator[Any, Any, Any]:
     """Throw into a suspended coroutine and go on delegating to it."""
     while True:

@@ -1,0 +1,184 @@
+"""The fast paths take no lock: here is why that is right, and that it holds under threads."""
+
+from __future__ import annotations
+
+import asyncio
+import dis
+import sys
+import threading
+
+import pytest
+
+import holdfast as hf
+from holdfast.core.bulkhead import BulkheadState
+from holdfast.core.ratelimit import RateLimitState
+from holdfast.runtime.aio import AsyncDriver
+from holdfast.runtime.base import HAS_GIL
+from holdfast.runtime.sync import SyncDriver
+
+# Where CPython with a GIL may switch threads: calls, backward jumps, resumption points.
+SWITCHES = ("CALL", "JUMP_BACKWARD", "RESUME", "SEND", "YIELD", "FOR_ITER")
+
+
+def between(function, after, before):
+    """Return the instructions of `function` between storing `after` and loading `before`."""
+    instructions = list(dis.get_instructions(function))
+    start = next(
+        i for i, op in enumerate(instructions) if op.opname == "STORE_FAST" and op.argval == after
+    )
+    names = [op.argval for op in instructions[start:]]
+    return instructions[start + 1 : start + names.index(before)]
+
+
+def refusal(instructions):
+    """Leave out the branch that returns early: it is another path, taken before any change."""
+    kept, skipping = [], False
+    for op in instructions:
+        if op.argval in ("_call_fully", "_acall_fully"):
+            skipping = True
+            while kept and kept[-1].argval != "hub" and not kept[-1].opname.startswith("POP_JUMP"):
+                kept.pop()
+        if not skipping:
+            kept.append(op)
+        elif op.opname == "RETURN_VALUE":
+            skipping = False
+    return kept
+
+
+@pytest.mark.parametrize("function", [SyncDriver.call, AsyncDriver.acall], ids=["call", "acall"])
+def test_admission_on_the_fast_path_cannot_be_interrupted(function):
+    section = refusal(between(function, "now", "_scope_set"))
+    changes = [op.argval for op in section if op.opname == "STORE_ATTR"]
+    assert changes == ["tat", "active"]
+    found = [op.opname for op in section if op.opname.startswith(SWITCHES)]
+    assert found == []
+
+
+@pytest.mark.parametrize(
+    ("function", "after", "before"),
+    [
+        (RateLimitState.take, "tat", "max"),
+        (BulkheadState.acquire, "self", "Ticket"),
+    ],
+    ids=["take", "acquire"],
+)
+def test_the_full_path_changes_shared_counts_without_interruption(function, after, before):
+    instructions = list(dis.get_instructions(function))
+    first_change = next(i for i, op in enumerate(instructions) if op.opname == "STORE_ATTR")
+    last_change = max(
+        i
+        for i, op in enumerate(instructions)
+        if op.opname == "STORE_ATTR" and op.argval in ("tat", "active")
+    )
+    section = instructions[first_change:last_change]
+    # `len` of the queue comes after the permit was taken or refused.
+    calls = [op.opname for op in section if op.opname.startswith(SWITCHES)]
+    assert calls == []
+
+
+def test_the_fast_path_is_used_only_with_a_gil():
+    policy = hf.policy(hf.Retry(2))
+    fast = policy.call.__func__ is SyncDriver.call
+    assert fast == HAS_GIL
+
+
+def test_counts_stay_true_while_threads_are_switched_as_often_as_possible():
+    policy = hf.policy(
+        hf.Bulkhead(1000), hf.RateLimit(1e9), hf.Retry(2, budget=None), hf.Breaker(window=1e6)
+    )
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    each, workers = 4000, 4
+
+    def work(number):
+        for n in range(each):
+            if n % 100 == number:
+                policy.outcome(_raise_value_error)  # neutral: not counted
+            else:
+                policy.call(int)
+
+    try:
+        threads = [threading.Thread(target=work, args=(n,)) for n in range(workers)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(before)
+    state = policy.state()
+    assert state["active"] == 0
+    assert state["calls"] == workers * (each - each // 100)
+    assert state["failures"] == 0
+
+
+def _raise_value_error():
+    raise ValueError
+
+
+def test_a_fast_call_that_fails_goes_on_like_any_other():
+    async def main():
+        policy = hf.policy(hf.Retry(3, backoff=hf.Constant(0.0)), hf.Breaker())
+        for _ in range(40):
+            await policy.acall(asyncio.sleep, 0)
+            policy.call(int)
+        left = [2]
+
+        def flaky():
+            if left[0]:
+                left[0] -= 1
+                raise ConnectionResetError
+            return "ok"
+
+        async def aflaky():
+            return flaky()
+
+        assert policy.call(flaky) == "ok"
+        left[0] = 2
+        assert await policy.acall(aflaky) == "ok"
+        return policy.state()
+
+    state = asyncio.run(main())
+    assert (state["calls"], state["failures"], state["active"]) == (86, 4, 0)
+
+
+def test_a_waiter_is_served_by_a_fast_call_that_leaves():
+    async def main():
+        policy = hf.policy(hf.Bulkhead(1, queue=5))
+        for _ in range(40):
+            await policy.acall(asyncio.sleep, 0)
+        order = []
+
+        async def work(name):
+            await asyncio.sleep(0)
+            order.append(name)
+
+        await asyncio.gather(*(policy.acall(work, n) for n in range(5)))
+        assert policy.state()["active"] == 0
+        return order
+
+    assert asyncio.run(main()) == [0, 1, 2, 3, 4]
+
+
+def test_a_success_that_outlived_its_generation_is_not_counted():
+    policy = hf.policy(hf.Breaker())
+    for _ in range(30):
+        policy.call(int)
+    policy.call(policy.reset)  # the breaker moves on while the call is on its way
+    assert policy.state()["calls"] == 0
+    assert policy.state()["active"] == 0
+
+
+def test_a_nested_call_inherits_the_scope():
+    policy = hf.policy(hf.Deadline(60, interrupt=False), hf.Retry(3, budget=None))
+    attempts = []
+
+    def fail():
+        attempts.append(hf.remaining())
+        raise ConnectionResetError
+
+    for _ in range(30):
+        policy.call(int)
+    outer = policy.but(hf.Deadline(5, interrupt=False), hf.Retry(1))
+    outer.outcome(lambda: policy.call(fail))
+    assert len(attempts) == 1  # nested: the policy outside does the retrying
+    assert attempts[0] <= 5
