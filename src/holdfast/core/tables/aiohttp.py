@@ -29,7 +29,7 @@ _CLIENT = {
     "SocketTimeoutError": Row(TIMEOUT),
     "ConnectionTimeoutError": Row(CONNECT, Sent.NO),
     "ClientPayloadError": Row(TRANSIENT, Sent.YES, inside=True),
-    "ClientResponseError": Row(UNKNOWN, Sent.YES, inside=True, by="status"),
+    "ClientResponseError": Row(UNKNOWN, inside=True, by="status"),
     # A page of the wrong type may be a proxy's 502; with status 200 it is the server's way.
     "ContentTypeError": Row(PERMANENT, Sent.YES, by="status"),
     "TooManyRedirects": Row(PERMANENT, Sent.YES),

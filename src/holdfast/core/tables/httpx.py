@@ -25,12 +25,13 @@ _TRANSPORT = {
     "PoolTimeout": Row(CONCURRENCY, Sent.NO, local=True),
     "ProxyError": Row(CONNECT, Sent.NO),  # CONNECT or SOCKS was refused: the origin saw nothing
     **rows(Row(TIMEOUT), "ReadTimeout WriteTimeout"),
-    **rows(Row(TRANSIENT), "ReadError WriteError CloseError RemoteProtocolError"),
+    **rows(Row(TRANSIENT), "ReadError WriteError RemoteProtocolError"),
     "LocalProtocolError": Row(PERMANENT),
     "UnsupportedProtocol": Row(PERMANENT, Sent.NO),
 }
 
 _CLIENT = {
+    "CloseError": Row(TRANSIENT),
     "HTTPStatusError": Row(UNKNOWN, Sent.YES, by="status"),
     "DecodingError": Row(PERMANENT, Sent.YES),
     "TooManyRedirects": Row(PERMANENT, Sent.YES),
