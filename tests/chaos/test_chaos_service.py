@@ -6,6 +6,8 @@ import asyncio
 import gc
 import os
 import socket
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -164,3 +166,45 @@ def test_use_from_the_loop_itself_does_not_wait_for_itself() -> None:
 def test_address_is_loopback_unless_asked_otherwise(build: Callable[[], chaos.Server]) -> None:
     with build() as service:
         assert service.address.startswith("127.0.0.1:")
+
+
+STARVED = """
+import resource, sys, time
+from holdfast import chaos
+with chaos.server(chaos.Object("/o", 10)) as server:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (24, 24))
+    print(server.port, flush=True)
+    sys.stdin.readline()
+    print(time.process_time(), flush=True)
+    sys.stdin.readline()
+    print(time.process_time(), flush=True)
+    sys.stdin.readline()
+"""
+
+
+def test_without_descriptors_it_waits_without_spinning_and_recovers(get: Get) -> None:
+    with (
+        subprocess.Popen(
+            [sys.executable, "-c", STARVED],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as child,
+        ExitStack() as stack,
+    ):
+        assert child.stdin is not None
+        assert child.stdout is not None
+        port = int(child.stdout.readline())
+        for _ in range(40):  # the kernel completes them; the server can take about ten
+            stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=5))
+        child.stdin.write("\n")
+        child.stdin.flush()
+        before = float(child.stdout.readline())
+        time.sleep(0.3)
+        child.stdin.write("\n")
+        child.stdin.flush()
+        assert float(child.stdout.readline()) - before < 0.15
+        stack.close()
+        assert get(f"127.0.0.1:{port}", "/o").status == 200
+        child.stdin.close()
+    assert child.returncode == 0

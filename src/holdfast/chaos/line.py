@@ -156,8 +156,10 @@ class Line:
             start += count
             for track in tracks:
                 track.position += count
-            if self.rate is not None or self.gap:
-                await self._pace(count)
+            if self.rate is not None:
+                await self._pace(count / self.rate)
+            if self.gap:
+                await clock.asleep(self.gap)  # always whole, or late portions would join
             elif start < stop:
                 # A reader as fast as we are never makes the socket full: without this the
                 # other connections would wait for the end of the object.
@@ -221,8 +223,7 @@ class Line:
             allowed = min(allowed, max(1, int(self.rate * _SLICE_SECONDS)))
         return allowed
 
-    async def _pace(self, count: int) -> None:
-        cost = self.gap + (count / self.rate if self.rate is not None else 0.0)
+    async def _pace(self, cost: float) -> None:
         # Booked on a schedule, not slept one by one: late wake-ups do not add up.
         self._due = max(self._due, clock.monotonic() - _SLICE_SECONDS) + cost
         await clock.asleep(max(0.0, self._due - clock.monotonic()))

@@ -17,7 +17,7 @@ class Reader:
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
-        self._held = b""
+        self._held = bytearray()
 
     async def request(self, proceed: Callable[[], Awaitable[None]]) -> Request | None:
         """Return the next request; None if the client has closed instead.
@@ -66,7 +66,8 @@ class Reader:
                 raise BadRequest(431, "head too large")
             if not await self._more():
                 return None
-        found, self._held = self._held[:at], self._held[at + len(mark) :]
+        found = bytes(self._held[:at])
+        del self._held[: at + len(mark)]
         return found
 
     async def _exactly(self, size: int, already: int = 0) -> bytes:
@@ -75,7 +76,8 @@ class Reader:
         while len(self._held) < size:
             if not await self._more():
                 raise ConnectionResetError("the client closed inside its request")
-        found, self._held = self._held[:size], self._held[size:]
+        found = bytes(self._held[:size])
+        del self._held[:size]
         return found
 
     async def _more(self) -> bool:

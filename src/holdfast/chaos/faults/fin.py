@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fin(Positioned):
-    """Close the whole connection cleanly, both directions, in the middle of what was said.
+    """Close the whole connection, cleanly for the client, in the middle of what was said.
 
     A client that counts bytes sees a short body (`http.client.IncompleteRead`); one that does
     not takes the part for the whole.

@@ -40,8 +40,6 @@ class Status(HttpFault):
     def prepare(self, on: HttpTarget) -> None:
         """Answer in place of the route."""
         answer = text_answer(self.status, self.body, self.content_type)
-        if isinstance(self.retry_after, str):
-            answer.headers["Retry-After"] = self.retry_after
-        elif self.retry_after is not None:
-            answer.headers["Retry-After"] = f"{self.retry_after:g}"
+        if self.retry_after is not None:
+            answer.headers["Retry-After"] = str(self.retry_after)
         on.respond(answer)
