@@ -19,7 +19,6 @@ until they wait on it.
 from __future__ import annotations
 
 import math
-import sys
 import threading
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -90,7 +89,11 @@ class FakeClock(VirtualClock):
         if not self.closed:
             raise RuntimeError("this clock is in use already; make another")
         self.closed = False
-        self._strangers = set(threading.enumerate()) - {threading.current_thread()}
+        self._strangers = {
+            thread
+            for thread in threading.enumerate()
+            if thread is not threading.current_thread() and not realloop.is_worker(thread)
+        }
         self._stack.enter_context(forbidden(self._real_sleeps))
         self._stack.enter_context(realloop.new_loops(self._follow))
         self._stack.enter_context(clock_seam.install(self))
@@ -222,11 +225,11 @@ class FakeClock(VirtualClock):
 
     def _settle(self) -> None:
         """Let the others run until they wait again, or have not moved for the grace time."""
-        me = threading.get_ident()
-        while running := [ident for ident in self._running() if ident != me]:
+        me = threading.current_thread()
+        while running := [thread for thread in self._running() if thread is not me]:
             before = self._position(running)
             self._cond.wait(self._grace)
-            if before == self._position([i for i in self._running() if i != me]):
+            if before == self._position([t for t in self._running() if t is not me]):
                 return
 
     # -- parties (all with the lock held) --------------------------------------------------------
@@ -268,21 +271,25 @@ class FakeClock(VirtualClock):
         self._wake_due(self._now)
         return True
 
-    def _running(self) -> list[int]:
+    def _running(self) -> list[threading.Thread]:
         """Return the threads that do not surely wait on this clock."""
         return [
-            thread.ident
-            for thread in realloop.born_since(self._strangers)
-            if thread.ident is not None and not self._surely_waits(thread.ident)
+            thread
+            for thread in threading.enumerate()
+            if thread not in self._strangers
+            and thread.ident is not None
+            and not self._surely_waits(thread.ident)
+            and not realloop.is_parked(thread)
         ]
 
     def _surely_waits(self, ident: int) -> bool:
         waiter = self._waiting.get(ident)
         return waiter is not None and waiter.surely()
 
-    def _position(self, running: list[int]) -> tuple[object, ...]:
-        frames = sys._current_frames()  # noqa: SLF001 - the documented way to see other threads
-        return (self._moves, realloop.waiting_places(running, frames))
+    def _position(self, running: list[threading.Thread]) -> tuple[object, ...]:
+        """Return something that changes when a party comes or goes, or a thread moves on."""
+        others = [thread for thread in running if thread.ident not in self._waiting]
+        return (self._moves, realloop.positions(others))
 
     def _refuse_if_stuck(self) -> None:
         due = self._next_due()

@@ -239,6 +239,8 @@ class SimFiles:
         parent, name = posixpath.split(path)
         inode = self._dirs.get(parent, {}).get(name)
         if inode is None:
+            if parent not in self._dirs and self._why_not(parent) == errno.ENOTDIR:
+                raise _error(errno.ENOTDIR, path)
             return None
         return FileInfo(len(inode.data), inode.mtime, regular=inode.kind == "file")
 
@@ -316,8 +318,16 @@ class SimFiles:
     def _names(self, directory: str, path: str) -> dict[str, _Inode]:
         names = self._dirs.get(directory)
         if names is None:
-            raise _error(errno.ENOENT, path)
+            raise _error(self._why_not(directory), path)
         return names
+
+    def _why_not(self, directory: str) -> int:
+        """Return why there is no such directory: nothing there, or a file in the way."""
+        while directory not in self._dirs:
+            directory, name = posixpath.split(directory)
+            if name in self._dirs.get(directory, {}):
+                return errno.ENOTDIR
+        return errno.ENOENT
 
     def _file(self, path: str) -> _Inode:
         parent, name = posixpath.split(path)

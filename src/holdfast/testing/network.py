@@ -233,6 +233,11 @@ class SimNetwork:
             if transport is transport.connection.server:
                 transport.close()
 
+    def abort_all(self) -> None:
+        """Reset every connection: the end of the world."""
+        for transport in list(self._open):
+            transport.abort()
+
     def left_by_clients(self) -> list[str]:
         """Return the client ends that nobody has closed yet."""
         return [

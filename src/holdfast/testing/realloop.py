@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import asyncio
 import math
-import threading
+import sys
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from holdfast.testing.loop import SimLoop
 
 if TYPE_CHECKING:
+    import threading
     from collections.abc import Callable, Iterator
 
     from holdfast.testing.fakeclock import FakeClock
@@ -149,15 +151,40 @@ def running() -> asyncio.AbstractEventLoop | None:
         return None
 
 
-def waiting_places(idents: list[int], frames: dict[int, Any]) -> tuple[object, ...]:
+def positions(threads: list[threading.Thread]) -> tuple[object, ...]:
     """Return where each thread is, as something that changes when the thread moves on."""
+    frames = sys._current_frames()  # noqa: SLF001 - the documented way to see other threads
     places: list[object] = []
-    for ident in idents:
-        frame = frames.get(ident)
-        places.append((ident, frame and (id(frame.f_code), frame.f_lasti)))
+    for thread in threads:
+        frame = frames.get(thread.ident or 0)
+        places.append((thread.ident, frame and (id(frame.f_code), frame.f_lasti), _spent(thread)))
     return tuple(places)
 
 
-def born_since(before: set[threading.Thread]) -> list[threading.Thread]:
-    """Return the living threads that were not there before."""
-    return [thread for thread in threading.enumerate() if thread not in before]
+def _spent(thread: threading.Thread) -> object:
+    """Return the time that the thread has run on a processor, as Linux says it.
+
+    Its place in the code is not enough: threads are switched at the ends of loops, so a tight
+    loop is always seen at the same instruction. A thread that is ready to run but gets no
+    processor is not waiting either: it equals nothing, not even itself.
+    """
+    folder = Path(f"/proc/self/task/{thread.native_id}")
+    try:
+        # "pid (name) state ...", and the name may hold anything.
+        state = (folder / "stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
+        spent = (folder / "schedstat").read_text(encoding="ascii").split()[0]
+    except (OSError, IndexError):
+        return ""  # not Linux, or it has just ended
+    return object() if state == "R" else spent
+
+
+def is_worker(thread: threading.Thread) -> bool:
+    """Return whether this is one of the threads that policies run limited calls on."""
+    return thread.name == "holdfast-worker"
+
+
+def is_parked(thread: threading.Thread) -> bool:
+    """Return whether this is such a thread and has nothing to do."""
+    module = sys.modules.get("holdfast.runtime.workers")
+    # A copy, as the pool may change meanwhile; making it does not let other threads run.
+    return module is not None and thread in tuple(module.workers._idle)  # noqa: SLF001

@@ -289,3 +289,5 @@ def _look_for_leaks(sim: Sim) -> None:
         sim.violation("transport left", transport)
     for note in sim.loop.unhandled:
         sim.violation("unhandled", note)
+    # Said once is enough: what is closed does not complain again when it is collected.
+    sim.network.abort_all()

@@ -351,8 +351,7 @@ class SimTransport(asyncio.Transport):
 
     def _next_arrival(self) -> None:
         arrives, data = self._wire.popleft()
-        if not self.hole:
-            arrives(data)
+        arrives(data)
 
     def _data_arrives(self, data: bytes) -> None:
         peer = self.peer

@@ -1,0 +1,43 @@
+"""The echo scenario: the simulator on trial, over many seeds."""
+
+import collections
+
+import pytest
+
+from holdfast.testing.network import KINDS
+from holdfast.testing.scenarios import echo
+from holdfast.testing.simulation import run_scenario
+
+
+@pytest.mark.parametrize("first", range(0, 120, 20))
+def test_no_violation_whatever_the_network_does(first):
+    for seed in range(first, first + 20):
+        result = run_scenario(echo.SCENARIO, seed)
+        assert result.violations == [], f"seed {seed}"
+
+
+def test_every_kind_of_fault_comes_up():
+    kinds = collections.Counter()
+    for seed in range(120):
+        kinds.update(fault.kind for fault in run_scenario(echo.SCENARIO, seed).decisions)
+    assert set(kinds) == {kind for group in KINDS.values() for kind in group}
+
+
+def test_a_client_that_trusts_the_network_is_caught(monkeypatch):
+    async def no_hash(reader):
+        head = await reader.readexactly(20)
+        return await reader.readexactly(int.from_bytes(head[:4]))
+
+    monkeypatch.setattr(echo, "_read_frame", no_hash)
+    found = set()
+    for seed in range(60):
+        found |= {v.partition(":")[0] for v in run_scenario(echo.SCENARIO, seed).violations}
+    assert "wrong body" in found
+
+
+def test_a_client_that_forgets_its_connections_is_caught(monkeypatch):
+    async def forget(self, *, abort=False):
+        self.streams = None
+
+    monkeypatch.setattr(echo._Client, "close", forget)
+    assert run_scenario(echo.SCENARIO, 0).violations
