@@ -1,0 +1,300 @@
+"""`hf.Downloads`: the public face."""
+
+from __future__ import annotations
+
+import os
+import posixpath
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal, Self
+
+from holdfast.core.backoff import Exponential
+from holdfast.core.budget import Budget
+from holdfast.core.retry import Retry
+from holdfast.core.verdict import THROTTLED, TRANSIENT
+from holdfast.downloads.engine import Engine
+from holdfast.downloads.failures import DownloadError, Failure
+from holdfast.downloads.fetch import Options
+from holdfast.downloads.items import Item, ItemEvent, Report, item_id
+from holdfast.downloads.names import name_from_url, safe_path
+from holdfast.downloads.states import Input, State, after
+from holdfast.downloads.store import Store
+from holdfast.runtime.files import files
+from holdfast.runtime.policy import Policy, policy
+from holdfast.storage.journal import MEMORY, JournalBroken, JournalNewer
+from holdfast.storage.lock import Held
+from holdfast.transfer.object import MAX_SIZE
+from holdfast.transfer.plane import Timeouts
+from holdfast.transfer.verify import Digest
+from holdfast.wire.urls import BadUrl, Url, parse
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+JOURNAL = ".holdfast.db"
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """What a journal says. counts: items per state."""
+
+    counts: Mapping[str, int]
+    items: tuple[Item, ...]
+
+
+class Downloads:
+    """Files to be fetched into one directory, remembered in a journal beside them.
+
+        with hf.Downloads(into="data", workers=8) as d:
+            d.add("https://example.org/a.nc", sha256="9f86...")
+            report = d.run()            # again after any death: it goes on
+
+    A file has its final name only when it is complete, of one version, and verified as far
+    as the source permits.
+
+    into: the output directory; made if absent.  workers: files at a time, 1 to 256.
+    journal: its path, default `.holdfast.db` in `into`.
+    attempts: tries without progress; any byte that is kept starts the count afresh.
+    durability: "power" survives a power cut; "process" omits the syncs and survives a kill.
+    timeouts: see `Timeouts`.  allow_html: a page is what is wanted (see HF-1307).
+    max_size: bytes, the limit for one file.  policy: in place of the one made of `attempts`;
+    its state is per host.
+
+    Raises DownloadError (HF-1003 to HF-1007) if directory or journal cannot be used.
+    Not for several threads at once, but for `stop`, which is for any thread or handler.
+    """
+
+    def __init__(
+        self,
+        into: str | os.PathLike[str] = ".",
+        workers: int = 8,
+        *,
+        journal: str | os.PathLike[str] | None = None,
+        attempts: int = 8,
+        durability: Literal["power", "process"] = "power",
+        timeouts: Timeouts | None = None,
+        allow_html: bool = False,
+        max_size: int = MAX_SIZE,
+        policy: Policy | None = None,
+    ) -> None:
+        _check("workers", workers, 1, 256)
+        _check("attempts", attempts, 1, 1_000_000)
+        _check("max_size", max_size, 1, 1 << 62)
+        if durability not in {"power", "process"}:
+            raise DownloadError("bad-option", f"`durability`: {durability!r}: power or process")
+        self.into = posixpath.normpath(os.fspath(into))
+        self.journal = _journal_path(self.into, journal)
+        self._workers = workers
+        self._options = Options(timeouts or Timeouts(), durability == "power", allow_html, max_size)
+        self._policy = policy or default_policy(attempts)
+        self._addresses: dict[str, tuple[Url, Mapping[str, str]]] = {}
+        self._heard: Callable[[ItemEvent], None] | None = None
+        self._engine: Engine | None = None
+        self._stopped = False
+        self._store = _open_store(self.into, self.journal)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the journal; a second call does nothing."""
+        self._store.close()
+
+    # -- the plan -----------------------------------------------------------------------------
+
+    def add(
+        self,
+        url: str,
+        *,
+        path: str | None = None,
+        size: int | None = None,
+        sha256: str | None = None,
+        md5: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> str:
+        """Put a file into the journal and return its id; nothing is fetched yet.
+
+        path: where, below `into`; default the last part of the URL. It is made safe (see
+        `names`).  size, sha256, md5: what the content must be.  headers: sent along, but
+        neither stored nor sent to another origin.
+        The same URL and path is the same item, whatever signature the URL carries: adding it
+        again changes only what is promised, and starts a failed one afresh.
+        Raises BadUrl or DownloadError.
+        """
+        source = parse(url)
+        name = name_from_url(source) if path is None else safe_path(path)
+        if size is not None and size < 0:
+            raise DownloadError("bad-option", f"`size`: {size}: it must not be negative")
+        item = Item(
+            item_id(source.canonical(), name),
+            name,
+            source.canonical(),
+            secret=source.is_signed or bool(headers),
+            size=size,
+            digests=_digests(sha256, md5),
+        )
+        known = self._store.item(item.id)
+        if known is None:
+            self._store.insert(item)
+        else:
+            self._add_again(known, item)
+        if item.secret:
+            self._addresses[item.id] = (source, dict(headers or {}))
+        self._check_name(item)
+        return item.id
+
+    def _add_again(self, known: Item, item: Item) -> None:
+        state = after(known.state, Input.ADD)
+        if known.state in {State.FAILED, State.CANCELLED, State.SKIPPED}:
+            self._store.renew(item.id)
+        self._store.ask_again(
+            replace(
+                item,
+                state=state,
+                size=known.size if item.size is None else item.size,
+                digests=item.digests or known.digests,
+            )
+        )
+
+    def _check_name(self, item: Item) -> None:
+        holder = self._store.holder_of(item.path)
+        if holder is not None and holder != item.id:
+            other = self._store.item(holder)
+            text = f"another item has the same name (`{other.url if other else holder}`)"
+            self._store.ended(item.id, State.FAILED, Failure("name-collision", text))
+
+    # -- the work ------------------------------------------------------------------------------
+
+    def run(self) -> Report:
+        """Fetch all that is open in the journal, and report.
+
+        Failures of files are in the report, not raised. Raises DownloadError if the journal
+        breaks on the way. KeyboardInterrupt is raised again when what was received is safe.
+        """
+        self._engine = engine = Engine(
+            self._store,
+            self.into,
+            self._policy,
+            workers=self._workers,
+            options=self._options,
+            addresses=self._addresses,
+            heard=self._heard,
+        )
+        if self._stopped:
+            engine.stop()
+        try:
+            return engine.run()
+        except JournalBroken as error:
+            raise _refused(error) from None
+        finally:
+            self._engine = None
+
+    def stop(self) -> None:
+        """End `run` within two seconds; what was received is kept. For any thread or handler."""
+        self._stopped = True
+        if self._engine is not None:
+            self._engine.stop()
+
+    def watch(self, heard: Callable[[ItemEvent], None]) -> None:
+        """Call `heard` with every event of the next run, on the threads where they happen."""
+        self._heard = heard
+
+    def status(self) -> Status:
+        """Return what the journal says now; reading changes nothing."""
+        return Status(self._store.counts(), tuple(self._store.items()))
+
+
+def read_status(into: str, journal: str | None = None) -> Status:
+    """Return what the journal of a directory says, also while another process works on it."""
+    path = _journal_path(into, journal)
+    if not os.path.isfile(path):  # noqa: PTH113 - a plain question
+        raise DownloadError("no-journal", f"`{path}`: there is no journal")
+    try:
+        store = Store(path, read_only=True)
+    except (JournalBroken, JournalNewer) as error:
+        raise _refused(error) from None
+    try:
+        return Status(store.counts(), tuple(store.items()))
+    finally:
+        store.close()
+
+
+def default_policy(attempts: int) -> Policy:
+    """Return what decides about repeats: `attempts` without progress, full jitter to 30 s.
+
+    The budget bounds what all files together may repeat on one host, ten per second and a
+    fifth of the load. It is not one that only success refills: a single large file over a
+    bad link makes hundreds of retries, each with progress, before its first success.
+    """
+    backoff = Exponential(base=0.5, cap=30)
+    budget = Budget.ratio(share=0.2, per_second=10)
+    retry = Retry(attempts, on=TRANSIENT | THROTTLED, backoff=backoff, budget=budget)
+    return policy(retry, name="downloads", key=lambda call: call.host)
+
+
+def _digests(sha256: str | None, md5: str | None) -> tuple[Digest, ...]:
+    try:
+        given = (("sha256", sha256), ("md5", md5))
+        return tuple(Digest(name, text.strip().lower()) for name, text in given if text is not None)
+    except ValueError as error:
+        raise DownloadError("bad-digest", str(error)) from None
+
+
+def _check(name: str, value: int, low: int, high: int) -> None:
+    if not low <= value <= high:
+        raise DownloadError("bad-option", f"`{name}`: {value}: it must be from {low} to {high}")
+
+
+def _journal_path(into: str, journal: str | os.PathLike[str] | None) -> str:
+    if journal is None:
+        return posixpath.normpath(posixpath.join(into, JOURNAL))
+    path = os.fspath(journal)
+    return path if path == MEMORY else posixpath.normpath(path)
+
+
+def _open_store(into: str, journal: str) -> Store:
+    try:
+        files().makedirs(into)
+    except OSError as error:
+        text = f"`{into}`: the output directory cannot be made ({error.strerror})"
+        raise DownloadError("bad-output", text) from None
+    try:
+        store = Store(journal)
+    except Held as error:
+        text = f"`{journal}`: another process works on this journal (pid: {error.pid})"
+        raise DownloadError("journal-busy", text, exit_code=75) from None
+    except (JournalBroken, JournalNewer) as error:
+        raise _refused(error) from None
+    except OSError as error:
+        text = f"`{journal}`: the journal cannot be written ({error.strerror})"
+        raise DownloadError("bad-output", text) from None
+    try:
+        _check_place(store, into, journal)
+    except BaseException:
+        store.close()
+        raise
+    return store
+
+
+def _check_place(store: Store, into: str, journal: str) -> None:
+    """Refuse a journal that lies apart from its directory and belongs to another one."""
+    if journal == MEMORY or (posixpath.dirname(journal) or ".") == into:
+        return
+    place = os.path.abspath(into)  # noqa: PTH100 - links stay as they are
+    known = store.meta("into")
+    if known is None:
+        store.set_meta("into", place)
+    elif known != place:
+        raise DownloadError("bad-output", f"`{journal}`: this journal is of `{known}`")
+
+
+def _refused(error: JournalBroken | JournalNewer) -> DownloadError:
+    if isinstance(error, JournalNewer):
+        return DownloadError("journal-newer", str(error))
+    next_step = f"Move it away (mv {error.path} {error.path}.broken) and start again."
+    return DownloadError("journal-broken", str(error), next_step=next_step)
+
+
+__all__ = ["BadUrl", "DownloadError", "Downloads", "Report", "Status", "read_status"]

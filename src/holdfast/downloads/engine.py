@@ -1,0 +1,270 @@
+"""Runs items: worker threads, one item each at a time, until all have ended or somebody stops it.
+
+Ctrl-C must end within two seconds, whatever a worker is doing. Those that move bytes are
+woken (their sockets are shut down), flush and commit. One that sits in a backoff, in the
+resolver or in a sync cannot be woken; it holds nothing uncommitted that is worth the wait,
+so it is left behind: it is a daemon thread, and finds the engine closed should it wake.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+from holdfast.downloads.fetch import Fetch, Options, Outcome
+from holdfast.downloads.items import FailedItem, FileState, Item, ItemEvent, Report
+from holdfast.downloads.states import Input, State, after
+from holdfast.runtime.clock import clock
+from holdfast.runtime.files import files
+from holdfast.runtime.hub import hub
+from holdfast.transfer.plane_threads import ThreadPlane
+from holdfast.wire.cancel import Cancel
+from holdfast.wire.urls import Url, parse
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+
+    from holdfast.core.events import Event
+    from holdfast.downloads.failures import Failure
+    from holdfast.downloads.store import Store
+    from holdfast.runtime.policy import Policy
+    from holdfast.transfer.object import Attempt
+    from holdfast.transfer.plane import Plane
+
+GRACE = 1.5
+"""Seconds that a stop waits for workers to commit what they have."""
+
+
+class Engine:
+    """One run over the open items of a journal.
+
+    addresses: id -> URL with its secrets and extra headers, for items that have some.
+    heard: called with every event of an item, on the thread where it happened.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        into: str,
+        policy: Policy,
+        *,
+        workers: int,
+        options: Options,
+        addresses: Mapping[str, tuple[Url, Mapping[str, str]]],
+        heard: Callable[[ItemEvent], None] | None = None,
+        plane: Plane | None = None,
+    ) -> None:
+        self._store = store.view()
+        self._into = into
+        self._policy = policy
+        self._workers = workers
+        self._options = options
+        self._addresses = addresses
+        self._heard = heard
+        self._plane = plane or ThreadPlane()
+        self._cancel = Cancel()
+        self._lock = threading.Lock()
+        self._changed = threading.Event()
+        self._here = threading.local()
+        self._closed = False
+        self._running = 0
+        self._tally = _Tally()
+        self._crash: BaseException | None = None
+        self._waiting: Iterator[Item] = iter(())
+
+    def stop(self) -> None:
+        """Ask the run to end; what was received is kept. Safe in a signal handler."""
+        self._cancel.set()
+        self._changed.set()
+
+    def run(self) -> Report:
+        """Bring every open item to an end and report. Call once.
+
+        KeyboardInterrupt stops the run as `stop` does and is raised again at its end.
+        """
+        started = clock.monotonic()
+        unsubscribe = hub.subscribe(self._forward) if self._heard else lambda: None
+        try:
+            self._tally.skipped = self._check_done()
+            self._waiting = self._store.open_items()
+            self._work()
+        finally:
+            with self._lock:
+                self._closed = True
+            self._store.retire()
+            unsubscribe()
+        if self._crash is not None:
+            raise self._crash
+        return self._report(clock.monotonic() - started)
+
+    def _check_done(self) -> int:
+        """Look after finished items that were asked for again; return how many are fine."""
+        fine = 0
+        for item in self._store.items(State.DONE, session=self._store.session):
+            if self._is_there(item):
+                fine += 1
+                self._tell(item, State.SKIPPED, None)
+            else:
+                self._store.update(item.id, state=after(item.state, Input.LOST).value)
+        return fine
+
+    def _is_there(self, item: Item) -> bool:
+        info = files().stat(f"{self._into}/{item.path}")
+        if info is None or not info.regular:
+            return False
+        # Another mtime means that somebody wrote to it. A digest that was promised since
+        # then must have been the one that was checked.
+        same = info.size == item.known_size and info.mtime == item.mtime
+        promised = {digest.hex for digest in item.digests}
+        return same and promised <= {item.digest}
+
+    # -- threads -----------------------------------------------------------------------------
+
+    def _work(self) -> None:
+        threads = [
+            threading.Thread(target=self._worker, name=f"holdfast-get-{n}", daemon=True)
+            for n in range(1, self._workers + 1)
+        ]
+        with self._lock:
+            self._running = len(threads)
+        try:
+            for thread in threads:
+                thread.start()
+            self._wait()
+        except KeyboardInterrupt:
+            self.stop()
+            self._wait()
+            raise
+        for thread in threads:
+            if not self._cancel.is_set():
+                thread.join()
+
+    def _wait(self) -> None:
+        """Wait until all workers have ended, or `GRACE` seconds after a stop."""
+        until: float | None = None
+        while True:
+            self._changed.clear()
+            with self._lock:
+                if not self._running:
+                    return
+            if self._cancel.is_set() and until is None:
+                until = clock.monotonic() + GRACE
+            left = None if until is None else until - clock.monotonic()
+            if left is not None and left <= 0:
+                return
+            clock.wait(self._changed, left)
+
+    def _worker(self) -> None:
+        try:
+            while (item := self._next()) is not None:
+                self._here.item = item
+                outcome = self._fetch(item).run(self._attempts)
+                self._here.item = None
+                with self._lock:
+                    self._tally.add(item, outcome)
+        except BaseException as error:  # noqa: BLE001 - raised again by `run`, on its thread
+            with self._lock:
+                if not self._closed:
+                    self._crash = error
+            self.stop()
+        finally:
+            with self._lock:
+                self._running -= 1
+            self._changed.set()
+
+    def _attempts(self, host: str) -> Iterable[Attempt]:
+        return self._policy.attempts(key=host, method="GET")
+
+    def _next(self) -> Item | None:
+        with self._lock:
+            if self._cancel.is_set():
+                return None
+            return next(self._waiting, None)
+
+    def _fetch(self, item: Item) -> Fetch:
+        known = self._addresses.get(item.id)
+        url = known[0] if known else None if item.secret else parse(item.url)
+        return Fetch(
+            item,
+            url,
+            known[1] if known else {},
+            into=self._into,
+            store=self._store,
+            options=self._options,
+            plane=self._plane,
+            cancel=self._cancel,
+            told=lambda state, failure: self._tell(item, state, failure),
+        )
+
+    # -- events --------------------------------------------------------------------------------
+
+    def _tell(self, item: Item, state: State, failure: Failure | None) -> None:
+        if self._heard is not None and not self._closed:
+            event = FileState(
+                time=clock.monotonic(),
+                policy="downloads",
+                state=state.value,
+                reason=failure.reason if failure else "",
+                code=failure.code if failure else "",
+            )
+            self._heard(ItemEvent(item.id, item.path, event))
+
+    def _forward(self, event: Event) -> None:
+        """Pass on what the policy and the transfer publish on a worker's thread."""
+        item = getattr(self._here, "item", None)
+        if item is not None and self._heard is not None:
+            self._heard(ItemEvent(item.id, item.path, event))
+
+    # -- the end ---------------------------------------------------------------------------------
+
+    def _failed(self) -> tuple[FailedItem, ...]:
+        """Return what failed in this run or was asked for and failed in the plan."""
+        session = self._store.session
+        asked = {item.id for item in self._store.items(State.FAILED, session=session)}
+        chosen = asked | self._tally.failed
+        return tuple(item for item in self._store.failed_list() if item.id in chosen)
+
+    def _report(self, seconds: float) -> Report:
+        tally = self._tally
+        interrupted = self._cancel.is_set()
+        if interrupted:
+            tally.left_why.add("interrupted")
+        return Report(
+            done=tally.done,
+            skipped=tally.skipped,
+            failed=self._failed(),
+            left=self._store.open_count(),
+            left_why=tuple(sorted(tally.left_why)),
+            unverified=tally.unverified,
+            bytes=tally.bytes,
+            fetched=tally.fetched,
+            seconds=round(seconds, 3),
+            interrupted=interrupted,
+        )
+
+
+class _Tally:
+    """What the workers brought, counted. The engine holds the lock."""
+
+    def __init__(self) -> None:
+        self.done = 0
+        self.skipped = 0
+        self.unverified = 0
+        self.bytes = 0
+        self.fetched = 0
+        self.left_why: set[str] = set()
+        self.failed: set[str] = set()
+
+    def add(self, item: Item, outcome: Outcome) -> None:
+        self.fetched += outcome.received
+        if outcome.state is State.DONE:
+            self.done += 1
+            self.bytes += outcome.size
+            self.unverified += outcome.verified == "unverified"
+        elif outcome.state is State.SKIPPED:
+            self.skipped += 1
+        elif outcome.failure is not None:
+            if outcome.state is State.FAILED:
+                self.failed.add(item.id)
+            else:
+                self.left_why.add(outcome.failure.reason)

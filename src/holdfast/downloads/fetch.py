@@ -1,0 +1,318 @@
+"""One item, from queued to its end.
+
+The order at the end is what makes the final name trustworthy at any moment:
+
+    all bytes synced -> verified -> commit `finishing` -> rename -> sync the directory
+    -> commit `done`
+
+After a crash an item that is `finishing` has either still its part (the rename is done now)
+or has it no more (the rename had happened).
+"""
+
+from __future__ import annotations
+
+import posixpath
+from contextlib import closing, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from holdfast.core.verdict import Kind
+from holdfast.downloads.failures import Failure, failure_of
+from holdfast.downloads.names import has_data_suffix, part_path
+from holdfast.downloads.states import Input, State, after
+from holdfast.runtime.files import FileInfo, files
+from holdfast.storage.journal import JournalFull
+from holdfast.storage.publish import publish
+from holdfast.transfer.extents import Extents
+from holdfast.transfer.failures import LONGEST_WAIT, Reason, TransferFailed, permanent
+from holdfast.transfer.object import MAX_SIZE, ObjectTransfer, Wanted, Whole
+from holdfast.transfer.part import Part, UnsafePart
+from holdfast.transfer.plane import Plane, Timeouts
+from holdfast.transfer.verify import Hasher
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from holdfast.downloads.items import Item
+    from holdfast.downloads.store import Store
+    from holdfast.transfer.object import Attempt
+    from holdfast.transfer.validators import Validators
+    from holdfast.wire.cancel import Cancel
+    from holdfast.wire.urls import Url
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How files are fetched. durable: False omits the syncs: safe for a kill, not a power cut."""
+
+    timeouts: Timeouts = field(default_factory=Timeouts)
+    durable: bool = True
+    allow_html: bool = False
+    max_size: int = MAX_SIZE
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How it ended. size: of the file if done; received: bytes that came in this run."""
+
+    state: State
+    failure: Failure | None = None
+    size: int = 0
+    received: int = 0
+    verified: str = ""
+
+
+class _Skip(Exception):
+    """The file is there already. verified: as in `Item`."""
+
+    verdict = permanent("there already")
+
+    def __init__(self, verified: str) -> None:
+        super().__init__(verified)
+        self.verified = verified
+
+
+class _Stop(Exception):
+    """The item ends with this failure."""
+
+    verdict = permanent("stop")
+
+    def __init__(self, reason: str, text: str) -> None:
+        super().__init__(text)
+        self.failure = Failure(reason, text)
+
+
+class Fetch:
+    """Brings one item to an end, and says each step to `told(state, failure)`.
+
+    into: the output directory.  url: with its secrets; None if only the stored form is known.
+    """
+
+    def __init__(
+        self,
+        item: Item,
+        url: Url | None,
+        headers: Mapping[str, str],
+        *,
+        into: str,
+        store: Store,
+        options: Options,
+        plane: Plane,
+        cancel: Cancel,
+        told: Callable[[State, Failure | None], None],
+    ) -> None:
+        self.item = item
+        self._url = url
+        self._headers = headers
+        self._into = into
+        self._store = store
+        self._options = options
+        self._plane = plane
+        self._cancel = cancel
+        self._told = told
+        self._state = item.state
+        self._target = posixpath.join(into, item.path)
+        self._part_path = part_path(self._target, item.id)
+        self._foreign: FileInfo | None = None
+        self._transfer: ObjectTransfer | None = None
+
+    def run(self, attempts: Callable[[str], Iterable[Attempt]]) -> Outcome:
+        """Do it. attempts: host -> the policy's block of attempts.
+
+        Whatever the work raises becomes an outcome. Two things pass through: a broken
+        journal, since nothing may go on without one, and what is no `Exception`.
+        """
+        try:
+            return self._run(attempts)
+        except _Skip as skip:
+            return self._skip(skip.verified)
+        except (_Stop, TransferFailed, JournalFull, OSError) as error:
+            return self._end(*_judged(error))
+
+    def _run(self, attempts: Callable[[str], Iterable[Attempt]]) -> Outcome:
+        item = self.item
+        self._check_way()
+        if self._state is State.FINISHING and self._is_published():
+            return self._done(item.kept, item.verified, item.digest)
+        found = files().stat(self._target)
+        if found is not None:
+            self._look_at_foreign(found)
+        if self._state is State.FINISHING:
+            if files().stat(self._part_path) is not None:
+                return self._publish(item.kept, item.verified, item.digest)
+            self._move(Input.LOST)
+        self._move(Input.START)
+        whole = self._fetch(attempts)
+        self._store.update(
+            item.id,
+            state=self._move(Input.PROVEN).value,
+            verified=whole.verified,
+            digest=whole.digest,
+            fetched=item.fetched + self._received,
+        )
+        return self._publish(whole.size, whole.verified, whole.digest)
+
+    # -- before ------------------------------------------------------------------------------
+
+    def _check_way(self) -> None:
+        """Refuse a way that leads through a link; make the directories."""
+        parent = posixpath.dirname(self.item.path)
+        way = self._into
+        for name in parent.split("/") if parent else ():
+            way = posixpath.join(way, name)
+            # Looked at beside the seam: only the real file system has links in the way.
+            if Path(way).is_symlink():
+                raise _Stop("unsafe-target", f"`{way}` is a link, and is not followed")
+        files().makedirs(posixpath.dirname(self._target))
+
+    def _is_published(self) -> bool:
+        """Whether the crash came after the rename: then the part is gone and the file there."""
+        part, target = files().stat(self._part_path), files().stat(self._target)
+        return part is None and target is not None and target.regular
+
+    def _look_at_foreign(self, found: FileInfo) -> None:
+        """Decide about a file that we did not put there; it is never touched."""
+        if not found.regular:
+            raise _Stop("unsafe-target", "something that is no plain file has this name")
+        digests = self.item.digests
+        if not digests:
+            wanted = self.item.size
+            if wanted is not None:
+                self._compare_size(found, wanted)
+            self._foreign = found  # the first answer will tell the size
+            return
+        hasher = Hasher(digest.algorithm for digest in digests)
+        with closing(files().open(self._target)) as there:
+            while data := there.pread(1 << 20, hasher.position):
+                hasher.update(data)
+        if all(hasher.hex(digest.algorithm) == digest.hex for digest in digests):
+            raise _Skip(digests[0].algorithm)
+        best = digests[0]
+        raise _Stop(
+            "exists",
+            f"another file has this name ({best.algorithm} expected: {best.hex}, "
+            f"found: {hasher.hex(best.algorithm)})",
+        )
+
+    def _compare_size(self, found: FileInfo, size: int | None) -> None:
+        if size == found.size:
+            raise _Skip("unverified")
+        told = "unknown" if size is None else size
+        text = f"another file has this name (size expected: {told}, found: {found.size})"
+        raise _Stop("exists", text)
+
+    def _look(self, seen: Validators) -> None:
+        """Judge the file in the way by the size that the first answer tells."""
+        if self._foreign is not None:
+            self._compare_size(self._foreign, seen.size)
+
+    # -- the transfer ---------------------------------------------------------------------------
+
+    def _fetch(self, attempts: Callable[[str], Iterable[Attempt]]) -> Whole:
+        url = self._url
+        if url is None:
+            text = "its address is signed or had headers, and these are not stored"
+            raise TransferFailed(Reason.NEEDS_URL, text, permanent("needs-url"))
+        item, store = self.item, self._store
+        part = Part(
+            self._part_path,
+            Extents.of(store.extents(item.id)),
+            lambda extents: store.keep(item.id, extents),
+            durable=self._options.durable,
+        )
+        with closing(part):
+            self._open(part)
+            self._transfer = ObjectTransfer(
+                self._wanted(url),
+                part,
+                item.standing,
+                note=lambda standing, drop: store.note(item.id, standing, drop=drop),
+                plane=self._plane,
+                cancel=self._cancel,
+                look=self._look if self._foreign else None,
+                phase=lambda verifying: self._say_phase(verifying=verifying),
+                failed=lambda error, n: store.attempt_failed(item.id, error.verdict, n),
+            )
+            return self._transfer.run(attempts(url.host))
+
+    def _open(self, part: Part) -> None:
+        algorithms = [digest.algorithm for digest in self.item.digests]
+        try:
+            part.open(Hasher(algorithms) if algorithms else None)
+        except UnsafePart as error:
+            raise _Stop("unsafe-target", str(error)) from None
+
+    def _wanted(self, url: Url) -> Wanted:
+        return Wanted(
+            url=url,
+            headers=self._headers,
+            size=self.item.size,
+            digests=self.item.digests,
+            allow_html=self._options.allow_html,
+            data_suffix=has_data_suffix(self.item.path),
+            max_size=self._options.max_size,
+            timeouts=self._options.timeouts,
+        )
+
+    def _say_phase(self, *, verifying: bool) -> None:
+        self._move(Input.WHOLE if verifying else Input.AGAIN)
+
+    @property
+    def _received(self) -> int:
+        return self._transfer.received if self._transfer else 0
+
+    # -- the end ---------------------------------------------------------------------------------
+
+    def _publish(self, size: int, verified: str, digest: str) -> Outcome:
+        # Once more: somebody else may have put a file there while this one came in.
+        if files().stat(self._target) is not None:
+            raise _Stop("exists", "another file got this name while this one was fetched")
+        publish(self._part_path, self._target, durable=self._options.durable)
+        return self._done(size, verified, digest)
+
+    def _done(self, size: int, verified: str, digest: str) -> Outcome:
+        info = files().stat(self._target)
+        self._store.ended(
+            self.item.id,
+            State.DONE,
+            size=size,
+            verified=verified,
+            digest=digest,
+            mtime=info.mtime if info else 0.0,
+        )
+        return Outcome(self._move(Input.PUBLISHED), None, size, self._received, verified)
+
+    def _skip(self, verified: str) -> Outcome:
+        if files().stat(self._part_path) is not None:
+            files().unlink(self._part_path)
+        state = self._move(Input.SKIP)
+        self._store.ended(self.item.id, state, verified=verified)
+        return Outcome(state, received=self._received, verified=verified)
+
+    def _end(self, happened: Input, failure: Failure) -> Outcome:
+        state = self._move(happened, failure)
+        fetched = self.item.fetched + self._received
+        with suppress(JournalFull):  # whatever its state says, the next run takes it up
+            self._store.ended(self.item.id, state, failure, fetched=fetched)
+        return Outcome(state, failure, received=self._received)
+
+    def _move(self, happened: Input, failure: Failure | None = None) -> State:
+        self._state = after(self._state, happened)
+        self._told(self._state, failure)
+        return self._state
+
+
+def _judged(error: Exception) -> tuple[Input, Failure]:
+    """Return what an error does to an item, and its record."""
+    if isinstance(error, _Stop):
+        return Input.FAIL, error.failure
+    if isinstance(error, JournalFull):
+        return Input.PAUSE, Failure("disk", "the disk is full: the journal could not be written")
+    failure = failure_of(error)
+    if isinstance(error, TransferFailed):
+        waits = (error.verdict.retry_after or 0) > LONGEST_WAIT
+        if error.verdict.kind is Kind.CANCELLED or waits:
+            return Input.PAUSE, failure
+        return (Input.EXPIRE if error.reason is Reason.NEEDS_URL else Input.FAIL), failure
+    return (Input.PAUSE if failure.reason == "disk" else Input.FAIL), failure

@@ -1,0 +1,130 @@
+"""The values of downloads: an item, what happened to it, and the report of a run."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from holdfast.core.events import Event
+from holdfast.downloads.states import State
+from holdfast.transfer.object import Standing
+
+if TYPE_CHECKING:
+    from holdfast.downloads.failures import Failure
+    from holdfast.transfer.verify import Digest
+
+
+def item_id(canonical: str, path: str) -> str:
+    """Return the id of a source and a destination: 16 hexadecimal digits.
+
+    canonical: the URL without signature or credentials (see `wire.urls`), so that a fresh
+    presigned URL is the same item.
+    """
+    return hashlib.sha256(f"{canonical}\0{path}".encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One file to be fetched, as the journal has it.
+
+    path: of the final file, relative to the output directory.  url: without its secrets.
+    secret: the stored URL is not enough to ask for it.  size, digests: what was promised.
+    kept: bytes on disk.  fetched: bytes received so far, all runs together.
+    verified: the algorithm checked, `size-only` or `unverified`; empty until done.
+    mtime: of the final file when it was published.
+    """
+
+    id: str
+    path: str
+    url: str
+    state: State = State.QUEUED
+    secret: bool = False
+    size: int | None = None
+    digests: tuple[Digest, ...] = ()
+    standing: Standing = field(default_factory=Standing)
+    failure: Failure | None = None
+    kept: int = 0
+    fetched: int = 0
+    attempts: int = 0
+    verified: str = ""
+    digest: str = ""
+    mtime: float = 0.0
+    ended_at: float = 0.0
+
+    @property
+    def known_size(self) -> int | None:
+        """The size, once a server or the user told it."""
+        pinned = self.standing.pinned
+        return pinned.size if pinned is not None and pinned.size is not None else self.size
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileState(Event):
+    """An item came into a new state. reason: why, for the states that have one."""
+
+    state: str
+    reason: str = ""
+    code: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ItemEvent:
+    """An event and the item that it is about."""
+
+    id: str
+    path: str
+    event: Event
+
+
+@dataclass(frozen=True, slots=True)
+class FailedItem:
+    """One line of the failed list. at: seconds since the epoch."""
+
+    id: str
+    path: str
+    url: str
+    code: str
+    reason: str
+    text: str
+    attempts: int
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a run did.
+
+    done, skipped: files.  failed: those that ended without their file.  left: items with
+    work left, `left_why` with the reasons.  unverified: done, but nothing vouches for the
+    content beyond its size or a weak validator.
+    bytes: of the files done; fetched: received for it; waste: fetched - bytes (what was not
+    used), at least 0.  seconds: wall time.  exit_code: as of the command.
+    """
+
+    done: int = 0
+    skipped: int = 0
+    failed: tuple[FailedItem, ...] = ()
+    left: int = 0
+    left_why: tuple[str, ...] = ()
+    unverified: int = 0
+    bytes: int = 0
+    fetched: int = 0
+    seconds: float = 0.0
+    interrupted: bool = False
+
+    @property
+    def waste(self) -> int:
+        """Bytes received more than used."""
+        return max(0, self.fetched - self.bytes)
+
+    @property
+    def exit_code(self) -> int:
+        """0 done, 1 failures, 3 work left, 75 only hosts are waited for, 130 interrupted."""
+        if self.interrupted:
+            return 130
+        if self.left and set(self.left_why) != {"throttled"}:
+            return 3
+        if self.failed:
+            return 1
+        return 75 if self.left else 0
