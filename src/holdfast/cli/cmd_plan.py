@@ -1,0 +1,255 @@
+"""`holdfast plan`: the worst case of a policy, before it happens.
+
+The options are turned into the expression that one would write in Python, the expression is
+read (a small part of Python, never executed), and the policy's own `plan()` does the rest. So
+the line `policy:` of the answer can be pasted into a program and means the same there.
+"""
+
+from __future__ import annotations
+
+import ast
+import math
+from typing import TYPE_CHECKING, Any
+
+import holdfast as hf
+from holdfast.cli.output import CliError, Console, Exit, time_text
+from holdfast.core.backoff import as_backoff
+
+if TYPE_CHECKING:
+    import argparse
+
+    from holdfast.core.plan import Delay, Plan
+
+BAD_OPTION = "HF-5001"
+BAD_POLICY = "HF-5002"
+
+# Class of each backoff, and which of the options it has.
+BACKOFFS = {
+    "exponential": ("Exponential", ("base", "cap", "factor", "jitter")),
+    "constant": ("Constant", ("base", "jitter")),
+    "linear": ("Linear", ("base", "cap", "jitter")),
+    "decorrelated": ("Decorrelated", ("base", "cap")),
+}
+
+MOST_ROWS = 50
+"""Attempts listed for people; `--json` has them all."""
+
+EPILOG = """\
+examples:
+  holdfast plan --retries 5 --base 60 --cap 300 --jitter none
+  holdfast plan --retries 5 --base 0.2 --timeout 10 --deadline 120
+  holdfast plan "Deadline(120), Retry(6, budget=None), Timeout(10)"
+  holdfast plan --retries 3 --backoff constant --base 2 --json
+
+`--retries 5` means 6 attempts. Times are worked out for failures that come at once and make
+no progress; `longest` adds the time limits of the attempts. The delays are those after a
+TRANSIENT failure; without `--base` a throttled one waits longer. With a budget (the default)
+the dead-backend factor says how many requests a backend sees per call while all fail.
+"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `holdfast plan`."""
+    parser.description = "Print the worst case of a policy before it happens."
+    parser.epilog = EPILOG
+    add = parser.add_argument
+    add("policy", nargs="?", metavar="POLICY", help='strategies as in Python: "Retry(5)"')
+    add("--retries", type=int, metavar="N", help="retries after the first attempt (default: 2)")
+    add("--backoff", choices=tuple(BACKOFFS), help="how delays grow (default: exponential)")
+    add("--base", type=float, metavar="S", help="seconds of the first delay (default: 0.05)")
+    add("--cap", type=float, metavar="S", help="seconds of the longest delay (default: 20)")
+    add("--factor", type=float, metavar="F", help="growth per retry (default: 2)")
+    add("--jitter", choices=("none", "full", "equal", "percent"), help="spread of the delays")
+    add("--timeout", type=float, metavar="S", help="limit of one attempt, in seconds")
+    add("--deadline", type=float, metavar="S", help="limit of the whole call, in seconds")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the plan of what the arguments describe."""
+    text = _given(args) if args.policy is not None else _expression(args)
+    strategies, plan = _plan(text, args)
+    retry = next((part for part in strategies if isinstance(part, hf.Retry)), None)
+    remarks = [*plan.warnings, *_remark(retry, plan)]
+    console: Console = args.console
+    if console.json:
+        console.event("Plan", {"policy": text, **plan.as_dict(), "warnings": remarks})
+        return Exit.DONE
+    _show(console, text, plan)
+    for remark in remarks:
+        console.note(f"{console.paint('warning:', 'yellow')} {remark}")
+    return Exit.DONE
+
+
+# -- from options to a policy ------------------------------------------------------------
+
+
+def _given(args: argparse.Namespace) -> str:
+    others = ("retries", "deadline", "timeout", "backoff", "base", "cap", "factor", "jitter")
+    for name in others:
+        if getattr(args, name) is not None:
+            raise CliError(
+                f"`--{name}` and a POLICY do not go together",
+                next_step="Put it into the POLICY, or use options only.",
+            )
+    return str(args.policy)
+
+
+def _expression(args: argparse.Namespace) -> str:
+    """Return the options as the expression that they mean."""
+    retries = 2 if args.retries is None else args.retries
+    if retries < 0:
+        raise CliError(
+            f"`--retries` must be 0 or more: {retries}",
+            next_step="0 means one attempt.",
+            code=BAD_OPTION,
+        )
+    kind, fields = BACKOFFS[args.backoff or "exponential"]
+    given = {
+        name: getattr(args, name)
+        for name in ("base", "cap", "factor", "jitter")
+        if getattr(args, name) is not None
+    }
+    for name in given:
+        if name not in fields:
+            has = ", ".join(f"`--{field}`" for field in fields)
+            raise CliError(
+                f"`--{name}` is no option of the backoff `{args.backoff}`",
+                next_step=f"It has {has}.",
+                code=BAD_OPTION,
+            )
+    _finite(args)
+    options = ", ".join(f"{name}={_literal(value)}" for name, value in given.items())
+    backoff = f", backoff={kind}({options})" if given or args.backoff else ""
+    parts = [f"Retry({retries + 1}{backoff})"]
+    if args.deadline is not None:
+        parts.insert(0, f"Deadline({_literal(args.deadline)})")
+    if args.timeout is not None:
+        parts.append(f"Timeout({_literal(args.timeout)})")
+    return ", ".join(parts)
+
+
+def _finite(args: argparse.Namespace) -> None:
+    # "nan" and "inf" are floats to argparse, but names in an expression.
+    for name in ("base", "cap", "factor", "timeout", "deadline"):
+        value = getattr(args, name)
+        if value is not None and not math.isfinite(value):
+            raise CliError(
+                f"`--{name}` must be a finite number: {value}",
+                next_step="Leave it out if there is no limit.",
+                code=BAD_OPTION,
+            )
+
+
+def _literal(value: float | str) -> str:
+    if isinstance(value, str):
+        return f'"{value}"'
+    return repr(int(value)) if value.is_integer() and abs(value) < 1e15 else repr(value)
+
+
+def _plan(text: str, args: argparse.Namespace) -> tuple[list[Any], Plan]:
+    try:
+        strategies = _read(text)
+        return strategies, hf.policy(*strategies, order="free").plan()
+    except (ValueError, TypeError) as error:
+        next_step = "See `holdfast plan --help`."
+        if args.base is not None and args.cap is None and "base" in str(error):
+            next_step = "`--cap` is 20 unless given; the base must not be above it."
+        raise CliError(str(error), next_step=next_step, code=BAD_OPTION) from None
+
+
+# -- reading an expression ---------------------------------------------------------------
+
+NAMES: dict[str, Any] = {
+    name: getattr(hf, name)
+    for name in (
+        "Breaker", "Budget", "Bulkhead", "ClientThrottle", "Constant", "Deadline", "Decorrelated",
+        "Exponential", "Fallback", "Linear", "RateLimit", "Retry", "Timeout",
+        *hf.Kind.__members__,
+    )
+}  # fmt: skip
+"""What may be named in an expression, with or without `hf.` before it."""
+
+
+def _read(text: str) -> list[Any]:
+    """Return the strategies of an expression; only what is in `NAMES` is ever called."""
+    try:
+        tree = ast.parse(text.strip(), mode="eval").body
+        return [_value(node) for node in (tree.elts if isinstance(tree, ast.Tuple) else [tree])]
+    except SyntaxError as error:
+        why = error.msg
+    except (RecursionError, MemoryError):
+        why = "it is nested too deeply"
+    raise CliError(
+        f"the policy cannot be read: {why}: `{text}`",
+        next_step='Write it as in Python: holdfast plan "Deadline(120), Retry(5)"',
+        code=BAD_POLICY,
+    )
+
+
+def _value(node: ast.expr) -> Any:  # noqa: ANN401 - an option may be of any type
+    match node:
+        case ast.Constant(value=value):
+            return value
+        case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float() as value)):
+            return -value
+        case ast.BinOp(left=left, op=ast.BitOr(), right=right):
+            return _value(left) | _value(right)
+        case ast.Name(id=name) | ast.Attribute(value=ast.Name(id="hf"), attr=name):
+            if name in NAMES:
+                return NAMES[name]
+            raise SyntaxError(f"`{name}` is no strategy, backoff, budget or kind")
+        case ast.Attribute(value=ast.Name(id="Budget"), attr="concurrent" | "ratio" | "switch"):
+            return getattr(hf.Budget, node.attr)
+        case ast.Call(func=func, args=args, keywords=keywords) if all(k.arg for k in keywords):
+            named = {str(word.arg): _value(word.value) for word in keywords}
+            return _value(func)(*map(_value, args), **named)
+        case _:
+            raise SyntaxError(f"`{ast.unparse(node)}` is neither a strategy nor a plain value")
+
+
+# -- the answer --------------------------------------------------------------------------
+
+
+def _remark(retry: hf.Retry | None, plan: Plan) -> list[str]:
+    """Return what the plan does not say of a deadline that cuts jittered delays."""
+    if retry is None or plan.attempts_max >= retry.attempts:
+        return []
+    nominal, least, _ = as_backoff(retry.backoff).bounds(1, hf.TRANSIENT)
+    if least == nominal:
+        return []
+    most = retry.attempts
+    return [f"jitter can make the delays shorter: up to {most} attempts may fit the deadline"]
+
+
+def _show(console: Console, text: str, plan: Plan) -> None:
+    line = console.line
+    line(f"policy: {text}")
+    line("")
+    line(" attempt   starts at   after a delay of")
+    starts = list(zip(plan.attempt_times, (None, *plan.delays), strict=True))
+    for no, (at, delay) in enumerate(starts[:MOST_ROWS], 1):
+        line(f"{no:8d}{_seconds(at):>12}   {_delay(delay)}".rstrip())
+    if len(starts) > MOST_ROWS:
+        line(f"     ...{len(starts) - MOST_ROWS:12,d} more: `--json` lists up to 1,000")
+    longest = "unbounded" if plan.seconds_max is None else _both(plan.seconds_max)
+    line("")
+    line(f"requests:     {plan.requests_max:,d}")
+    line(f"total delay:  {_both(plan.wait_total)}")
+    line(f"longest:      {longest}")
+    line(f"dead backend: {plan.dead_backend_factor:g} requests per call, over 1,000 calls")
+
+
+def _delay(delay: Delay | None) -> str:
+    if delay is None:
+        return ""
+    if delay.min == delay.max:
+        return _seconds(delay.nominal)
+    return f"{_seconds(delay.nominal)} ({_seconds(delay.min)} to {_seconds(delay.max)})"
+
+
+def _both(seconds: float) -> str:
+    return _seconds(seconds) + (f" ({time_text(seconds)})" if seconds >= 60 else "")
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds:.3f}".rstrip("0").rstrip(".") + " s"
