@@ -177,6 +177,11 @@ def test_the_cause_inside_decides_for_a_type_that_is_not_known(error: BaseExcept
     assert classify(error) == classify(RESET)
 
 
+def test_a_task_groups_only_failure_decides_and_several_do_not() -> None:
+    assert classify(ExceptionGroup("text", [RESET])).kind is TRANSIENT
+    assert classify(ExceptionGroup("text", [RESET, KeyError()])).kind is UNKNOWN
+
+
 def test_an_explicit_cause_goes_before_the_context() -> None:
     error = while_handling(raised(Strange(), cause=TimeoutError()), RESET)
     error.__suppress_context__ = False

@@ -7,10 +7,10 @@ for the error, and after it for each error inside it until one is known,
     its errno, read by the phase of the attempt
     the HTTP status that it carries
 
-Errors inside are `__cause__`, `.reason` and `args[0]`, then `__context__` unless it was
-suppressed; at most 8 deep, each once. An error at hand goes before one inside it, because
-a `__context__` may be any exception that happened to be handled at the time. Rows that
-only wrap (`requests.ConnectionError`) say so, and let what is inside decide.
+Errors inside are `__cause__`, `.reason`, `args[0]` and the only member of a group, then
+`__context__` unless it was suppressed; at most 8 deep, each once. An error at hand goes before
+one inside it, because a `__context__` may be any exception that happened to be handled at the
+time. Rows that only wrap (`requests.ConnectionError`) say so, and let what is inside decide.
 
 Nothing here reads the text of a message. What no table knows is UNKNOWN.
 """
@@ -226,6 +226,8 @@ def _children(node: BaseException) -> Iterator[tuple[BaseException, bool]]:
     first = node.args[0] if node.args else None
     if isinstance(first, BaseException):
         yield first, True
+    if isinstance(node, BaseExceptionGroup) and len(node.exceptions) == 1:
+        yield node.exceptions[0], True  # a TaskGroup's wrapping of one failure
     if node.__context__ is not None and not node.__suppress_context__:
         yield node.__context__, False
 
