@@ -304,6 +304,8 @@ class BreakerState:
 class NoBreaker(BreakerState):
     """Stands where a policy has no breaker: always calm, counts nothing."""
 
+    __slots__ = ()
+
     def __init__(self) -> None:
         super().__init__(Breaker())
         self.calm_until = math.inf

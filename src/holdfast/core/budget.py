@@ -216,7 +216,10 @@ def _build(
 class Unlimited:
     """No budget: every retry is allowed."""
 
-    idle = True
+    __slots__ = ("idle",)
+
+    def __init__(self) -> None:
+        self.idle = True
 
     def started(self, now: float) -> None:
         """Nothing to count."""
@@ -241,6 +244,8 @@ class Unlimited:
 
 
 class _Tokens(Unlimited):
+    __slots__ = ("_tokens", "_value")
+
     def __init__(self, value: Budget) -> None:
         self._value = value
         self._tokens = value.capacity
@@ -269,9 +274,10 @@ class _Tokens(Unlimited):
 
 
 class _Concurrent(Unlimited):
-    idle = False
+    __slots__ = ("_active", "_retrying", "_value")
 
     def __init__(self, value: ConcurrentBudget) -> None:
+        self.idle = False
         self._value = value
         self._active = 0
         self._retrying = 0
@@ -299,9 +305,10 @@ class _Concurrent(Unlimited):
 
 
 class _Ratio(Unlimited):
-    idle = False
+    __slots__ = ("_value", "_window")
 
     def __init__(self, value: RatioBudget) -> None:
+        self.idle = False
         self._value = value
         self._window = Window(value.ttl)  # calls are deposits, failures are withdrawals
 
@@ -322,6 +329,8 @@ class _Ratio(Unlimited):
 
 
 class _Switch(Unlimited):
+    __slots__ = ("_tokens", "_value")
+
     def __init__(self, value: SwitchBudget) -> None:
         self._value = value
         self._tokens = value.tokens

@@ -45,6 +45,10 @@ class Ticket:
         self.wake: Callable[[], object] | None = None
 
 
+# Most keys never have a waiter, and an empty deque takes 600 bytes.
+_NOBODY: deque[Ticket] = deque()
+
+
 class BulkheadState:
     """The permits of one key. Not thread-safe but for the fast path's `active += 1`.
 
@@ -58,7 +62,7 @@ class BulkheadState:
         self.limit: float = math.inf if options is None else options.limit
         self._room = 0 if options is None else options.queue
         self._lifo = options is not None and options.order == "lifo"
-        self._queue: deque[Ticket] = deque()
+        self._queue = _NOBODY
         self.active = 0
         self.waiting = 0
 
@@ -72,6 +76,8 @@ class BulkheadState:
         if len(self._queue) >= self._room:
             self.waiting -= 1
             return False
+        if self._queue is _NOBODY:
+            self._queue = deque()
         ticket = Ticket()
         self._queue.append(ticket)
         return ticket

@@ -41,8 +41,8 @@ ADMISSION: dict[type, str] = {
 ENOUGH = 20
 """Durations that make a median; until then every success is measured."""
 
-STRIDE = 15
-"""Afterwards one success in sixteen is: asking the clock again costs as much as the rest."""
+STRIDE = 63
+"""Afterwards one success in sixty-four is: asking the clock again costs as much as the rest."""
 
 
 class PolicyWarning(UserWarning):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from array import array
 
 
 class Window:
@@ -17,14 +17,17 @@ class Window:
     def __init__(self, seconds: float, buckets: int = 10) -> None:
         self.width = seconds / buckets
         self._kept = buckets
-        self._buckets: deque[list[int]] = deque()  # [number, calls, failures, slow], oldest first
+        # [number, calls, failures, slow], oldest first. A list, as a deque takes 600 bytes even
+        # when empty, and there is a window per key; at most `buckets` long, so `del` is cheap.
+        self._buckets: list[list[int]] = []
 
     def add(self, now: float, *, calls: int = 0, failures: int = 0, slow: int = 0) -> None:
         """Count in the bucket of `now`."""
         number = int(now // self.width)
         buckets = self._buckets
         if not buckets or buckets[-1][0] != number:
-            self._drop_before(number - self._kept + 1)
+            first = number - self._kept + 1
+            self._buckets = buckets = [bucket for bucket in buckets if bucket[0] >= first]
             buckets.append([number, 0, 0, 0])
         last = buckets[-1]
         last[1] += calls
@@ -49,11 +52,6 @@ class Window:
         """Forget everything."""
         self._buckets.clear()
 
-    def _drop_before(self, number: int) -> None:
-        buckets = self._buckets
-        while buckets and buckets[0][0] < number:
-            buckets.popleft()
-
 
 class Durations:
     """The last `keep` durations of successes, for medians and percentiles.
@@ -61,14 +59,20 @@ class Durations:
     Law: an attempt that has less time left than a success usually takes is not started.
     """
 
-    __slots__ = ("_values",)
+    __slots__ = ("_keep", "_next", "_values")
 
-    def __init__(self, keep: int = 64) -> None:
-        self._values: deque[float] = deque(maxlen=keep)
+    def __init__(self, keep: int = 32) -> None:
+        self._keep = keep
+        self._next = 0  # where the oldest is, once there are `keep`
+        self._values = array("d")
 
     def add(self, seconds: float) -> None:
         """Remember one duration."""
-        self._values.append(seconds)
+        if len(self._values) < self._keep:
+            self._values.append(seconds)
+        else:
+            self._values[self._next] = seconds
+            self._next = (self._next + 1) % self._keep
 
     def median(self, at_least: int = 20) -> float | None:
         """Return the median, or None with fewer than `at_least` samples."""

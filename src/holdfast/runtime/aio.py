@@ -46,7 +46,7 @@ _NEVER = math.inf
 class AsyncDriver(Base):
     """`acall`, `aoutcome` and `astream` of a policy."""
 
-    async def acall(self, fn: Callable[..., Awaitable[T]], /, *args: Any, **kwargs: Any) -> T:
+    async def acall(self, fn: Callable[..., Awaitable[T]], /, *args: Any, **kwargs: Any) -> T:  # noqa: C901, PLR0912 - inlined: each call costs
         """Return `await fn(*args, **kwargs)`, called as this policy says.
 
         Raises what the last attempt raised, with a note of what was tried; or Rejected or
@@ -79,10 +79,19 @@ class AsyncDriver(Base):
         gen = breaker.gen
         try:
             token = _scope_set((expires, self._retrying))
+            steps = fn(*args, **kwargs)
             if span == _NEVER:
-                value = await fn(*args, **kwargs)
+                value = await steps
             else:
-                value = await _limited(fn(*args, **kwargs), now, expires, span)
+                # `_limited` by hand: what never suspends needs neither it nor an alarm.
+                if type(steps) is not CoroutineType:
+                    steps = _steps(steps)
+                try:
+                    waiting_for = steps.send(None)
+                except StopIteration as done:
+                    value = done.value
+                else:
+                    value = await _suspended(steps, waiting_for, now, expires, span)
             _scope_reset(token)
         except BaseException as caught:
             error = caught
@@ -280,21 +289,30 @@ class _Expired(BaseException):
     """The limit of an attempt passed; never leaves this module."""
 
 
-@coroutine
-def _limited(
-    awaitable: Awaitable[T], now: float, expires: float, span: float
-) -> Generator[Any, Any, T]:
+async def _limited(awaitable: Awaitable[T], now: float, expires: float, span: float) -> T:
     """Await with a limit; raise `_Expired` when it passes.
 
     What never suspends never needs an alarm: the first step is made by hand, and only if it
     hands out a future is an alarm armed and the rest delegated.
     """
-    inner = _steps(awaitable)
+    steps = _steps(awaitable)
     try:
-        waiting_for = inner.send(None)
+        waiting_for = steps.send(None)
     except StopIteration as done:
         return done.value  # type: ignore[no-any-return]  # the value of a coroutine
-    alarm = _arm(now, expires, span)
+    return await _suspended(steps, waiting_for, now, expires, span)  # type: ignore[no-any-return]  # same
+
+
+@coroutine
+def _suspended(
+    inner: Any, waiting_for: Any, now: float, expires: float, span: float
+) -> Generator[Any, Any, Any]:
+    """Await the rest of a coroutine that has handed out its first future, with an alarm."""
+    try:
+        alarm = _arm(now, expires, span)
+    except BaseException:
+        inner.close()  # outside a task there is no way to go on
+        raise
     try:
         try:
             yield waiting_for
@@ -307,7 +325,7 @@ def _limited(
             raise _Expired from error
         raise
     alarm.caused(None)
-    return value  # type: ignore[no-any-return]  # the value of a coroutine
+    return value
 
 
 def _steps(awaitable: Awaitable[T]) -> Any:

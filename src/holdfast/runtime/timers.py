@@ -12,11 +12,13 @@ import asyncio
 import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 from holdfast.runtime.clock import clock
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from holdfast.core.bulkhead import Ticket
     from holdfast.runtime.clock import Timer
 
@@ -85,6 +87,7 @@ class _Queue:
 
 
 _queues: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[float, _Queue]] = WeakKeyDictionary()
+_latest: tuple[Callable[[], object], dict[float, _Queue]] = (lambda: None, {})
 
 
 def arm(now: float, expires: float, limit: float) -> Alarm:
@@ -92,6 +95,7 @@ def arm(now: float, expires: float, limit: float) -> Alarm:
 
     Raises RuntimeError outside a task: only a task can be interrupted.
     """
+    global _latest  # noqa: PLW0603 - most processes have one loop: ask the weak dict once
     loop = asyncio.get_running_loop()
     task = asyncio.current_task(loop)
     if task is None:
@@ -100,9 +104,11 @@ def arm(now: float, expires: float, limit: float) -> Alarm:
     if expires != now + limit:
         alarm._home = clock.call_later(loop, expires - now, alarm.fire)
         return alarm
-    queues = _queues.get(loop)
-    if queues is None:
-        queues = _queues[loop] = {}
+    if _latest[0]() is loop:
+        queues = _latest[1]
+    else:
+        queues = _queues.setdefault(loop, {})
+        _latest = (ref(loop), queues)
     queue = queues.get(limit)
     if queue is None:
         queue = queues[limit] = _Queue()
