@@ -132,7 +132,7 @@ class Base:
         return step
 
     def _verdict(self, error: BaseException, call: Call) -> Verdict:
-        verdict = classify(error, hook=self._hook)
+        verdict = classify(error, hook=self._hook, now_wall=clock.wall())
         if verdict.kind is Kind.UNKNOWN and call.watched and type(error) not in _unclassified:
             if len(_unclassified) < _MOST_UNCLASSIFIED:
                 _unclassified.add(type(error))
