@@ -51,6 +51,6 @@ TYPES: dict[str, Row] = {
     "anthropic.APIStatusError": Row(UNKNOWN, Sent.YES, by="status", provider="anthropic"),
     "anthropic.APIConnectionError": Row(TRANSIENT, inside=True),
     "anthropic.APITimeoutError": Row(TIMEOUT, inside=True),
-    "anthropic.CredentialsError": Row(AUTH, Sent.NO),
+    "anthropic.lib.credentials._workload.WorkloadIdentityError": Row(AUTH, Sent.NO),
     "anthropic.APIResponseValidationError": Row(PERMANENT, Sent.YES),
 }
