@@ -16,7 +16,7 @@ from holdfast.downloads.failures import DownloadError, Failure
 from holdfast.downloads.fetch import Options
 from holdfast.downloads.items import Item, ItemEvent, Report, item_id
 from holdfast.downloads.names import name_from_url, safe_path
-from holdfast.downloads.states import Input, State, after
+from holdfast.downloads.states import Input, State, after, is_open
 from holdfast.downloads.store import Store
 from holdfast.runtime.files import files
 from holdfast.runtime.policy import Policy, policy
@@ -147,7 +147,7 @@ class Downloads:
 
     def _add_again(self, known: Item, item: Item) -> None:
         state = after(known.state, Input.ADD)
-        if known.state in {State.FAILED, State.CANCELLED, State.SKIPPED}:
+        if known.state in {State.FAILED, State.CANCELLED}:
             self._store.renew(item.id)
         self._store.ask_again(
             replace(
@@ -159,11 +159,20 @@ class Downloads:
         )
 
     def _check_name(self, item: Item) -> None:
-        holder = self._store.holder_of(item.path)
-        if holder is not None and holder != item.id:
-            other = self._store.item(holder)
-            text = f"another item has the same name (`{other.url if other else holder}`)"
-            self._store.ended(item.id, State.FAILED, Failure("name-collision", text))
+        """Give the name to one item. What has failed, or holds no byte, does not keep it.
+
+        So a URL that was mistyped does not block the right one, which often has its name.
+        """
+        other = self._store.holder_of(item)
+        if other is None:
+            return
+        if other.kept == 0 and is_open(other.state) and other.session < self._store.session:
+            cancelled = after(other.state, Input.CANCEL)
+            text = f"`{item.url}` took its place"
+            self._store.ended(other.id, cancelled, Failure("cancelled", text))
+            return
+        text = f"another item has the same name (`{other.url}`)"
+        self._store.ended(item.id, State.FAILED, Failure("name-collision", text))
 
     # -- the work ------------------------------------------------------------------------------
 

@@ -25,12 +25,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from holdfast.core.events import Event
-    from holdfast.downloads.failures import Failure
     from holdfast.downloads.store import Store
     from holdfast.runtime.policy import Policy
     from holdfast.transfer.object import Attempt
     from holdfast.transfer.plane import Plane
 
+LOOK_EVERY = 0.1
 GRACE = 1.5
 """Seconds that a stop waits for workers to commit what they have."""
 
@@ -67,15 +67,19 @@ class Engine:
         self._changed = threading.Event()
         self._here = threading.local()
         self._closed = False
+        self._stop_asked = False
         self._running = 0
         self._tally = _Tally()
         self._crash: BaseException | None = None
         self._waiting: Iterator[Item] = iter(())
 
     def stop(self) -> None:
-        """Ask the run to end; what was received is kept. Safe in a signal handler."""
-        self._cancel.set()
-        self._changed.set()
+        """Ask the run to end; what was received is kept.
+
+        Only a flag, looked at ten times a second: a signal handler runs on the thread that
+        waits for the workers, possibly while that holds the lock of what it waits on.
+        """
+        self._stop_asked = True
 
     def run(self) -> Report:
         """Bring every open item to an end and report. Call once.
@@ -100,10 +104,11 @@ class Engine:
     def _check_done(self) -> int:
         """Look after finished items that were asked for again; return how many are fine."""
         fine = 0
-        for item in self._store.items(State.DONE, session=self._store.session):
+        session = self._store.session
+        for item in self._store.items(State.DONE, State.SKIPPED, session=session):
             if self._is_there(item):
                 fine += 1
-                self._tell(item, State.SKIPPED, None)
+                self._tell(item, Outcome(State.SKIPPED, size=item.known_size or 0))
             else:
                 self._store.update(item.id, state=after(item.state, Input.LOST).value)
         return fine
@@ -135,8 +140,8 @@ class Engine:
             self.stop()
             self._wait()
             raise
-        for thread in threads:
-            if not self._cancel.is_set():
+        if not self._cancel.is_set():
+            for thread in threads:
                 thread.join()
 
     def _wait(self) -> None:
@@ -147,12 +152,13 @@ class Engine:
             with self._lock:
                 if not self._running:
                     return
-            if self._cancel.is_set() and until is None:
-                until = clock.monotonic() + GRACE
-            left = None if until is None else until - clock.monotonic()
-            if left is not None and left <= 0:
+            now = clock.monotonic()
+            if self._stop_asked and until is None:
+                until = now + GRACE
+                self._cancel.set()
+            if until is not None and now >= until:
                 return
-            clock.wait(self._changed, left)
+            clock.wait(self._changed, LOOK_EVERY)
 
     def _worker(self) -> None:
         try:
@@ -177,7 +183,7 @@ class Engine:
 
     def _next(self) -> Item | None:
         with self._lock:
-            if self._cancel.is_set():
+            if self._cancel.is_set() or self._stop_asked:
                 return None
             return next(self._waiting, None)
 
@@ -193,19 +199,23 @@ class Engine:
             options=self._options,
             plane=self._plane,
             cancel=self._cancel,
-            told=lambda state, failure: self._tell(item, state, failure),
+            told=lambda at: self._tell(item, at),
         )
 
     # -- events --------------------------------------------------------------------------------
 
-    def _tell(self, item: Item, state: State, failure: Failure | None) -> None:
+    def _tell(self, item: Item, at: Outcome) -> None:
         if self._heard is not None and not self._closed:
+            why = at.failure
             event = FileState(
                 time=clock.monotonic(),
                 policy="downloads",
-                state=state.value,
-                reason=failure.reason if failure else "",
-                code=failure.code if failure else "",
+                state=at.state.value,
+                reason=why.reason if why else "",
+                code=why.code if why else "",
+                text=why.text if why else "",
+                size=at.size or None,
+                verified=at.verified,
             )
             self._heard(ItemEvent(item.id, item.path, event))
 
@@ -226,14 +236,15 @@ class Engine:
 
     def _report(self, seconds: float) -> Report:
         tally = self._tally
-        interrupted = self._cancel.is_set()
+        left = self._store.open_count()
+        interrupted = self._stop_asked and left > 0
         if interrupted:
             tally.left_why.add("interrupted")
         return Report(
             done=tally.done,
             skipped=tally.skipped,
             failed=self._failed(),
-            left=self._store.open_count(),
+            left=left,
             left_why=tuple(sorted(tally.left_why)),
             unverified=tally.unverified,
             bytes=tally.bytes,

@@ -221,8 +221,11 @@ _BY_WORD = {
 }
 
 
+_TRIED = ("HF-11", "HF-1305", "HF-1306", "HF-1307")
+
+
 def failure_of(error: Exception) -> Failure:
-    """Return the record of what ended an item. Notes of the policy (attempts) are kept."""
+    """Return the record of what ended an item. The policy's note (attempts) goes along."""
     if isinstance(error, TransferFailed):
         reason = _transfer_reason(error)
         text = _explained(reason, str(error), error.verdict)
@@ -233,7 +236,10 @@ def failure_of(error: Exception) -> Failure:
         reason = "unknown"
         text = f"{CODES[reason].meaning} ({type(error).__name__}: {error})"
     notes = "; ".join(getattr(error, "__notes__", []))
-    return Failure(reason, _cut(f"{text} ({notes})" if notes else text))
+    # How often it was tried matters where trying again is the cure, not for a wrong digest.
+    if notes and CODES[reason].code.startswith(_TRIED):
+        text += f" ({notes})"
+    return Failure(reason, _cut(text))
 
 
 def _transfer_reason(error: TransferFailed) -> str:

@@ -64,13 +64,18 @@ class Outcome:
 
 
 class _Skip(Exception):
-    """The file is there already. verified: as in `Item`."""
+    """The file is there already. verified, digest: as in `Item`."""
 
     verdict = permanent("there already")
 
-    def __init__(self, verified: str) -> None:
+    def __init__(self, found: FileInfo, verified: str, digest: str = "") -> None:
         super().__init__(verified)
-        self.verified = verified
+        self.columns = {
+            "size": found.size,
+            "mtime": found.mtime,
+            "verified": verified,
+            "digest": digest,
+        }
 
 
 class _Stop(Exception):
@@ -84,7 +89,7 @@ class _Stop(Exception):
 
 
 class Fetch:
-    """Brings one item to an end, and says each step to `told(state, failure)`.
+    """Brings one item to an end, and says each step to `told`.
 
     into: the output directory.  url: with its secrets; None if only the stored form is known.
     """
@@ -100,7 +105,7 @@ class Fetch:
         options: Options,
         plane: Plane,
         cancel: Cancel,
-        told: Callable[[State, Failure | None], None],
+        told: Callable[[Outcome], None],
     ) -> None:
         self.item = item
         self._url = url
@@ -126,7 +131,7 @@ class Fetch:
         try:
             return self._run(attempts)
         except _Skip as skip:
-            return self._skip(skip.verified)
+            return self._skip(skip)
         except (_Stop, TransferFailed, JournalFull, OSError) as error:
             return self._end(*_judged(error))
 
@@ -146,7 +151,7 @@ class Fetch:
         whole = self._fetch(attempts)
         self._store.update(
             item.id,
-            state=self._move(Input.PROVEN).value,
+            state=self._move(Input.PROVEN).state.value,
             verified=whole.verified,
             digest=whole.digest,
             fetched=item.fetched + self._received,
@@ -187,7 +192,7 @@ class Fetch:
             while data := there.pread(1 << 20, hasher.position):
                 hasher.update(data)
         if all(hasher.hex(digest.algorithm) == digest.hex for digest in digests):
-            raise _Skip(digests[0].algorithm)
+            raise _Skip(found, digests[0].algorithm, digests[0].hex)
         best = digests[0]
         raise _Stop(
             "exists",
@@ -197,7 +202,7 @@ class Fetch:
 
     def _compare_size(self, found: FileInfo, size: int | None) -> None:
         if size == found.size:
-            raise _Skip("unverified")
+            raise _Skip(found, "unverified")
         told = "unknown" if size is None else size
         text = f"another file has this name (size expected: {told}, found: {found.size})"
         raise _Stop("exists", text)
@@ -281,26 +286,34 @@ class Fetch:
             digest=digest,
             mtime=info.mtime if info else 0.0,
         )
-        return Outcome(self._move(Input.PUBLISHED), None, size, self._received, verified)
+        return self._move(Input.PUBLISHED, size=size, verified=verified)
 
-    def _skip(self, verified: str) -> Outcome:
+    def _skip(self, skip: _Skip) -> Outcome:
         if files().stat(self._part_path) is not None:
             files().unlink(self._part_path)
-        state = self._move(Input.SKIP)
-        self._store.ended(self.item.id, state, verified=verified)
-        return Outcome(state, received=self._received, verified=verified)
+        self._store.ended(self.item.id, State.SKIPPED, None, **skip.columns)
+        return self._move(Input.SKIP, verified=str(skip))
 
     def _end(self, happened: Input, failure: Failure) -> Outcome:
-        state = self._move(happened, failure)
         fetched = self.item.fetched + self._received
+        state = after(self._state, happened)
         with suppress(JournalFull):  # whatever its state says, the next run takes it up
             self._store.ended(self.item.id, state, failure, fetched=fetched)
-        return Outcome(state, failure, received=self._received)
+        return self._move(happened, failure)
 
-    def _move(self, happened: Input, failure: Failure | None = None) -> State:
+    def _move(
+        self,
+        happened: Input,
+        failure: Failure | None = None,
+        *,
+        size: int = 0,
+        verified: str = "",
+    ) -> Outcome:
+        """Take a step in the table of states and say it."""
         self._state = after(self._state, happened)
-        self._told(self._state, failure)
-        return self._state
+        outcome = Outcome(self._state, failure, size, self._received, verified)
+        self._told(outcome)
+        return outcome
 
 
 def _judged(error: Exception) -> tuple[Input, Failure]:

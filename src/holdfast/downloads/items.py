@@ -32,7 +32,7 @@ class Item:
     secret: the stored URL is not enough to ask for it.  size, digests: what was promised.
     kept: bytes on disk.  fetched: bytes received so far, all runs together.
     verified: the algorithm checked, `size-only` or `unverified`; empty until done.
-    mtime: of the final file when it was published.
+    mtime: of the final file when it was published.  session: in which it was last asked for.
     """
 
     id: str
@@ -51,6 +51,7 @@ class Item:
     digest: str = ""
     mtime: float = 0.0
     ended_at: float = 0.0
+    session: int = 0
 
     @property
     def known_size(self) -> int | None:
@@ -61,11 +62,18 @@ class Item:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileState(Event):
-    """An item came into a new state. reason: why, for the states that have one."""
+    """An item came into a new state.
+
+    reason, code, text: why, for the states that have a reason.
+    size, verified: of the file, when it is done.
+    """
 
     state: str
     reason: str = ""
     code: str = ""
+    text: str = ""
+    size: int | None = None
+    verified: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,9 +66,8 @@ _ENDED = (_S.DONE, _S.SKIPPED, _S.FAILED, _S.CANCELLED)
 
 TRANSITIONS: dict[tuple[State, Input], State] = {
     # Adding what is under way changes nothing; what ended without its file starts afresh.
-    **{(state, _I.ADD): state for state in (*_OPEN, _S.DONE)},
+    **{(state, _I.ADD): state for state in (*_OPEN, _S.DONE, _S.SKIPPED)},
     (_S.NEEDS_URL, _I.ADD): _S.QUEUED,
-    (_S.SKIPPED, _I.ADD): _S.QUEUED,
     (_S.FAILED, _I.ADD): _S.QUEUED,
     (_S.CANCELLED, _I.ADD): _S.QUEUED,
     # A run begins: whatever another process left is taken up. `finishing` goes on as it is.

@@ -95,7 +95,7 @@ MIGRATIONS = (
 _COLUMNS = (
     "id, path, state, secret, want_size, digests, pinned, etag, last_modified, dated, size,"
     " media_type, coding, rung, weak, changes, mismatches, reason, text, fetched, attempts,"
-    " verified, digest, mtime, ended_at,"
+    " verified, digest, mtime, ended_at, session,"
     " (SELECT url FROM source WHERE source.item = item.id AND no = 0),"
     " (SELECT coalesce(sum(len), 0) FROM extent WHERE extent.item = item.id)"
 )
@@ -209,13 +209,14 @@ class Store:
         found = self._journal.read(f"SELECT {_COLUMNS} FROM item WHERE id = ?", (item_id,))  # noqa: S608 - constant
         return self._item(found[0]) if found else None
 
-    def holder_of(self, path: str) -> str | None:
-        """Return the id of the item that has this name, or one like it; the first added."""
+    def holder_of(self, item: Item) -> Item | None:
+        """Return another item that has this name, or one like it, and has not given it up."""
         found = self._journal.read(
-            "SELECT id FROM item WHERE name_key = ? AND reason <> 'name-collision' ORDER BY n",
-            (collision_key(path),),
+            f"SELECT {_COLUMNS} FROM item"  # noqa: S608 - constants
+            " WHERE name_key = ? AND id <> ? AND state NOT IN (?, ?) ORDER BY n",
+            (collision_key(item.path), item.id, State.FAILED.value, State.CANCELLED.value),
         )
-        return str(found[0][0]) if found else None
+        return self._item(found[0]) if found else None
 
     def items(self, *states: State, session: int = 0) -> Iterator[Item]:
         """Yield the items in these states (none: all), in the order of adding.
@@ -378,7 +379,7 @@ def _item_of(row: tuple[Any, ...]) -> Item:
     (
         item_id, path, state, secret, want_size, digests, pinned, etag, last_modified, dated, size,
         media_type, coding, rung, weak, changes, mismatches, reason, text, fetched, attempts,
-        verified, digest, mtime, ended_at, url, kept,
+        verified, digest, mtime, ended_at, session, url, kept,
     ) = row  # fmt: skip
     if len(item_id) != 16 or not set(item_id) <= set("0123456789abcdef"):
         raise ValueError(f"id {item_id!r}")
@@ -406,4 +407,5 @@ def _item_of(row: tuple[Any, ...]) -> Item:
         digest=digest,
         mtime=mtime,
         ended_at=ended_at,
+        session=session,
     )

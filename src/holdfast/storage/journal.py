@@ -171,10 +171,18 @@ class Journal:
         return JournalBroken(self.path, f"SQLite: {error}")
 
     def close(self) -> None:
-        """Close it; a second call does nothing."""
-        with self._mutex:
+        """Close it; a second call does nothing.
+
+        If another thread sits in a commit that does not return (a dying disk), it is left
+        to the end of the process.
+        """
+        if not self._mutex.acquire(timeout=1.0):
+            return
+        try:
             self._db.close()
             self._unlock()
+        finally:
+            self._mutex.release()
 
     def _unlock(self) -> None:
         if self._lock is not None:

@@ -134,10 +134,10 @@ def failed_status(head: Head, *, signed: bool) -> TransferFailed:
     verdict = verdict_for_status(head.status, head.headers, now_wall=clock.wall())
     if head.status < 400:  # a success or redirect that brings no object
         verdict = permanent(f"http {head.status}")
-    text = f"the server answered {head.status}"
+    text = f"status: {head.status}"
     if (verdict.retry_after or 0) > LONGEST_WAIT:
         verdict = replace(verdict, max_retries=0)
-        text += f" and asks to come back in {verdict.retry_after:.0f} s"
+        text += f", come back in {verdict.retry_after:.0f} s"
     return TransferFailed(Reason.STATUS, text, verdict, status=head.status)
 
 
