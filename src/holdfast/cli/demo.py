@@ -1,0 +1,322 @@
+"""The work of `holdfast demo`: the same jobs on the same bad network, done in two ways.
+
+Each side has a server of its own with the same seed, so request number n of one side meets
+what request number n of the other meets. Everything is measured while it happens: nothing
+here knows the result.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import tempfile
+import urllib.error
+import urllib.request
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from http.client import HTTPException
+from pathlib import Path
+from threading import Event
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+
+import holdfast as hf
+from holdfast import chaos
+from holdfast.runtime.clock import clock
+from holdfast.transfer.plane import Timeouts
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from concurrent.futures import Future
+
+    Done = Callable[[str, str, "Result"], None]
+    Results = dict[str, dict[str, "Result"]]
+
+WORKERS: Final = 4
+TRIES: Final = 3
+ATTEMPTS: Final = 6
+_CALL: Final = "/call"
+_FILE: Final = "/data.bin"
+
+# No environment proxy: both sides talk to the servers started here, and to nothing else.
+_opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """How much work there is, and how bad the network.
+
+    seed: of the faults.  calls: how many.  size: of the file in bytes.
+    timeout: seconds without a byte, for both sides.  pause: seconds between the tries of the
+    hand-written loop.  outage: seconds after the start between which the calls' server answers
+    503; retry_after: seconds that it asks to wait.
+    """
+
+    seed: int
+    calls: int
+    size: int
+    timeout: float = 5.0
+    pause: float = 1.0
+    outage: tuple[float, float] = (1.0, 4.5)
+    retry_after: int = 2
+
+    def server(self) -> chaos.Server:
+        """Return the server of one side, with its faults."""
+        begin, end = self.outage
+        call = chaos.Call(
+            _CALL,
+            seconds=0.03,
+            faults=[
+                chaos.Status(503, self.retry_after, since=begin, until=end),
+                chaos.Reset(part="head", share=0.06),
+                chaos.Fin(after_bytes=20, share=0.04),
+                chaos.Stall(part="head", share=0.01),
+            ],
+        )
+        data = chaos.Object(
+            _FILE,
+            self.size,
+            faults=[
+                chaos.Status(503, retry_after=1, skip=2, share=0.1, burst=2, limit=4),
+                # Every answer is cut somewhere, most by a reset, some by a silent early end.
+                chaos.Reset(mean_bytes=self.size / 4),
+                chaos.Fin(mean_bytes=self.size / 8, share=0.25),
+                chaos.Stall(after_bytes=16_384, skip=1, first=1),
+                chaos.Replace(after_bytes=self.size * 3 // 8),
+                chaos.Slow(32 << 20),
+            ],
+        )
+        return chaos.server(call, data, seed=self.seed)
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What one side made of one job.
+
+    asked: how many things; finished: reported as done; wrong: of these, not what they should be.
+    requests, sent: what its server received, and the bytes of the bodies that it sent.
+    reasons: why the others were not finished -> how many.
+    """
+
+    asked: int
+    finished: int
+    wrong: int
+    requests: int
+    sent: int
+    seconds: float
+    reasons: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def right(self) -> bool:
+        """Whether all is done, and done right."""
+        return self.finished == self.asked and not self.wrong
+
+    def data(self) -> dict[str, object]:
+        """Return it for JSON."""
+        return {**asdict(self), "seconds": round(self.seconds, 2)}
+
+
+class Side(Protocol):
+    """A way to work."""
+
+    name: str
+
+    def call(self, url: str) -> object:
+        """Return the JSON at `url`; raise if it cannot be had."""
+        ...
+
+    def download(self, url: str, into: Path) -> Path:
+        """Fetch the file into a directory and return its path; raise if it cannot be had."""
+        ...
+
+
+class Without:
+    """A loop as people write it: three tries, a pause between them, a timeout.
+
+    stopped: set when the user wants an end.
+    """
+
+    name = "without"
+
+    def __init__(self, scenario: Scenario, stopped: Event) -> None:
+        self._timeout = scenario.timeout
+        self._pause = scenario.pause
+        self._stopped = stopped
+
+    def call(self, url: str) -> object:
+        """Try three times."""
+        for attempt in range(TRIES):
+            try:
+                return fetch_json(url, self._timeout)
+            except (OSError, HTTPException):
+                if attempt == TRIES - 1 or clock.wait(self._stopped, self._pause):
+                    raise
+        raise AssertionError("unreachable")
+
+    def download(self, url: str, into: Path) -> Path:
+        """Try three times, each from the start."""
+        target = into / "data.bin"
+        for attempt in range(TRIES):
+            try:
+                with (
+                    _opener.open(url, timeout=self._timeout) as response,
+                    target.open("wb") as file,
+                ):
+                    shutil.copyfileobj(response, file)
+            except (OSError, HTTPException):
+                if attempt == TRIES - 1 or clock.wait(self._stopped, self._pause):
+                    raise
+            else:
+                break
+        return target
+
+
+class With:
+    """The same function under a policy, and `hf.Downloads` for the file."""
+
+    name = "with holdfast"
+
+    def __init__(self, scenario: Scenario) -> None:
+        self._timeout = scenario.timeout
+        self._policy = hf.policy(
+            hf.Deadline(60),
+            hf.Retry(ATTEMPTS, on=hf.CONNECT | hf.TRANSIENT | hf.THROTTLED | hf.TIMEOUT),
+            hf.Timeout(self._timeout),
+            name="demo",
+        )
+        self._downloads: hf.Downloads | None = None
+
+    def call(self, url: str) -> object:
+        """Let the policy call."""
+        return self._policy.call(fetch_json, url, self._timeout)
+
+    def download(self, url: str, into: Path) -> Path:
+        """Let `Downloads` fetch it."""
+        limit = self._timeout
+        limits = Timeouts(connect=limit, first_byte=limit, idle=limit)
+        with hf.Downloads(into=into, timeouts=limits) as downloads:
+            self._downloads = downloads
+            downloads.add(url, path="data.bin")
+            report = downloads.run()
+            self._downloads = None
+        if report.exit_code:
+            raise OSError("; ".join([*map(str, report.failed), *report.left_why]))
+        return into / "data.bin"
+
+    def stop(self) -> None:
+        """End a download that is under way; `stopped` ends the calls."""
+        if self._downloads is not None:
+            self._downloads.stop()
+
+
+def fetch_json(url: str, timeout: float) -> object:
+    """Fetch with the standard library: what both sides repeat, each in its way."""
+    try:
+        with _opener.open(url, timeout=timeout) as response:
+            return json.load(response)
+    except urllib.error.HTTPError as error:
+        error.close()  # it holds the connection
+        raise
+
+
+def run_calls(side: Side, server: chaos.Server, scenario: Scenario, stopped: Event) -> Result:
+    """Make all calls, a few at a time, and compare every value."""
+
+    def one(number: int) -> _End:
+        if stopped.is_set():
+            return _End("stopped")
+        try:
+            value = side.call(server.url(f"{_CALL}?id={number}"))
+        except Exception as error:  # noqa: BLE001 - whatever it is, this call is not done
+            return _End(_reason(error))
+        right = chaos.Call.value(scenario.seed, str(number))
+        return _End(wrong=not isinstance(value, dict) or value.get("value") != right)
+
+    began = clock.monotonic()
+    with ThreadPoolExecutor(WORKERS) as pool:
+        ends = list(pool.map(one, range(scenario.calls)))
+    return _result(server, _CALL, ends, clock.monotonic() - began)
+
+
+def run_download(side: Side, server: chaos.Server, into: Path) -> Result:
+    """Fetch the file and compare it with its versions."""
+    began = clock.monotonic()
+    try:
+        path = side.download(server.url(_FILE), into)
+    except Exception as error:  # noqa: BLE001 - whatever it is, the file is not there
+        end = _End(_reason(error))
+    else:
+        # Whole and of one version is right, whichever version; anything else is wrong.
+        versions = {server.expected_sha256(_FILE, version) for version in (1, 2)}
+        end = _End(wrong=_sha256(path) not in versions)
+    return _result(server, _FILE, [end], clock.monotonic() - began)
+
+
+def run(scenario: Scenario, done: Done) -> Results:
+    """Do both jobs on both sides, all at once; return side -> job -> result.
+
+    done: told of each (side, job, result) as it ends, from the thread that did it.
+    """
+    stopped = Event()
+    without, held = Without(scenario, stopped), With(scenario)
+    with (
+        tempfile.TemporaryDirectory(prefix="holdfast-demo-") as room,
+        ThreadPoolExecutor(4) as pool,
+        scenario.server() as left,
+        scenario.server() as right,
+    ):
+        try:
+            running: dict[str, dict[str, Future[Result]]] = {}
+            for side, server in ((without, left), (held, right)):
+                into = Path(room) / str(server.port)
+                into.mkdir()
+                running[side.name] = {
+                    "calls": pool.submit(run_calls, side, server, scenario, stopped),
+                    "file": pool.submit(run_download, side, server, into),
+                }
+                for job, future in running[side.name].items():
+                    future.add_done_callback(partial(_tell, done, side.name, job))
+            return {
+                name: {job: future.result() for job, future in jobs.items()}
+                for name, jobs in running.items()
+            }
+        finally:
+            # Nothing happens here at a normal end. After Ctrl-C the work must not go on
+            # behind the user's back, and the pool waits for it.
+            stopped.set()
+            held.stop()
+
+
+def _tell(done: Done, side: str, job: str, ended: Future[Result]) -> None:
+    done(side, job, ended.result())
+
+
+class _End(NamedTuple):
+    """How one thing ended. why: it did not finish; "" if it did."""
+
+    why: str = ""
+    wrong: bool = False
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".strip(": ")[:200]
+
+
+def _result(server: chaos.Server, path: str, ends: list[_End], seconds: float) -> Result:
+    entries = [entry for entry in server.log if entry.path == path]
+    return Result(
+        asked=len(ends),
+        finished=sum(not end.why for end in ends),
+        wrong=sum(end.wrong for end in ends),
+        requests=len(entries),
+        sent=sum(entry.sent for entry in entries),
+        seconds=seconds,
+        reasons=dict(Counter(end.why for end in ends if end.why)),
+    )
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,148 @@
+"""`holdfast demo` on a small scale: real servers, real faults, figures that are true."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+import pytest
+
+from holdfast.cli import demo
+from holdfast.cli import main as cli
+from holdfast.cli.output import Exit
+
+if TYPE_CHECKING:
+    from holdfast import chaos
+
+# Everything ten times as fast; Retry-After knows whole seconds only.
+Quicker = partial(demo.Scenario, timeout=0.5, pause=0.1, outage=(0.05, 0.6), retry_after=1)
+Quick = partial(Quicker, calls=12, size=1 << 20)
+
+
+@dataclass
+class Ran:
+    """One real run, which several tests look at: it takes seconds."""
+
+    results: dict[str, dict[str, demo.Result]]
+    servers: list[chaos.Server]
+    told: list[tuple[str, str]]
+
+
+@pytest.fixture(scope="module")
+def ran() -> Ran:
+    # With seed 2 the first answer for the file ends early with FIN.
+    told: list[tuple[str, str]] = []
+    servers: list[chaos.Server] = []
+    start = demo.Scenario.server
+
+    def remembered(self: demo.Scenario) -> chaos.Server:
+        servers.append(start(self))
+        return servers[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(demo.Scenario, "server", remembered)
+        results = demo.run(Quick(seed=2), lambda side, job, _: told.append((side, job)))
+    return Ran(results, servers, told)
+
+
+def test_with_holdfast_everything_is_finished_and_right(ran: Ran) -> None:
+    for result in ran.results["with holdfast"].values():
+        assert result.right
+        assert not result.reasons
+
+
+def test_hand_written_loop_loses_calls_to_the_outage_and_says_why(ran: Ran) -> None:
+    calls = ran.results["without"]["calls"]
+    assert calls.asked == 12
+    assert 0 < calls.finished < 12
+    assert sum(calls.reasons.values()) == 12 - calls.finished
+
+
+def test_silent_end_of_the_file_is_counted_as_wrong_bytes(ran: Ran) -> None:
+    file = ran.results["without"]["file"]
+    assert (file.finished, file.wrong, file.right) == (1, 1, False)
+
+
+def test_figures_are_those_of_the_servers(ran: Ran) -> None:
+    for server, jobs in zip(ran.servers, ran.results.values(), strict=True):
+        assert sum(job.requests for job in jobs.values()) == server.stats.requests
+        assert sum(job.sent for job in jobs.values()) == server.stats.bytes_down
+
+
+def test_every_end_is_told_once(ran: Ran) -> None:
+    expected = [(side, job) for side in ran.results for job in ("calls", "file")]
+    assert sorted(ran.told) == sorted(expected)
+
+
+def test_json_has_one_object_per_side(
+    ran: Ran, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(demo, "run", lambda *_: ran.results)
+    assert cli.main(["demo", "--json"]) == Exit.DONE
+    captured = capsys.readouterr()
+    objects = [json.loads(line) for line in captured.out.splitlines()]
+    assert [one["side"] for one in objects] == ["without", "with holdfast"]
+    assert {one["event"] for one in objects} == {"Demo"}
+    assert objects[1]["calls"] == ran.results["with holdfast"]["calls"].data()
+    assert captured.err == ""
+
+
+def test_command_prints_the_table_and_the_way_to_repeat_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(demo, "Scenario", Quicker)
+    assert cli.main(["demo", "--seed", "3", "--calls", "5", "--mib", "1"]) == Exit.DONE
+    captured = capsys.readouterr()
+    lines = captured.out.splitlines()
+    assert lines[0].split() == ["without", "with", "holdfast"]
+    assert lines[1].startswith("5 calls")
+    assert lines[1].endswith("5 of 5")
+    assert lines[6].startswith("1.0 MiB file")
+    assert lines[6].endswith("1 of 1")
+    assert lines[-1] == "the same faults again: holdfast demo --seed 3 --calls 5 --mib 1"
+    assert captured.err.startswith("seed 3: 5 calls")
+
+
+@pytest.mark.parametrize(
+    ("finished", "wrong", "code"), [(1, 0, Exit.DONE), (0, 0, Exit.FAILED), (1, 1, Exit.FAILED)]
+)
+def test_exit_code_is_that_of_the_side_with_holdfast(
+    finished: int, wrong: int, code: Exit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good = demo.Result(asked=1, finished=1, wrong=0, requests=1, sent=1, seconds=0.1)
+    bad = demo.Result(asked=1, finished=0, wrong=0, requests=1, sent=1, seconds=0.1)
+    held = demo.Result(1, finished, wrong, 1, 1, 0.1)
+    results = {
+        "without": {"calls": bad, "file": bad},
+        "with holdfast": {"calls": good, "file": held},
+    }
+    monkeypatch.setattr(demo, "run", lambda *_: results)
+    assert cli.main(["demo"]) == code
+
+
+@pytest.mark.parametrize("option", ["--calls", "--mib"])
+def test_nothing_to_do_is_a_usage_error(option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["demo", option, "0"]) == Exit.USAGE
+    assert f"`{option}`: 0: it must be at least 1" in capsys.readouterr().err
+
+
+def test_interrupt_ends_it_soon() -> None:
+    command = [sys.executable, "-W", "error", "-m", "holdfast", "demo"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ}
+    ) as child:
+        assert child.stderr is not None
+        assert child.stderr.readline().startswith("seed 1: 200 calls")
+        time.sleep(0.5)
+        began = time.monotonic()
+        child.send_signal(signal.SIGINT)
+        child.communicate(timeout=30)
+        assert time.monotonic() - began < 10
+    assert child.returncode == Exit.INTERRUPTED
