@@ -52,6 +52,7 @@ NAMES = [
     "deadline",
     "hold",
     "policy",
+    "record",
     "remaining",
     "subscribe",
     "testing",

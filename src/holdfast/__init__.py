@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     )
     from holdfast.downloads import Downloads
     from holdfast.runtime.ending import Outcome
-    from holdfast.runtime.hub import subscribe
+    from holdfast.runtime.hub import record, subscribe
     from holdfast.runtime.policy import Policy, hold, policy
     from holdfast.runtime.scope import deadline, remaining
 
@@ -94,7 +94,7 @@ _HOMES = {
     ),
     "downloads": ("Downloads",),
     "runtime.ending": ("Outcome",),
-    "runtime.hub": ("subscribe",),
+    "runtime.hub": ("record", "subscribe"),
     "runtime.policy": ("Policy", "hold", "policy"),
     "runtime.scope": ("deadline", "remaining"),
 }
@@ -144,6 +144,7 @@ __all__ = [
     "deadline",
     "hold",
     "policy",
+    "record",
     "remaining",
     "subscribe",
     "testing",

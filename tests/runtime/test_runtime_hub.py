@@ -102,12 +102,40 @@ def test_without_a_subscriber_nothing_is_built_or_kept():
     assert not hub.watched
 
 
-def test_the_ring_remembers_the_latest_thousand():
+def test_a_recording_remembers_the_latest_thousand():
     hub = Hub()
-    for n in range(RING + 5):
-        hub.publish(event(n))
-    assert len(hub.recent()) == RING
-    assert hub.recent()[0].time == 5
+    with hub.record() as recording:
+        assert hub.listening
+        for n in range(RING + 5):
+            hub.publish(event(n))
+    hub.publish(event(9999))
+    assert len(recording.events()) == RING
+    assert recording.events()[0].time == 5
+    assert not hub.listening
+
+
+def test_recordings_overlap():
+    hub = Hub()
+    with hub.record() as first:
+        with hub.record() as second:
+            hub.publish(event(1))
+        hub.publish(event(2))
+    assert [e.time for e in first.events()] == [1, 2]
+    assert second.events()[0].time == 1
+
+
+def test_a_recording_tells_fast_and_full_calls_alike():
+    with hf.testing.clock() as clock:
+        policy = hf.policy(hf.Retry(2, backoff=hf.Constant(1.0, jitter="none")), name="p")
+        policy.call(int)
+        with hf.record() as recording:
+            policy.call(clock.advance, 2)  # by the fast path
+            policy.outcome(fail)
+        told = recording.events()
+    assert [type(e).__name__ for e in told] == ["Attempt", "Attempt", "Waited", "Attempt", "GaveUp"]
+    fast = told[0]
+    assert (fast.kind, fast.no, fast.policy, fast.call_id) == ("ok", 1, "p", 0)
+    assert fast.seconds == pytest.approx(2)
 
 
 def test_a_failing_subscriber_is_detached_and_the_others_go_on():

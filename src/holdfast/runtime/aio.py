@@ -46,7 +46,7 @@ _NEVER = math.inf
 class AsyncDriver(Base):
     """`acall`, `aoutcome` and `astream` of a policy."""
 
-    async def acall(self, fn: Callable[..., Awaitable[T]], /, *args: Any, **kwargs: Any) -> T:  # noqa: C901, PLR0912 - inlined: each call costs
+    async def acall(self, fn: Callable[..., Awaitable[T]], /, *args: Any, **kwargs: Any) -> T:  # noqa: C901, PLR0912, PLR0915 - inlined: each call costs
         """Return `await fn(*args, **kwargs)`, called as this policy says.
 
         Raises what the last attempt raised, with a note of what was tried; or Rejected or
@@ -103,6 +103,9 @@ class AsyncDriver(Base):
                 breaker.tally = tally = breaker.tally + 1
                 if tally > lane.stride:
                     self._measure(lane, now)
+                ring = hub.ring
+                if ring is not None:
+                    ring.append((self.name, lane.key, now, clock.monotonic()))
                 return value
             self._adopt(lane, now, outer, gen, succeeded=True)
             return value

@@ -98,7 +98,7 @@ class Base:
                 outer,
                 name=self.name,
                 call_id=next(_call_ids),
-                watched=hub.watched,
+                watched=hub.listening,
                 request=request,
                 draw=rng.draw,
             )

@@ -188,7 +188,7 @@ class Policy(SyncDriver, AsyncDriver):
             breaker = lane.breaker
             breaker.by_hand(what, now)
             changes, breaker.changes = breaker.changes, []
-        if hub.watched:
+        if hub.listening:
             labels = {"time": now, "policy": self.name, "key": lane.key, "call_id": 0}
             deliver(circuit_events(changes, labels))  # type: ignore[arg-type]  # a TypedDict
 

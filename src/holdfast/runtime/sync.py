@@ -80,6 +80,9 @@ class SyncDriver(Base):
                 breaker.tally = tally = breaker.tally + 1
                 if tally > lane.stride:
                     self._measure(lane, now)
+                ring = hub.ring
+                if ring is not None:
+                    ring.append((self.name, lane.key, now, clock.monotonic()))
                 return value
             self._adopt(lane, now, outer, gen, succeeded=True)
             return value
