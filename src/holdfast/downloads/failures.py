@@ -11,14 +11,11 @@ from __future__ import annotations
 
 import errno
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from holdfast.core.errors import HoldfastError
 from holdfast.core.verdict import Kind
 from holdfast.transfer.failures import Reason, TransferFailed
-
-if TYPE_CHECKING:
-    from holdfast.core.verdict import Verdict
 
 MAX_TEXT = 500
 
@@ -224,11 +221,14 @@ _BY_WORD = {
 _TRIED = ("HF-11", "HF-1305", "HF-1306", "HF-1307")
 
 
-def failure_of(error: Exception) -> Failure:
-    """Return the record of what ended an item. The policy's note (attempts) goes along."""
+def failure_of(error: Exception, host: str = "") -> Failure:
+    """Return the record of what ended an item. The policy's note (attempts) goes along.
+
+    host: whom it was about, named where the way there is the matter.
+    """
     if isinstance(error, TransferFailed):
         reason = _transfer_reason(error)
-        text = _explained(reason, str(error), error.verdict)
+        text = _explained(reason, error, host)
     elif isinstance(error, OSError):
         reason = _BY_ERRNO.get(error.errno or 0, "file-error")
         text = f"{CODES[reason].meaning} ({error.strerror or error})"
@@ -258,11 +258,14 @@ def _transfer_reason(error: TransferFailed) -> str:
     return "tls" if word.startswith(("SSL", "ssl")) else "connection-lost"
 
 
-def _explained(reason: str, text: str, verdict: Verdict) -> str:
-    meaning = CODES[reason].meaning
-    if not text:
-        return meaning
-    return text if verdict.evidence == "transfer" else f"{meaning} ({text})"
+def _explained(reason: str, error: TransferFailed, host: str) -> str:
+    if error.verdict.evidence == "transfer" and reason not in {"status", "needs-url"}:
+        return str(error)  # our own words, which say it all
+    row = CODES[reason]
+    details = [f"host: {host}"] if host and row.code.startswith("HF-11") else []
+    if str(error) and reason not in {"refused", "no-such-host"}:  # it would say the same again
+        details.append(str(error))
+    return f"{row.meaning} ({'; '.join(details)})" if details else row.meaning
 
 
 def _cut(text: str) -> str:

@@ -133,7 +133,7 @@ class Fetch:
         except _Skip as skip:
             return self._skip(skip)
         except (_Stop, TransferFailed, JournalFull, OSError) as error:
-            return self._end(*_judged(error))
+            return self._end(*_judged(error, self._url.netloc if self._url else ""))
 
     def _run(self, attempts: Callable[[str], Iterable[Attempt]]) -> Outcome:
         item = self.item
@@ -316,13 +316,13 @@ class Fetch:
         return outcome
 
 
-def _judged(error: Exception) -> tuple[Input, Failure]:
+def _judged(error: Exception, host: str) -> tuple[Input, Failure]:
     """Return what an error does to an item, and its record."""
     if isinstance(error, _Stop):
         return Input.FAIL, error.failure
     if isinstance(error, JournalFull):
         return Input.PAUSE, Failure("disk", "the disk is full: the journal could not be written")
-    failure = failure_of(error)
+    failure = failure_of(error, host)
     if isinstance(error, TransferFailed):
         waits = (error.verdict.retry_after or 0) > LONGEST_WAIT
         if error.verdict.kind is Kind.CANCELLED or waits:

@@ -1,0 +1,260 @@
+"""The part file: what is kept, what is trusted again, and every moment at which power can fail."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import zlib
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+import pytest
+
+from holdfast.runtime import files as seam
+from holdfast.runtime.random import SeededRandom
+from holdfast.testing.files import PowerCut, SimFiles
+from holdfast.transfer.extents import EXTENT_SIZE, Extent, Extents
+from holdfast.transfer.part import CHECKPOINT_BYTES, Part, UnsafePart
+from holdfast.transfer.verify import Hasher
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+BODY = SeededRandom("body").bytes(3 * CHECKPOINT_BYTES + 12345)
+STEP = 1 << 20
+
+
+class Rows:
+    """A journal that loses nothing: what a committed row is."""
+
+    def __init__(self) -> None:
+        self.by_off: dict[int, Extent] = {}
+
+    def keep(self, extents: Sequence[Extent]) -> None:
+        self.by_off |= {extent.off: extent for extent in extents}
+
+    def part(self, *, durable: bool = True) -> Part:
+        return Part("/d/.x.part", Extents.of(self.by_off.values()), self.keep, durable=durable)
+
+
+@pytest.fixture
+def disk() -> Iterator[SimFiles]:
+    files = SimFiles()
+    files.makedirs("/d")
+    with seam.install(files):
+        yield files
+
+
+def written(part: Part, body: bytes = BODY, step: int = STEP) -> None:
+    """Write what is missing of `body`."""
+    while part.offset < len(body):
+        part.write(memoryview(body)[part.offset : part.offset + step])
+
+
+def test_bytes_are_journaled_by_checkpoints_with_their_crc(disk: SimFiles) -> None:
+    rows = Rows()
+    part = rows.part()
+    part.open()
+    written(part)
+    assert part.saved == 3 * CHECKPOINT_BYTES
+    part.seal()
+    part.close()
+    assert part.saved == len(BODY)
+    assert sum(extent.len for extent in rows.by_off.values()) == len(BODY)
+    for extent in rows.by_off.values():
+        assert extent.crc32 == zlib.crc32(BODY[extent.off : extent.end])
+        assert extent.off % EXTENT_SIZE == 0
+    assert disk.read("/d/.x.part") == BODY
+    assert disk.left() == []
+
+
+def test_a_slow_stream_is_journaled_each_second(disk: SimFiles) -> None:
+    import holdfast as hf  # noqa: PLC0415 - the lazy public name is what is used
+
+    rows = Rows()
+    with hf.testing.clock(auto=False) as clock:
+        part = rows.part()
+        part.open()
+        part.write(memoryview(b"x" * 10))
+        assert part.saved == 0
+        clock.advance(1.0)
+        part.write(memoryview(b"y" * 10))
+        assert part.saved == 20
+        part.close()
+
+
+def test_a_row_comes_only_after_the_sync_of_its_bytes(disk: SimFiles) -> None:
+    rows = Rows()
+    part = rows.part()
+    part.open()
+    disk.fail(1, errno.EIO, "datasync")
+    with pytest.raises(OSError, match="Input/output"):
+        written(part)
+    part.close()
+    assert rows.by_off == {}
+
+
+def test_short_writes_lose_nothing(disk: SimFiles) -> None:
+    rows = Rows()
+    part = rows.part()
+    part.open()
+    disk.short(1)
+    disk.short(5)
+    written(part, BODY[: 9 << 20])
+    part.seal()
+    part.close()
+    assert disk.read("/d/.x.part") == BODY[: 9 << 20]
+
+
+def test_a_full_disk_keeps_what_fitted(disk: SimFiles) -> None:
+    rows = Rows()
+    disk.capacity = 5 << 20
+    part = rows.part()
+    part.open()
+    with pytest.raises(OSError, match="No space"):
+        written(part)
+    part.checkpoint()
+    part.close()
+    assert part.saved == 5 << 20
+    assert rows.by_off[0].len == 5 << 20
+
+
+def begun(rows: Rows, size: int) -> None:
+    part = rows.part()
+    part.open()
+    written(part, BODY[:size])
+    part.checkpoint()
+    part.close()
+
+
+def test_it_goes_on_where_the_rows_end_not_where_the_file_ends(disk: SimFiles) -> None:
+    rows = Rows()
+    begun(rows, 10 << 20)
+    with closing(disk.open("/d/.x.part", write=True)) as file:
+        file.pwrite(b"z" * 1000, 10 << 20)
+    part = rows.part()
+    part.open()
+    assert part.offset == 10 << 20
+    written(part)
+    part.seal()
+    part.close()
+    assert disk.read("/d/.x.part") == BODY
+
+
+def test_a_tail_that_is_wrong_is_fetched_again(disk: SimFiles) -> None:
+    rows = Rows()
+    begun(rows, 10 << 20)
+    with closing(disk.open("/d/.x.part", write=True)) as file:
+        file.pwrite(b"\0", (10 << 20) - 1)
+    part = rows.part()
+    part.open()
+    assert part.offset == EXTENT_SIZE
+    part.close()
+
+
+def test_with_a_digest_all_kept_bytes_are_read_and_checked(disk: SimFiles) -> None:
+    rows = Rows()
+    begun(rows, len(BODY))
+    with closing(disk.open("/d/.x.part", write=True)) as file:
+        file.pwrite(b"\0", EXTENT_SIZE + 5)
+    part = rows.part()
+    part.open(Hasher(["sha256"]))
+    assert part.offset == EXTENT_SIZE  # the second extent is wrong, and what follows it goes too
+    written(part)
+    part.seal()
+    assert part.hasher is not None
+    hasher = Hasher(["sha256"])
+    part.digest_all(hasher)
+    part.close()
+    assert hasher.hex("sha256") == hashlib.sha256(BODY).hexdigest()
+
+
+def test_a_digest_runs_on_over_a_resume(disk: SimFiles) -> None:
+    rows = Rows()
+    begun(rows, 10 << 20)
+    part = rows.part()
+    part.open(Hasher(["sha256"]))
+    written(part)
+    part.close()
+    assert part.hasher is not None
+    assert part.hasher.position == len(BODY)
+    assert part.hasher.hex("sha256") == hashlib.sha256(BODY).hexdigest()
+
+
+@pytest.mark.parametrize("left", [0, 1, EXTENT_SIZE, EXTENT_SIZE + 7])
+def test_a_file_shorter_than_its_rows_is_believed_as_far_as_it_goes(
+    disk: SimFiles, left: int
+) -> None:
+    rows = Rows()
+    begun(rows, 10 << 20)
+    with closing(disk.open("/d/.x.part", write=True)) as file:
+        file.truncate(left)
+    part = rows.part()
+    part.open()
+    assert part.offset == left // EXTENT_SIZE * EXTENT_SIZE
+    part.close()
+
+
+def test_rows_without_a_file_count_for_nothing(disk: SimFiles) -> None:
+    rows = Rows()
+    begun(rows, 10 << 20)
+    disk.unlink("/d/.x.part")
+    part = rows.part()
+    part.open()
+    assert part.offset == 0
+    part.close()
+
+
+def test_what_is_no_plain_file_is_not_opened(disk: SimFiles) -> None:
+    disk.makedirs("/d/.x.part")
+    with pytest.raises(UnsafePart):
+        Rows().part().open()
+
+
+def test_a_shorter_new_version_keeps_no_tail(disk: SimFiles) -> None:
+    rows = Rows()
+    part = rows.part()
+    part.open()
+    written(part, BODY[: 9 << 20])
+    rows.by_off.clear()
+    part.restart()
+    written(part, b"short", step=5)
+    part.seal()
+    part.close()
+    assert disk.read("/d/.x.part") == b"short"
+
+
+@pytest.mark.parametrize("torn", [None, 1])
+def test_whenever_power_fails_what_is_journaled_is_on_the_disk(torn: int | None) -> None:
+    body = BODY[: 2 * CHECKPOINT_BYTES + 999]
+    cuts = 0
+    for at in range(1, 1000):
+        files, rows = SimFiles(), Rows()
+        files.makedirs("/d")
+        files.cut_at(at)
+        with seam.install(files):
+            if _whole_run(rows, body):
+                break
+            cuts += 1
+            files.crash(SeededRandom(f"{torn} {at}") if torn else None)
+            for extent in rows.by_off.values():
+                assert (
+                    files.read("/d/.x.part")[extent.off : extent.end]
+                    == body[extent.off : extent.end]
+                )
+            assert _whole_run(rows, body)
+            assert files.read("/d/.x.part") == body
+    assert cuts > 15
+
+
+def _whole_run(rows: Rows, body: bytes) -> bool:
+    part = rows.part()
+    try:
+        part.open()
+        written(part, body)
+        part.seal()
+    except PowerCut:
+        return False
+    finally:
+        part.close()
+    return True

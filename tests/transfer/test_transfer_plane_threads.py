@@ -1,0 +1,210 @@
+"""The blocking data plane on real sockets: what it reports, and that it loses no byte."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+
+import holdfast as hf
+from holdfast.core.verdict import Kind, Sent
+from holdfast.transfer.plane import End, Received, Request, Take, Timeouts
+from holdfast.transfer.plane_threads import ThreadPlane
+from holdfast.wire.cancel import Cancel
+from holdfast.wire.urls import parse
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from holdfast.wire.http1 import Head
+
+SHORT = Timeouts(connect=2, first_byte=0.3, idle=0.3)
+
+
+class Taking:
+    """A sink that takes all, or up to `limit`, or nothing."""
+
+    def __init__(self, limit: int | None = None, *, wanted: bool = True) -> None:
+        self.got = bytearray()
+        self.writes = 0
+        self._take = Take(limit) if wanted else None
+
+    def accept(self, head: Head) -> Take | None:
+        return self._take
+
+    def write(self, data: memoryview) -> None:
+        self.writes += 1
+        self.got += data
+
+
+def fetch(
+    url: str, sink: Taking, *, cancel: Cancel | None = None, timeouts: Timeouts = SHORT
+) -> Received:
+    return ThreadPlane().fetch(Request(parse(url), timeouts=timeouts), sink, cancel or Cancel())
+
+
+@contextmanager
+def answering(say: Callable[[socket.socket], None]) -> Iterator[str]:
+    """Accept one connection, read the request, and let `say` go on."""
+
+    def serve() -> None:
+        client, _ = server.accept()
+        with client:
+            client.recv(65536)
+            say(client)
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.getsockname()[1]}/"
+        finally:
+            thread.join()
+
+
+@pytest.mark.parametrize("framing", ["length", "chunked", "close"])
+def test_a_body_comes_whole_and_in_few_writes(framing: str) -> None:
+    size = 2 << 20
+    obj = hf.chaos.Object("/x", size, framing=framing)  # type: ignore[arg-type] # a literal
+    with hf.chaos.server(obj) as server:
+        sink = Taking()
+        got = fetch(server.url("/x"), sink)
+        assert got.end is (End.UNFRAMED if framing == "close" else End.COMPLETE)
+        assert got.taken == size
+        assert bytes(sink.got) == server.expected_bytes("/x")
+        assert sink.writes <= 20
+
+
+def test_a_limit_ends_it_early() -> None:
+    with hf.chaos.server(hf.chaos.Object("/x", 2 << 20)) as server:
+        sink = Taking(limit=300_001)
+        got = fetch(server.url("/x"), sink)
+        assert (got.end, got.taken, len(sink.got)) == (End.LIMIT, 300_001, 300_001)
+
+
+def test_a_body_that_is_not_wanted_is_left_unread() -> None:
+    with hf.chaos.server(hf.chaos.Object("/x", 2 << 20)) as server:
+        got = fetch(server.url("/x"), Taking(wanted=False))
+        assert (got.end, got.taken) == (End.UNREAD, 0)
+        assert got.head is not None
+        assert got.head.length == 2 << 20
+
+
+@pytest.mark.parametrize("at", [1, 70_000, 262_144, 262_145, 1_000_003])
+def test_a_reset_loses_no_byte_that_came_before(at: int) -> None:
+    faults = [hf.chaos.Reset(after_bytes=at)]
+    with hf.chaos.server(hf.chaos.Object("/x", 2 << 20), faults=faults) as server:
+        sink = Taking()
+        got = fetch(server.url("/x"), sink, timeouts=Timeouts())
+        assert got.end is End.BROKEN
+        assert got.fault is not None
+        assert (got.fault.kind, got.fault.sent, got.fault.reason) == (
+            Kind.TRANSIENT,
+            Sent.YES,
+            "ECONNRESET",
+        )
+        assert len(sink.got) == server.stats.bytes_down == at
+
+
+def test_a_stall_is_noticed_and_loses_nothing() -> None:
+    faults = [hf.chaos.Stall(after_bytes=100_000)]
+    with hf.chaos.server(hf.chaos.Object("/x", 2 << 20), faults=faults) as server:
+        sink = Taking()
+        before = time.monotonic()
+        got = fetch(server.url("/x"), sink)
+        assert time.monotonic() - before < 2
+        assert got.fault is not None
+        assert got.fault.kind is Kind.TIMEOUT
+        assert len(sink.got) == 100_000
+
+
+def test_a_slow_trickle_reaches_the_sink_within_a_second() -> None:
+    came: list[float] = []
+
+    class Watching(Taking):
+        def write(self, data: memoryview) -> None:
+            came.append(time.monotonic())
+            super().write(data)
+
+    def drip(client: socket.socket) -> None:
+        client.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 12\r\n\r\n")
+        for _ in range(12):
+            client.sendall(b"x")
+            time.sleep(0.1)
+
+    with answering(drip) as url:
+        before = time.monotonic()
+        got = fetch(url, Watching())
+    assert got.taken == 12
+    assert came[0] - before < 0.9
+    assert len(came) >= 2
+
+
+def test_silence_after_the_request_may_have_been_heard() -> None:
+    with answering(lambda client: time.sleep(0.6)) as url:
+        got = fetch(url, Taking())
+    assert got.fault is not None
+    assert (got.end, got.fault.kind, got.fault.sent) == (End.BROKEN, Kind.TIMEOUT, Sent.MAYBE)
+    assert got.head is None
+
+
+def test_a_connection_that_was_refused_sent_nothing() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        url = f"http://127.0.0.1:{server.getsockname()[1]}/"
+    got = fetch(url, Taking())
+    assert got.fault is not None
+    assert (got.fault.kind, got.fault.sent, got.fault.reason) == (
+        Kind.CONNECT,
+        Sent.NO,
+        "ECONNREFUSED",
+    )
+
+
+@pytest.mark.parametrize(
+    ("answer", "word", "sent"),
+    [
+        (b"", "cut short", Sent.MAYBE),
+        (b"HTTP/1.1 200 OK\r\nX: ", "cut short", Sent.MAYBE),
+        (b"SSH-2.0-OpenSSH\r\n\r\n", "not http", Sent.MAYBE),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf", "cut short", Sent.YES),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf", "cut short", Sent.YES),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", "not http", Sent.YES),
+    ],
+)
+def test_an_early_end_is_a_transient_fault(answer: bytes, word: str, sent: Sent) -> None:
+    with answering(lambda client: client.sendall(answer)) as url:
+        got = fetch(url, Taking())
+    assert got.fault is not None
+    assert (got.fault.kind, got.fault.reason, got.fault.sent) == (Kind.TRANSIENT, word, sent)
+
+
+def test_cancel_ends_it_at_once_and_hands_on_what_came() -> None:
+    cancel = Cancel()
+    faults = [hf.chaos.Stall(after_bytes=100_000)]
+    with hf.chaos.server(hf.chaos.Object("/x", 2 << 20), faults=faults) as server:
+        sink = Taking()
+        timer = threading.Timer(0.3, cancel.set)
+        timer.start()
+        before = time.monotonic()
+        got = fetch(server.url("/x"), sink, cancel=cancel, timeouts=Timeouts())
+        timer.join()
+        assert time.monotonic() - before < 2
+    assert got.fault is not None
+    assert got.fault.kind is Kind.CANCELLED
+    assert len(sink.got) == 100_000
+
+
+def test_what_the_sink_raises_passes_through_and_closes() -> None:
+    class Full(Taking):
+        def write(self, data: memoryview) -> None:
+            raise OSError(28, "No space left on device")
+
+    with (
+        hf.chaos.server(hf.chaos.Object("/x", 2 << 20)) as server,
+        pytest.raises(OSError, match="No space"),
+    ):
+        fetch(server.url("/x"), Full())
