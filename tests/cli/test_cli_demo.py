@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -134,9 +133,14 @@ def test_nothing_to_do_is_a_usage_error(option: str, capsys: pytest.CaptureFixtu
 
 
 def test_interrupt_ends_it_soon() -> None:
-    command = [sys.executable, "-W", "error", "-m", "holdfast", "demo"]
+    # A shell starts background jobs with SIGINT ignored, and children inherit that.
+    code = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from holdfast.cli.main import main; raise SystemExit(main(['demo']))"
+    )
+    command = [sys.executable, "-W", "error", "-c", code]
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ}
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as child:
         assert child.stderr is not None
         assert child.stderr.readline().startswith("seed 1: 200 calls")
