@@ -365,5 +365,5 @@ async def _quiet(loop: asyncio.AbstractEventLoop) -> None:
     while True:
         await asyncio.sleep(0)
         # While this task runs, what is ready is in this queue.
-        if not loop._ready:  # type: ignore[attr-defined]  # noqa: SLF001
+        if not loop._ready:  # type: ignore[attr-defined]  # noqa: SLF001 - no public way
             return

@@ -62,6 +62,11 @@ class SimTask(asyncio.Task[Any]):
             options["name"] = f"sim-{self.number}"
         super().__init__(coro, loop=loop, **options)
 
+    def set_name(self, value: object) -> None:
+        """Keep our name if asyncio sets none: Python 3.13.0 calls this with None."""
+        if value is not None:
+            super().set_name(value)
+
     def __hash__(self) -> int:
         return self.number
 

@@ -123,7 +123,7 @@ class SimHook:
 
     def _shift(self, seconds: float) -> None:
         for handle in self._loop._scheduled:  # noqa: SLF001 - asyncio offers no public way
-            handle._when += seconds  # type: ignore[attr-defined]  # noqa: SLF001
+            handle._when += seconds  # type: ignore[attr-defined]  # noqa: SLF001 - the same
 
 
 @contextmanager

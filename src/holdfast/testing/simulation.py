@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 from holdfast.runtime import clock as clock_seam
 from holdfast.runtime import files as files_seam
 from holdfast.runtime import random as random_seam
+from holdfast.runtime.hub import hub
 from holdfast.runtime.random import SeededRandom
 from holdfast.testing.faults import Decision, Faults, Swarm
 from holdfast.testing.files import SimFiles
@@ -35,6 +36,8 @@ from holdfast.testing.virtual import VirtualClock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from holdfast.core.events import Event
 
 _ADDRESS = re.compile(r" (at )?0x[0-9a-f]+")
 
@@ -107,6 +110,7 @@ class Sim:
 
     seed: of this run.  clock, network, files: the parts.  calls: the program counts here.
     faults: what goes wrong; nothing until `break_things` was called.
+    at_end: callbacks and context managers that end with the world.
     """
 
     def __init__(
@@ -118,6 +122,7 @@ class Sim:
         self.trace = Trace(keep=keep)
         self.calls = 0
         self.violations: list[str] = []
+        self.at_end = ExitStack()
         self._decisions = decisions
         self._source = SeededRandom(seed)
         self._loop: SimLoop | None = None
@@ -149,6 +154,15 @@ class Sim:
         self.faults = self._make_faults(rates, until)
         if self._loop is not None:
             self.network.faults = self.faults
+
+    def listen(self, *subscribers: Callable[[Event], object]) -> None:
+        """Put every event of the hub into the trace, and give it to `subscribers`.
+
+        While somebody listens, policies take their full path; a run that wants their fast path
+        does not.
+        """
+        for subscriber in (self.trace.event, *subscribers):
+            self.at_end.callback(hub.subscribe(subscriber))
 
     def _make_faults(self, rates: Mapping[str, Mapping[str, float]], until: float) -> Faults:
         return Faults(
@@ -230,6 +244,7 @@ def _world(sim: Sim) -> Iterator[None]:
     gc.disable()
     with ExitStack() as stack:
         stack.callback(gc.enable if collecting else gc.disable)
+        stack.enter_context(sim.at_end)
         stack.enter_context(clock_seam.install(sim.clock))
         stack.enter_context(random_seam.install(sim.random("product")))
         stack.enter_context(files_seam.install(sim.files))

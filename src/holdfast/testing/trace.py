@@ -10,6 +10,8 @@ import dataclasses
 import hashlib
 from typing import TYPE_CHECKING
 
+from holdfast.core.events import Unclassified
+
 if TYPE_CHECKING:
     from holdfast.core.events import Event
 
@@ -39,9 +41,12 @@ class Trace:
     def event(self, event: Event) -> None:
         """Add one event of the hub.
 
-        `call_id` counts calls of the process, so it is replaced by its order in this run.
+        `call_id` counts calls of the process, so it is replaced by its order in this run;
+        `Unclassified` comes once per process and type, so it is left out.
         """
         kind = type(event)
+        if kind is Unclassified:
+            return
         names = self._fields.get(kind)
         if names is None:
             names = tuple(

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from typing import TYPE_CHECKING
 
 from holdfast.runtime.random import SeededRandom
@@ -34,6 +35,7 @@ class VirtualClock:
         self._now = 0.0
         self._wall = wall
         self.slept: list[float] = []
+        self._busy_before = _busy_workers()
 
     @property
     def now(self) -> float:
@@ -75,6 +77,11 @@ class VirtualClock:
             return True
         if timeout is None:
             raise RuntimeError("waits forever: no other thread can set this event")
+        if _busy_workers() > self._busy_before:
+            raise RuntimeError(
+                "a policy runs a synchronous call on a worker thread, which no simulation can "
+                "order: use `interrupt=False`, or asynchronous calls"
+            )
         if timeout > 0:
             self.slept.append(timeout)
             self._now += timeout
@@ -90,6 +97,12 @@ class VirtualClock:
     ) -> Timer:
         """Use the loop's timers; the loop runs on this clock."""
         return loop.call_later(seconds, callback)
+
+
+def _busy_workers() -> int:
+    """Return how many worker threads of policies run or hang."""
+    module = sys.modules.get("holdfast.runtime.workers")
+    return module.workers.busy if module is not None else 0
 
 
 def checked(seconds: float) -> float:
