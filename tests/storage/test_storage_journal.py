@@ -61,10 +61,12 @@ def test_a_block_inside_a_block_is_one_transaction(path: str) -> None:
 
 def test_threads_write_one_after_another(path: str) -> None:
     with closing(Journal(path, FORM)) as journal:
-        threads = [
-            threading.Thread(target=lambda: [add(journal, "x") for _ in range(20)])
-            for _ in range(4)
-        ]
+
+        def twenty() -> None:
+            for _ in range(20):
+                add(journal, "x")
+
+        threads = [threading.Thread(target=twenty) for _ in range(4)]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -100,9 +102,8 @@ def test_a_file_that_is_no_database_is_refused(path: str) -> None:
 
 
 def test_damage_is_found_or_harmless(path: str) -> None:
-    with closing(Journal(path, FORM)) as journal:
-        with journal.write() as db:
-            db.executemany("INSERT INTO t (b) VALUES (?)", [(f"text {n}",) for n in range(2000)])
+    with closing(Journal(path, FORM)) as journal, journal.write() as db:
+        db.executemany("INSERT INTO t (b) VALUES (?)", [(f"text {n}",) for n in range(2000)])
     sound = Path(path).read_bytes()
     refused = 0
     for at in range(0, len(sound), 997):

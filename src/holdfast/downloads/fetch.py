@@ -116,7 +116,7 @@ class Fetch:
         self._plane = plane
         self._cancel = cancel
         self._told = told
-        self._state = item.state
+        self._state = after(item.state, Input.QUEUE)
         self._target = posixpath.join(into, item.path)
         self._part_path = part_path(self._target, item.id)
         self._foreign: FileInfo | None = None

@@ -369,15 +369,22 @@ class ObjectTransfer:
             if at > self.wanted.max_size:
                 text = f"larger than the limit (limit: {self.wanted.max_size})"
                 raise TransferFailed(Reason.TOO_BIG, text, permanent("too big"))
-            if self.wanted.size not in {None, at}:
+            promised = self.wanted.size
+            if received.end is End.UNFRAMED and promised is not None and at < promised:
+                raise self._cut(at, promised)
+            if promised not in {None, at}:
                 raise self._wrong_size(at)
-            if received.end is End.UNFRAMED and self.wanted.size is None:
+            if received.end is End.UNFRAMED and promised is None:
                 # A cut looks the same as the end here; only a digest can tell.
                 self._stand(replace(self.standing, weak=True))
             self._pin_size(at)
         elif at < size and (received.end is End.UNFRAMED or not received.taken):
-            text = f"the answer ended early ({at} of {size} bytes)"
-            raise TransferFailed(Reason.CUT, text, transient("cut short"))
+            raise self._cut(at, size)
+
+    @staticmethod
+    def _cut(at: int, size: int) -> TransferFailed:
+        text = f"the answer ended early ({at} of {size} bytes)"
+        return TransferFailed(Reason.CUT, text, transient("cut short"))
 
     def _pin_size(self, size: int) -> None:
         pinned = self.standing.pinned or Validators()
