@@ -38,6 +38,16 @@ def test_answer_under_way_keeps_its_version_and_the_next_gets_the_new(get: Get) 
             assert second.status == 200
             assert second.body == s.expected_bytes("/o", version=2)
             assert head + response.read() == s.expected_bytes("/o", version=1)
+            assert list(s.stats.hits) == [chaos.Hit("replace", 1, position=1 << 20)]
+
+
+def test_replacement_that_is_not_reached_is_not_counted(get: Get) -> None:
+    with chaos.server(chaos.Object("/o", 100, faults=[chaos.Replace(after_bytes=150)])) as server:
+        get(server.address, "/o")
+        assert server.stats.faults == {}
+        get(server.address, "/o")
+        assert server.stats.faults == {"replace": 1}
+        assert get(server.address, "/o").body == server.expected_bytes("/o", version=2)
 
 
 def test_new_version_may_have_another_size(get: Get) -> None:

@@ -53,6 +53,12 @@ class Target(Protocol):
         """Reset this connection now (None), or close the port for `seconds` after it."""
         ...
 
+    def tell(self, fault: Fault, position: int = 0, number: int | None = None) -> None:
+        """Count a strike of `fault`; number: whose, None for this one.
+
+        Done for you, unless the fault has `strikes_later` and does not wait with `at`.
+        """
+
 
 class HttpTarget(Target, Protocol):
     """An exchange of the fault server."""
@@ -91,7 +97,8 @@ class Fault:
     share: chance in [0, 1] that one is hit; each is drawn on its own, from the seed.
     skip: the first so many are left alone.
     first: only so many after those come into question; None: all.
-    limit: at most so many are hit; None: no limit. A burst counts as its members.
+    limit: at most so many are drawn; None: no limit. A burst counts as its members, and a
+    stream that ends before the fault's position counts too.
     burst: one that is drawn takes the next ones with it, so many in all.
     since, until: seconds after the start between which hits happen.
     per: "request" draws for each request; "connection" draws once for each connection, and
@@ -138,6 +145,11 @@ class Fault:
         return f"{type(self).__name__}({', '.join(shown)})"
 
     @property
+    def strikes_later(self) -> bool:
+        """Whether it is counted when it strikes, and not already when it is drawn."""
+        return False
+
+    @property
     def kind(self) -> str:
         """The name in counters and logs: the class name in lower case."""
         return type(self).__name__.lower()
@@ -175,6 +187,11 @@ class Positioned(Fault):
             raise ValueError(f"{name}: after_bytes and mean_bytes: give one of the two")
         if self.part not in ("body", "head"):
             raise ValueError(f"{type(self).__name__}: part: {self.part!r}: body or head")
+
+    @property
+    def strikes_later(self) -> bool:
+        """It is counted at its position, if the stream comes so far."""
+        return True
 
     def offset(self, rng: SeededRandom) -> int:
         """Return the position in bytes, drawn if it is random."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from holdfast.chaos.fault import Fault, Positioned
 from holdfast.chaos.stats import Hit
 from holdfast.runtime.clock import clock
 from holdfast.runtime.random import SeededRandom
@@ -12,7 +11,7 @@ from holdfast.runtime.random import SeededRandom
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
 
-    from holdfast.chaos.fault import Direction, Draws
+    from holdfast.chaos.fault import Direction, Draws, Fault, Positioned
     from holdfast.chaos.line import Line, Track
     from holdfast.chaos.stats import Stats
 
@@ -58,9 +57,8 @@ class Struck:
             self.rng = source
             draws.fault.install(self)
             found.append((draws.fault, source))
-            if not isinstance(draws.fault, Positioned):
-                self.kinds.append(draws.fault.kind)
-                self.stats.struck(Hit(draws.fault.kind, self.number, draws.fault.direction))
+            if not draws.fault.strikes_later:
+                self.tell(draws.fault)
         return found
 
     def at(self, fault: Positioned, offset: int, strike: Callable[[Line], Awaitable[None]]) -> None:
@@ -68,11 +66,16 @@ class Struck:
         number = self.number  # the draw's own count, which changes for the next draw
 
         async def strike_and_tell(line: Line) -> None:
-            self.kinds.append(fault.kind)
-            self.stats.struck(Hit(fault.kind, number, fault.direction, offset))
+            self.tell(fault, offset, number)
             await strike(line)
 
         self.track(fault).at(offset, strike_and_tell)
+
+    def tell(self, fault: Fault, position: int = 0, number: int | None = None) -> None:
+        """Count a strike. number: whose, if not that of the draw at hand."""
+        whose = self.number if number is None else number
+        self.kinds.append(fault.kind)
+        self.stats.struck(Hit(fault.kind, whose, fault.direction, position))
 
     def refuse(self, seconds: float | None) -> None:
         """Turn the client away."""

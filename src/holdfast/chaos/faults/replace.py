@@ -34,14 +34,22 @@ class Replace(HttpFault):
         check(self, "after_bytes", low=0)
         check(self, "size", low=0)
 
+    @property
+    def strikes_later(self) -> bool:
+        """It is counted when the object is replaced."""
+        return self.after_bytes > 0
+
     def prepare(self, on: HttpTarget) -> None:
         """Replace now, or when enough bytes have gone out."""
         found = on.route
         if not isinstance(found, Object):
             return
 
+        number = on.number
+
         async def strike(_: Line) -> None:
             found.replace(self.size)
+            on.tell(self, self.after_bytes, number)
 
         if self.after_bytes:
             found.track.at(self.after_bytes, strike)
