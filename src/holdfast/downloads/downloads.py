@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import posixpath
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, Self
 
@@ -20,7 +21,7 @@ from holdfast.downloads.states import Input, State, after, is_open
 from holdfast.downloads.store import Store
 from holdfast.runtime.files import files
 from holdfast.runtime.policy import Policy, policy
-from holdfast.storage.journal import MEMORY, JournalBroken, JournalNewer
+from holdfast.storage.journal import MEMORY, JournalBroken, JournalFull, JournalNewer
 from holdfast.storage.lock import Held
 from holdfast.transfer.object import MAX_SIZE
 from holdfast.transfer.plane import Timeouts
@@ -28,7 +29,7 @@ from holdfast.transfer.verify import Digest
 from holdfast.wire.urls import BadUrl, Url, parse
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
 JOURNAL = ".holdfast.db"
 
@@ -135,14 +136,15 @@ class Downloads:
             size=size,
             digests=_digests(sha256, md5),
         )
-        known = self._store.item(item.id)
-        if known is None:
-            self._store.insert(item)
-        else:
-            self._add_again(known, item)
+        with _refusing():
+            known = self._store.item(item.id)
+            if known is None:
+                self._store.insert(item)
+            else:
+                self._add_again(known, item)
+            self._check_name(item)
         if item.secret:
             self._addresses[item.id] = (source, dict(headers or {}))
-        self._check_name(item)
         return item.id
 
     def _add_again(self, known: Item, item: Item) -> None:
@@ -194,9 +196,8 @@ class Downloads:
         if self._stopped:
             engine.stop()
         try:
-            return engine.run()
-        except JournalBroken as error:
-            raise _refused(error) from None
+            with _refusing():
+                return engine.run()
         finally:
             self._engine = None
 
@@ -212,7 +213,8 @@ class Downloads:
 
     def status(self) -> Status:
         """Return what the journal says now; reading changes nothing."""
-        return Status(self._store.counts(), tuple(self._store.items()))
+        with _refusing():
+            return Status(self._store.counts(), tuple(self._store.items()))
 
 
 def read_status(into: str, journal: str | None = None) -> Status:
@@ -220,14 +222,8 @@ def read_status(into: str, journal: str | None = None) -> Status:
     path = _journal_path(into, journal)
     if not os.path.isfile(path):  # noqa: PTH113 - a plain question
         raise DownloadError("no-journal", f"`{path}`: there is no journal")
-    try:
-        store = Store(path, read_only=True)
-    except (JournalBroken, JournalNewer) as error:
-        raise _refused(error) from None
-    try:
+    with _refusing(), closing(Store(path, read_only=True)) as store:
         return Status(store.counts(), tuple(store.items()))
-    finally:
-        store.close()
 
 
 def default_policy(attempts: int) -> Policy:
@@ -270,12 +266,11 @@ def _open_store(into: str, journal: str) -> Store:
         text = f"`{into}`: the output directory cannot be made ({error.strerror})"
         raise DownloadError("bad-output", text) from None
     try:
-        store = Store(journal)
+        with _refusing():
+            store = Store(journal)
     except Held as error:
         text = f"`{journal}`: another process works on this journal (pid: {error.pid})"
         raise DownloadError("journal-busy", text, exit_code=75) from None
-    except (JournalBroken, JournalNewer) as error:
-        raise _refused(error) from None
     except OSError as error:
         text = f"`{journal}`: the journal cannot be written ({error.strerror})"
         raise DownloadError("bad-output", text) from None
@@ -299,11 +294,18 @@ def _check_place(store: Store, into: str, journal: str) -> None:
         raise DownloadError("bad-output", f"`{journal}`: this journal is of `{known}`")
 
 
-def _refused(error: JournalBroken | JournalNewer) -> DownloadError:
-    if isinstance(error, JournalNewer):
-        return DownloadError("journal-newer", str(error))
-    next_step = f"Move it away (mv {error.path} {error.path}.broken) and start again."
-    return DownloadError("journal-broken", str(error), next_step=next_step)
+@contextmanager
+def _refusing() -> Iterator[None]:
+    """Say what the errors of a journal mean for downloads."""
+    try:
+        yield
+    except JournalNewer as error:
+        raise DownloadError("journal-newer", str(error)) from None
+    except JournalBroken as error:
+        next_step = f"Move it away (mv {error.path} {error.path}.broken) and start again."
+        raise DownloadError("journal-broken", str(error), next_step=next_step) from None
+    except JournalFull as error:
+        raise DownloadError("disk", str(error), exit_code=3) from None
 
 
 __all__ = ["BadUrl", "DownloadError", "Downloads", "Report", "Status", "read_status"]

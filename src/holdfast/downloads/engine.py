@@ -1,9 +1,10 @@
 """Runs items: worker threads, one item each at a time, until all have ended or somebody stops it.
 
 Ctrl-C must end within two seconds, whatever a worker is doing. Those that move bytes are
-woken (their sockets are shut down), flush and commit. One that sits in a backoff, in the
-resolver or in a sync cannot be woken; it holds nothing uncommitted that is worth the wait,
-so it is left behind: it is a daemon thread, and finds the engine closed should it wake.
+woken (their sockets are shut down), flush and commit. One that sits in a backoff is not
+waited for, and one in the resolver or in a sync for `GRACE` seconds only: it holds nothing
+uncommitted that is worth more. It is a daemon thread, and finds the journal closed to it
+should it wake.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from holdfast.wire.cancel import Cancel
 from holdfast.wire.urls import Url, parse
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from holdfast.core.events import Event
     from holdfast.downloads.store import Store
@@ -69,6 +70,7 @@ class Engine:
         self._closed = False
         self._stop_asked = False
         self._running = 0
+        self._pausing = 0  # of those that run: in a backoff
         self._tally = _Tally()
         self._crash: BaseException | None = None
         self._waiting: Iterator[Item] = iter(())
@@ -145,17 +147,19 @@ class Engine:
                 thread.join()
 
     def _wait(self) -> None:
-        """Wait until all workers have ended, or `GRACE` seconds after a stop."""
+        """Wait until all workers have ended; after a stop, for the busy ones and `GRACE`."""
         until: float | None = None
         while True:
             self._changed.clear()
             with self._lock:
-                if not self._running:
-                    return
+                busy = self._running - self._pausing if until is not None else self._running
+            if not busy:
+                return
             now = clock.monotonic()
             if self._stop_asked and until is None:
                 until = now + GRACE
                 self._cancel.set()
+                continue
             if until is not None and now >= until:
                 return
             clock.wait(self._changed, LOOK_EVERY)
@@ -178,8 +182,20 @@ class Engine:
                 self._running -= 1
             self._changed.set()
 
-    def _attempts(self, host: str) -> Iterable[Attempt]:
-        return self._policy.attempts(key=host, method="GET")
+    def _attempts(self, host: str) -> Iterator[Attempt]:
+        """Yield the policy's attempts, and know when a worker only waits for the next one."""
+        attempts = iter(self._policy.attempts(key=host, method="GET"))
+        while True:
+            with self._lock:
+                self._pausing += 1
+            try:
+                attempt = next(attempts, None)
+            finally:
+                with self._lock:
+                    self._pausing -= 1
+            if attempt is None:
+                return
+            yield attempt
 
     def _next(self) -> Item | None:
         with self._lock:

@@ -133,7 +133,11 @@ class Fetch:
         except _Skip as skip:
             return self._skip(skip)
         except (_Stop, TransferFailed, JournalFull, OSError) as error:
-            return self._end(*_judged(error, self._url.netloc if self._url else ""))
+            happened, failure = _judged(error, self._url.netloc if self._url else "")
+            if self._state is State.FINISHING and isinstance(error, OSError):
+                # Whether the rename happened, and reached the disk, the next run will see.
+                happened = Input.PAUSE
+            return self._end(happened, failure)
 
     def _run(self, attempts: Callable[[str], Iterable[Attempt]]) -> Outcome:
         item = self.item

@@ -55,6 +55,7 @@ class Part:
         self._durable = durable
         self._file: File | None = None
         self._name_is_durable = False
+        self._lost = False  # a sync failed: what was not journaled must not be believed
         self._dirty: dict[int, Extent] = {}
         self._saved_at = 0.0
         self.offset = self.saved = self.extents.prefix
@@ -138,23 +139,30 @@ class Part:
     def checkpoint(self) -> None:
         """Make what was written safe: sync, then commit. Raises OSError.
 
-        After an error the file must be closed and not synced again: a second fdatasync
-        reports success for pages that the first one lost.
+        After a failed sync it does nothing any more: a second fdatasync on the same file
+        reports success for pages that the first one lost. The file is opened afresh later.
         """
-        if not self._dirty:
+        if not self._dirty or self._lost:
             return
         fresh = list(self._dirty.values())
         if self._durable:
-            self._opened.datasync()
-            if not self._name_is_durable:
-                files().sync_dir(posixpath.dirname(self.path))
-                self._name_is_durable = True
+            self._sync()
         self._keep(fresh)
         for extent in fresh:
             self.extents.put(extent)
         self._dirty.clear()
         self.saved = self.offset
         self._saved_at = clock.monotonic()
+
+    def _sync(self) -> None:
+        try:
+            self._opened.datasync()
+            if not self._name_is_durable:
+                files().sync_dir(posixpath.dirname(self.path))
+                self._name_is_durable = True
+        except OSError:
+            self._lost = True
+            raise
 
     def restart(self, hasher: Hasher | None = None) -> None:
         """Forget all bytes. The journal must have been told before."""
@@ -189,7 +197,7 @@ class Part:
         if self._opened.size() != self.offset:
             self._opened.truncate(self.offset)
             if self._durable:
-                self._opened.datasync()
+                self._sync()
 
     def close(self) -> None:
         """Give the file back; nothing is synced."""
