@@ -119,6 +119,12 @@ def test_the_plan_bounds_the_time_by_timeouts_and_waits():
     assert [(d.min, d.max) for d in plan.delays] == [(0, 1), (0, 2)]
 
 
+def test_jitter_lets_more_attempts_fit_than_the_nominal_waits_say():
+    plan = hf.policy(hf.Deadline(5), hf.Retry(6, backoff=hf.Exponential(base=2))).plan()
+    assert plan.attempt_times == (0, 2)  # the next would start at 6
+    assert plan.attempts_max == 6  # full jitter may draw no wait at all
+
+
 def test_the_plan_tells_the_load_on_a_dead_backend():
     assert hf.policy(hf.Retry(3)).plan().dead_backend_factor == pytest.approx(1.035)
     unbounded = hf.policy(hf.Retry(3, budget=None)).plan()

@@ -243,7 +243,8 @@ class BreakerState:
         """
         count, self.tally = self.tally, 0
         if count:
-            self._window.add(min(now, math.nextafter(self.calm_until, -math.inf)), calls=count)
+            last = math.nextafter(self.calm_until, -math.inf)
+            self._window.add(now if last == -math.inf else min(now, last), calls=count)
 
     def _calm(self, now: float) -> None:
         # Only here may the fast path be opened, so its precondition is in one place.

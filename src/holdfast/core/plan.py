@@ -36,8 +36,8 @@ class Plan:
     attempts_max: attempts of this policy.  requests_max: what the backend may see of it; the
     same, as policies nested inside make one attempt each.  delays: the waits between them.
     attempt_times: when each attempt starts if the ones before failed at once (seconds, without
-    jitter); those at or after the deadline are not made.  wait_total: the sum of the nominal
-    waits that are made.  seconds_max: longest duration, None if nothing bounds it.
+    jitter); those at or after the deadline are not made. With jitter more may fit, which
+    attempts_max counts.  wait_total: the sum of the nominal waits that are made.  seconds_max: longest duration, None if nothing bounds it.
     dead_backend_factor: requests per call over 1,000 calls while everything fails.
     """
 
@@ -72,14 +72,11 @@ def make_plan(shape: Shape) -> Plan:
     rule = shape.rule
     attempts = 1 if rule is None else rule.options.attempts
     delays = [] if rule is None else _delays(rule, attempts)
-    times = [0.0]
-    for delay in delays:
-        at = times[-1] + delay.nominal
-        if at >= shape.seconds:  # no attempt whose wait ends at or after the deadline
-            break
-        times.append(at)
-    delays = delays[: len(times) - 1]
-    made = attempts if len(times) == min(attempts, _MOST_LISTED + 1) else len(times)
+    times = _starts([delay.nominal for delay in delays], shape.seconds)
+    # With jitter the waits can be shorter than nominal, so more attempts fit into a deadline.
+    soonest = _starts([delay.min for delay in delays], shape.seconds)
+    made = attempts if len(soonest) == len(delays) + 1 else len(soonest)
+    delays = delays[: made - 1]
     longest = made * shape.limit + sum(delay.max for delay in delays)
     seconds = min(shape.seconds, longest)
     warnings = list(shape.warnings)
@@ -103,6 +100,17 @@ def _delays(rule: Rule, attempts: int) -> list[Delay]:
     return [
         Delay(*rule.backoff.bounds(n, TRANSIENT)) for n in range(1, min(attempts, _MOST_LISTED + 1))
     ]
+
+
+def _starts(waits: list[float], seconds: float) -> list[float]:
+    """Return when attempts start; none whose wait ends at or after the deadline."""
+    times = [0.0]
+    for wait in waits:
+        at = times[-1] + wait
+        if at >= seconds:
+            break
+        times.append(at)
+    return times
 
 
 def _factor(rule: Rule | None, attempts: int) -> float:

@@ -98,7 +98,12 @@ class AsyncDriver(Base):
             error = caught
         else:
             # Straight line again: an undisturbed success is one more in the tally.
-            if gen == breaker.gen and lane.budget.idle and not bulkhead.waiting:
+            if (
+                gen == breaker.gen
+                and now < breaker.calm_until
+                and lane.budget.idle
+                and not bulkhead.waiting
+            ):
                 bulkhead.active -= 1
                 breaker.tally = tally = breaker.tally + 1
                 if tally > lane.stride:

@@ -40,6 +40,7 @@ class Attempts:
         self._outer = scope.get()
         self._call: Call = policy._begin(lane, clock.monotonic(), self._outer, request)
         self._step: Step | None = None
+        self._error: BaseException | None = None
         self._over = False
         retry = policy._shape.part(Retry)
         keyed = isinstance(retry, Retry) and retry.idempotency_key
@@ -97,7 +98,10 @@ class Attempts:
             step = next_step(self._call)
         if type(step) is GiveUp:
             self._over = True
-            raise final_error(self._call, step, None, clock.monotonic())
+            error, self._error = self._error, None
+            raise final_error(self._call, step, error, clock.monotonic())
+        if isinstance(step, Attempt):
+            self._error = None
         assert not isinstance(step, GiveUp)
         return step
 
@@ -122,6 +126,7 @@ class Attempts:
                 raise final
             return False
         self._step = step
+        self._error = error  # until the next attempt: the wait may end in giving up
         return True
 
 
