@@ -317,7 +317,7 @@ def test_one_hash_under_every_hash_seed(scenario):
             check=True,
         )
         shown = json.loads(done.stdout)
-        assert shown["faults"] > 0
+        assert shown["faults"] > 0, "seed 5 has no fault: another seed would prove more"
         hashes.add(shown["trace"])
     assert len(hashes) == 1
 

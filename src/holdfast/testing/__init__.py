@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from holdfast.testing.files import PowerCut, SimFiles
     from holdfast.testing.loop import SimDeadlock, SimLoop, SimTimeout
     from holdfast.testing.network import SimNetwork
-    from holdfast.testing.simulation import Scenario, Sim, SimResult, sim_run
+    from holdfast.testing.simulation import Scenario, Sim, SimFailure, SimResult, sim_run
+    from holdfast.testing.sweep import cancel_sweep
     from holdfast.testing.virtual import VirtualClock
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "Scenario",
     "Sim",
     "SimDeadlock",
+    "SimFailure",
     "SimFiles",
     "SimLoop",
     "SimNetwork",
@@ -38,6 +40,7 @@ __all__ = [
     "SimTimeout",
     "Swarm",
     "VirtualClock",
+    "cancel_sweep",
     "clock",
     "sim_run",
 ]
@@ -52,6 +55,7 @@ _HOMES = {
     "Scenario": "simulation",
     "Sim": "simulation",
     "SimDeadlock": "loop",
+    "SimFailure": "simulation",
     "SimFiles": "files",
     "SimLoop": "loop",
     "SimNetwork": "network",
@@ -59,6 +63,7 @@ _HOMES = {
     "SimTimeout": "loop",
     "Swarm": "faults",
     "VirtualClock": "virtual",
+    "cancel_sweep": "sweep",
     "sim_run": "simulation",
 }
 

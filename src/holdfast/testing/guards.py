@@ -51,6 +51,7 @@ class Logical:
     maybe_sent: an attempt failed after it may have been executed.  kind: of the last failure.
     hits: attempts, by guard.  paid: what the last retry cost, by guard.  limits: when the
     attempt at hand must be over, by guard.  cuts: when an attempt was interrupted, by guard.
+    gens: the generation of the breaker that let it through, by guard.
     """
 
     number: int
@@ -65,13 +66,25 @@ class Logical:
     paid: dict[str, float] = field(default_factory=dict)
     limits: dict[str, float] = field(default_factory=dict)
     cuts: dict[str, float] = field(default_factory=dict)
+    gens: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
 class _Truth:
-    """What is true of one key."""
+    """What is true of one key.
+
+    gen, circuit: of the breaker, when last looked at.  row, longest, failures, calls: failures
+    in a row now, at most, and in all, and attempts, since that generation began; rather too many
+    than too few.
+    """
 
     in_flight: int = 0
+    gen: int = 0
+    circuit: str = "closed"
+    row: int = 0
+    longest: int = 0
+    failures: int = 0
+    calls: int = 0
     tat: float = -math.inf
     spent: float = 0.0
     refunded: float = 0.0
@@ -142,16 +155,25 @@ class Guard:
         if self._bulkhead is not None:
             check(truth.in_flight <= self._bulkhead.limit, "bulkhead exceeded", name)
         if self._breaker_exact:
-            self._check_breaker(call.key)
+            self._check_admission(call, truth)
         if self._rate_exact:
             self._check_rate(truth, now)
         if hits > 1:
             self._pay(call, truth)
 
-    def left(self, call: Logical, *, ended: bool) -> None:
-        """Note that an attempt of `call` is over. ended: it returned or raised by itself."""
-        self._keys[call.key].in_flight -= 1
+    def left(self, call: Logical, *, ended: bool, ok: bool) -> None:
+        """Note that an attempt of `call` is over.
+
+        ended: it returned or raised by itself.  ok: it returned.
+        """
+        truth = self._keys[call.key]
+        truth.in_flight -= 1
         self.true["attempts"] += ended
+        if call.gens.get(self.name) == truth.gen:
+            truth.calls += 1
+            truth.failures += not ok
+            truth.row = 0 if ok else truth.row + 1
+            truth.longest = max(truth.longest, truth.row)
         watchers, self.at_next_release = self.at_next_release, []
         for watcher in watchers:
             watcher()
@@ -168,6 +190,8 @@ class Guard:
         cut = call.cuts.pop(self.name, None)
         if cut is not None:
             self._count_cut(call, cut, abandoned=abandoned)
+        if self._breaker_exact:
+            self._look_at_breaker(call.key, self._keys[call.key])
         if abandoned:
             return
         if error is None:
@@ -187,13 +211,35 @@ class Guard:
 
     # -- checks ---------------------------------------------------------------------------------
 
-    def _check_breaker(self, key: str) -> None:
-        state = self.policy.state(key)
-        circuit, probes = state["circuit"], state["probes"]
+    def _check_admission(self, call: Logical, truth: _Truth) -> None:
+        """Check that the breaker may have let this attempt through."""
+        state = self._look_at_breaker(call.key, truth)
+        call.gens[self.name] = truth.gen
+        circuit, probes = truth.circuit, state["probes"]
         self.sim.check(circuit not in ("open", "isolated"), "sent while open", self.name)
         if circuit == "half-open" and self._breaker is not None:
             assert isinstance(probes, int)  # noqa: S101 - tells the type checker
             self.sim.check(1 <= probes <= self._breaker.half_open, "probes", f"{probes}")
+
+    def _look_at_breaker(self, key: str, truth: _Truth) -> dict[str, object]:
+        """Look for a transition; if it has opened there must have been failures enough."""
+        state, breaker = self.policy.state(key), self._breaker
+        gen, circuit = state["circuit_gen"], state["circuit"]
+        assert isinstance(gen, int)  # noqa: S101 - tells the type checker
+        assert breaker is not None  # noqa: S101 - only called with one
+        if gen == truth.gen:
+            return state
+        tripped = truth.circuit == "closed" and circuit == "open" and gen == truth.gen + 1
+        if tripped and breaker.slow_after is None:
+            share = breaker.ratio * breaker.min_calls - NEAR
+            enough = (truth.failures >= share and truth.calls >= breaker.min_calls) or (
+                breaker.consecutive is not None and truth.longest >= breaker.consecutive
+            )
+            text = f"{self.name}: {truth.failures} failures, {truth.longest} in a row"
+            self.sim.check(enough, "opened without reason", text)
+        truth.gen, truth.circuit = gen, str(circuit)
+        truth.row = truth.longest = truth.failures = truth.calls = 0
+        return state
 
     def _check_rate(self, truth: _Truth, now: float) -> None:
         """Count by the cell rate algorithm: a burst at once, then one per interval."""

@@ -303,7 +303,7 @@ class Load:
         swarm = sim.swarm()
         self.sim = sim
         self.latency = swarm.between(0.001, 0.2)
-        self.storm = self.latency * swarm.between(30, 3000)
+        self.storm = self.latency * swarm.between(5, 3000)
         sim.break_things(attempt_rates(swarm), until=self.storm)
         self.backend = Backend(sim, self.latency)
         self.backend.outages(2, self.storm)

@@ -48,25 +48,27 @@ class Program(Load):
     async def attempt(self, call: Logical, guard: Guard) -> int:
         """Be the function that is called."""
         guard.entered(call)
-        ended = True
+        ended, ok = True, False
         try:
             kind, seconds, size = self.decide()
             if seconds == FOREVER:
                 await self.sim.loop.create_future()
             elif seconds > 0:
                 await asyncio.sleep(seconds)
-            return self.backend.answer(call, kind, size)
+            value = self.backend.answer(call, kind, size)
+            ok = True
+            return value
         except asyncio.CancelledError:
             ended = False
             guard.cut(call)
             raise
         finally:
-            guard.left(call, ended=ended)
+            guard.left(call, ended=ended, ok=ok)
 
     async def items(self, call: Logical, guard: Guard, first: int) -> AsyncIterator[int]:
         """Be the stream that is called: some items, perhaps cut off."""
         guard.entered(call)
-        ended = False
+        ended = ok = False
         try:
             end, fault = self.end_of(first)
             for item in range(first, end):
@@ -75,11 +77,12 @@ class Program(Load):
             ended = True
             if fault is not None:
                 self.backend.answer(call, "reset", 0.0)
+            ok = True
         except asyncio.CancelledError:
             guard.cut(call)
             raise
         finally:
-            guard.left(call, ended=ended)
+            guard.left(call, ended=ended, ok=ok)
 
     # -- forms of a call ---------------------------------------------------------------------
 
@@ -157,10 +160,11 @@ class Program(Load):
 
         async def through_inner(call: Logical) -> object:
             guard.entered(call)
-            ended = True
+            ended, ok = True, False
             begin, call.begin = call.begin, self.sim.clock.monotonic()
             try:
                 await self._finish(call, inner, self.acall(call, inner, source))
+                ok = True
                 return call.number  # also for the inner policy's fallback: it is no failure
             except asyncio.CancelledError:
                 ended = False
@@ -168,7 +172,7 @@ class Program(Load):
                 raise
             finally:
                 call.begin = begin
-                guard.left(call, ended=ended)
+                guard.left(call, ended=ended, ok=ok)
 
         return await guard.policy.acall(through_inner, call)
 

@@ -43,7 +43,7 @@ class Program(Load):
     def attempt(self, call: Logical, guard: Guard) -> int:
         """Be the function that is called."""
         guard.entered(call)
-        ended = True
+        ended, ok = True, False
         try:
             kind, seconds, size = self.decide()
             left = remaining()
@@ -56,14 +56,16 @@ class Program(Load):
             if fault is not None:
                 ended = False
                 raise KeyboardInterrupt
-            return self.backend.answer(call, kind, size)
+            value = self.backend.answer(call, kind, size)
+            ok = True
+            return value
         finally:
-            guard.left(call, ended=ended)
+            guard.left(call, ended=ended, ok=ok)
 
     def items(self, call: Logical, guard: Guard, first: int) -> Iterator[int]:
         """Be the stream that is called: some items, perhaps cut off."""
         guard.entered(call)
-        ended = False
+        ended = ok = False
         try:
             end, fault = self.end_of(first)
             for item in range(first, end):
@@ -72,8 +74,9 @@ class Program(Load):
             ended = True
             if fault is not None:
                 self.backend.answer(call, "reset", 0.0)
+            ok = True
         finally:
-            guard.left(call, ended=ended)
+            guard.left(call, ended=ended, ok=ok)
 
     # -- forms of a call ---------------------------------------------------------------------
 
@@ -149,17 +152,18 @@ class Program(Load):
 
         def through_inner(call: Logical) -> object:
             guard.entered(call)
-            ended = True
+            ended, ok = True, False
             begin, call.begin = call.begin, self.sim.clock.monotonic()
             try:
                 self._finish(call, inner, lambda: self.call(call, inner, source))
+                ok = True
                 return call.number  # also for the inner policy's fallback: it is no failure
             except KeyboardInterrupt:
                 ended = False
                 raise
             finally:
                 call.begin = begin
-                guard.left(call, ended=ended)
+                guard.left(call, ended=ended, ok=ok)
 
         return guard.policy.call(through_inner, call)
 

@@ -126,7 +126,7 @@ async def main(sim: Sim) -> dict[str, int]:
     sim.network.link = Link(
         latency=swarm.between(0.0001, 0.1),
         bandwidth=swarm.between(1e6, 1e9) if swarm.whole(0, 1) else None,
-        window=swarm.whole(1, 64) * 1024,
+        window=max(swarm.whole(1, 64) * 1024, largest // 8),  # few hundred segments per body
     )
     sim.network.reach = 4 * largest + 64
     sim.network.host("echo.test", "10.0.0.1", "10.0.0.2")
