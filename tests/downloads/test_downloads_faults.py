@@ -92,6 +92,17 @@ def test_fifty_drops_with_progress_need_few_attempts(tmp_path: Path) -> None:
         assert server.stats.bytes_down == 6 * MIB
 
 
+def test_lulls_in_a_body_change_no_byte(tmp_path: Path) -> None:
+    """A lull empties the buffer in between; what comes after it must not meet what came before."""
+    lulls = [hf.chaos.Stall(after_bytes=n * 100_001, seconds=0.7) for n in (1, 2, 4)]
+    with hf.chaos.server(hf.chaos.Object("/x", MIB), faults=lulls) as server:
+        with downloads(tmp_path, timeouts=None) as d:
+            d.add(server.url("/x"))
+            report = d.run()
+        assert (report.done, report.fetched) == (1, MIB)
+        assert sha256_of(tmp_path / "x") == server.expected_sha256("/x")
+
+
 def test_a_stall_ends_within_its_limit(tmp_path: Path) -> None:
     faults = [hf.chaos.Stall(after_bytes=MIB, limit=1)]
     with hf.chaos.server(hf.chaos.Object("/x", 4 * MIB), faults=faults) as server:

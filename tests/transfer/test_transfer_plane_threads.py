@@ -31,6 +31,7 @@ class Taking:
     def __init__(self, limit: int | None = None, *, wanted: bool = True) -> None:
         self.got = bytearray()
         self.writes = 0
+        self.lulls = 0
         self._take = Take(limit) if wanted else None
 
     def accept(self, head: Head) -> Take | None:
@@ -39,6 +40,9 @@ class Taking:
     def write(self, data: memoryview) -> None:
         self.writes += 1
         self.got += data
+
+    def lull(self) -> None:
+        self.lulls += 1
 
 
 def fetch(
@@ -120,6 +124,14 @@ def test_a_stall_is_noticed_and_loses_nothing() -> None:
         assert got.fault is not None
         assert got.fault.kind is Kind.TIMEOUT
         assert len(sink.got) == 100_000
+
+
+def test_in_a_lull_the_sink_gets_what_has_come() -> None:
+    faults = [hf.chaos.Stall(after_bytes=100_000, seconds=1.2)]
+    with hf.chaos.server(hf.chaos.Object("/x", 200_000), faults=faults) as server:
+        sink = Taking()
+        got = fetch(server.url("/x"), sink, timeouts=Timeouts())
+        assert (got.end, got.taken, sink.lulls) == (End.COMPLETE, 200_000, 2)
 
 
 def test_a_slow_trickle_reaches_the_sink_within_a_second() -> None:

@@ -145,12 +145,7 @@ def _interruptible(downloads: Downloads) -> Iterator[None]:
 
 def _conclude(report: Report, display: Display, console: Console, args: argparse.Namespace) -> None:
     """Say what came of it: the last JSON object, or one line and what nobody said yet."""
-    fields = {
-        **asdict(report),
-        "waste": report.waste,
-        "exit_code": report.exit_code,
-    }
-    console.event("Report", fields)
+    console.event("Report", {**asdict(report), "exit_code": report.exit_code})
     for item in report.failed:
         if item.id not in display.failed:
             row = CODES[item.reason]

@@ -142,6 +142,8 @@ class BreakerState:
 
     `tally` and `calm_until` belong to the drivers' fast path: while `now < calm_until` the
     breaker is closed with no failure in a row, and a success is no more than `tally += 1`.
+    Every failure and transition puts another object at `calm_until`, which a call that was
+    on its way meanwhile can tell by identity.
     """
 
     options: Breaker

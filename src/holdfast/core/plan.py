@@ -37,7 +37,8 @@ class Plan:
     same, as policies nested inside make one attempt each.  delays: the waits between them.
     attempt_times: when each attempt starts if the ones before failed at once (seconds, without
     jitter); those at or after the deadline are not made. With jitter more may fit, which
-    attempts_max counts.  wait_total: the sum of the nominal waits that are made.  seconds_max: longest duration, None if nothing bounds it.
+    attempts_max counts.  wait_total: the sum of the nominal waits that are made.
+    seconds_max: longest duration, None if nothing bounds it.
     dead_backend_factor: requests per call over 1,000 calls while everything fails.
     """
 

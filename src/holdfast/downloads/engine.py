@@ -265,6 +265,7 @@ class Engine:
             unverified=tally.unverified,
             bytes=tally.bytes,
             fetched=tally.fetched,
+            waste=tally.waste,
             seconds=round(seconds, 3),
             interrupted=interrupted,
         )
@@ -279,11 +280,13 @@ class _Tally:
         self.unverified = 0
         self.bytes = 0
         self.fetched = 0
+        self.waste = 0
         self.left_why: set[str] = set()
         self.failed: set[str] = set()
 
     def add(self, item: Item, outcome: Outcome) -> None:
         self.fetched += outcome.received
+        self.waste += outcome.wasted
         if outcome.state is State.DONE:
             self.done += 1
             self.bytes += outcome.size

@@ -54,12 +54,17 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How it ended. size: of the file if done; received: bytes that came in this run."""
+    """How it ended.
+
+    size: of the file if done; received: bytes that came in this run; wasted: those of them
+    that are in no file and no part.
+    """
 
     state: State
     failure: Failure | None = None
     size: int = 0
     received: int = 0
+    wasted: int = 0
     verified: str = ""
 
 
@@ -121,6 +126,8 @@ class Fetch:
         self._part_path = part_path(self._target, item.id)
         self._foreign: FileInfo | None = None
         self._transfer: ObjectTransfer | None = None
+        self._part: Part | None = None
+        self._began = 0
 
     def run(self, attempts: Callable[[str], Iterable[Attempt]]) -> Outcome:
         """Do it. attempts: host -> the policy's block of attempts.
@@ -232,6 +239,7 @@ class Fetch:
         )
         with closing(part):
             self._open(part)
+            self._part, self._began = part, part.offset
             self._transfer = ObjectTransfer(
                 self._wanted(url),
                 part,
@@ -266,6 +274,11 @@ class Fetch:
 
     def _say_phase(self, *, verifying: bool) -> None:
         self._move(Input.WHOLE if verifying else Input.AGAIN)
+
+    @property
+    def _wasted(self) -> int:
+        gained = self._part.offset - self._began if self._part else 0
+        return max(0, self._received - max(0, gained))
 
     @property
     def _received(self) -> int:
@@ -315,7 +328,7 @@ class Fetch:
     ) -> Outcome:
         """Take a step in the table of states and say it."""
         self._state = after(self._state, happened)
-        outcome = Outcome(self._state, failure, size, self._received, verified)
+        outcome = Outcome(self._state, failure, size, self._received, self._wasted, verified)
         self._told(outcome)
         return outcome
 

@@ -106,8 +106,8 @@ class Report:
     done, skipped: files.  failed: those that ended without their file.  left: items with
     work left, `left_why` with the reasons.  unverified: done, but nothing vouches for the
     content beyond its size or a weak validator.
-    bytes: of the files done; fetched: received for it; waste: fetched - bytes (what was not
-    used), at least 0.  seconds: wall time.  exit_code: as of the command.
+    bytes: of the files done.  fetched: received in this run; waste: what of it is in no file
+    and no part.  seconds: wall time.  exit_code: as of the command.
     """
 
     done: int = 0
@@ -118,13 +118,9 @@ class Report:
     unverified: int = 0
     bytes: int = 0
     fetched: int = 0
+    waste: int = 0
     seconds: float = 0.0
     interrupted: bool = False
-
-    @property
-    def waste(self) -> int:
-        """Bytes received more than used."""
-        return max(0, self.fetched - self.bytes)
 
     @property
     def exit_code(self) -> int:

@@ -50,6 +50,7 @@ class SyncDriver(Base):
         now = clock.monotonic()
         # From here to `try` no call, no loop: see `lock`. Everything that is open admits at
         # once, so the order of the layers does not matter; else nothing was touched.
+        calm = breaker.calm_until
         expires = now + self._span
         tat = rate.tat
         if tat < now:
@@ -57,7 +58,7 @@ class SyncDriver(Base):
         tat += rate.interval
         if (
             outer is not OUTSIDE
-            or now >= breaker.calm_until
+            or now >= calm
             or bulkhead.active >= bulkhead.limit
             or tat - now > rate.slack
             or hub.watched
@@ -74,13 +75,9 @@ class SyncDriver(Base):
         except BaseException as caught:
             error = caught
         else:
-            # Straight line again: an undisturbed success is one more in the tally.
-            if (
-                gen == breaker.gen
-                and now < breaker.calm_until
-                and lane.budget.idle
-                and not bulkhead.waiting
-            ):
+            # Straight line again: an undisturbed success is one more in the tally. Whatever
+            # disturbs the breaker puts another object there, so `is` tells all of it.
+            if calm is breaker.calm_until and lane.budget.idle and not bulkhead.waiting:
                 bulkhead.active -= 1
                 breaker.tally = tally = breaker.tally + 1
                 if tally > lane.stride:

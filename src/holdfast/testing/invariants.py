@@ -33,6 +33,7 @@ class Ledger:
         self._sim = sim
         self._recovery = recovery
         self._calls: dict[object, _Call] = {}
+        self._slept = self._woke = -1.0
 
     def started(self, call: object, limit: float) -> None:
         """Note that a logical call begins; it must end within `limit` seconds and a tick."""
@@ -40,13 +41,18 @@ class Ledger:
         now = self._sim.clock.monotonic()
         self._calls[call] = _Call(now, now + limit)
 
+    def suspended(self, begin: float) -> None:
+        """Note that the machine slept from `begin` until now: no deadline could be kept."""
+        self._slept, self._woke = begin, self._sim.clock.monotonic()
+
     def ended(self, call: object, outcome: str) -> None:
         """Note how a logical call ended: "ok", "cancelled", or the name of an error."""
         sim, line = self._sim, self._calls[call]
         now = sim.clock.monotonic()
         sim.trace.add("outcome", call, outcome, now)
         sim.check(not line.outcome, "two outcomes", f"call {call}: {line.outcome}, {outcome}")
-        sim.check(now <= line.deadline + TICK, "late", f"call {call}: {now - line.deadline:.6f} s")
+        due = max(line.deadline, self._woke) if line.start <= self._slept else line.deadline
+        sim.check(now <= due + TICK, "late", f"call {call}: {now - due:.6f} s")
         line.outcome = outcome
         if self._recovery is not None and line.start >= sim.faults.until + self._recovery:
             sim.check(

@@ -71,6 +71,8 @@ def rule_of(decision: Decision, reach: int) -> tuple[bool, Rule]:
         "flip": int(size * 8),
         "idle_close": 0.05 * 1000**size,
     }
+    if decision.kind == "trickle":
+        reach = min(reach, 2048)  # each byte is an event: thousands show what millions would
     return up, Rule(decision.kind, int(reach**decision.x) - 1, values.get(decision.kind, 0.0))
 
 

@@ -71,6 +71,9 @@ ATTEMPT_KINDS = {
 }
 """What may go wrong in an attempt, and the kind of failure that it is."""
 
+CLOCK_KINDS = ("wall_step", "suspend")
+"""What may happen to the clocks: the wall clock jumps a day, the machine sleeps for hours."""
+
 CALL_KINDS = ("cancel", "cancel_at_limit", "cancel_at_release")
 """What a caller may do to its own call: leave at any moment, in the tick of the limit, or in the
 tick in which another call gives its permit back (and a waiting one gets it)."""
@@ -271,6 +274,7 @@ def attempt_rates(swarm: Swarm) -> dict[str, dict[str, float]]:
         "attempt": swarm.rates(tuple(ATTEMPT_KINDS), present=0.45, low=0.02, high=0.4),
         "call": swarm.rates(CALL_KINDS, present=0.6, low=0.02, high=0.25),
         "outage": swarm.rates(("outage",), present=0.5, low=0.3, high=0.9),
+        "clock": swarm.rates(CLOCK_KINDS, present=0.3, low=0.002, high=0.02),
         "item": swarm.rates(("cut",), present=0.8, low=0.05, high=0.6),
     }
 
@@ -323,6 +327,22 @@ class Load:
         """Return the next logical call."""
         self._numbers += 1
         return Logical(self._numbers, key, begin=self.sim.clock.monotonic())
+
+    def disturb_clock(self) -> None:
+        """Let the wall clock step, or the machine sleep for eight hours."""
+        clock, faults = self.sim.clock, self.sim.faults
+        now = clock.monotonic()
+        fault = faults.at("clock", now)
+        if fault is not None and fault.kind == "wall_step":
+            clock.step_wall(86400 if fault.x < 0.5 else -86400)
+        elif fault is not None:
+            clock.suspend(8 * 3600)
+            self.ledger.suspended(now)
+            faults.until += 8 * 3600  # nothing happened meanwhile: the storm goes on
+
+    def after_storm(self) -> float:
+        """Return the seconds until nothing fails any more and what is slow is over."""
+        return max(0.0, self.sim.faults.until - self.sim.clock.monotonic()) + 30
 
     def decide(self) -> tuple[str, float, float]:
         """Return how an attempt goes: the fault or "", its seconds, its size."""

@@ -82,7 +82,7 @@ class Interrupted(TransferFailed):
 
     def __init__(self) -> None:
         verdict = Verdict(Kind.CANCELLED, Sent.YES, "cancelled", local=True, evidence="cancel")
-        super().__init__(Reason.CANCELLED, "cancelled", verdict)
+        super().__init__(Reason.CANCELLED, "", verdict)
 
     def __reduce__(self) -> tuple[object, ...]:
         return (type(self), ())

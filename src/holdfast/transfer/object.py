@@ -333,6 +333,10 @@ class ObjectTransfer:
         self._count_progress()
         self._meter.moved(len(data), self.part.saved, self._size())
 
+    def lull(self) -> None:
+        """Make safe what has come: more may never come."""
+        self._save()
+
     # -- after a body, or instead of one ---------------------------------------------------------
 
     def _conclude(self, question: Question, received: Received, decision: Decision) -> None:
@@ -481,3 +485,6 @@ class _Sink:
     def write(self, data: memoryview) -> None:
         overlap, self._overlap = self._overlap, max(0, self._overlap - len(data))
         self._owner.take(data, overlap)
+
+    def lull(self) -> None:
+        self._owner.lull()

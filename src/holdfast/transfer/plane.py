@@ -67,6 +67,9 @@ class Sink(Protocol):
     def write(self, data: memoryview) -> None:
         """Take the next bytes of the body; the buffer is reused after the call."""
 
+    def lull(self) -> None:
+        """Note that nothing has come for half a second: a moment to make safe what has."""
+
 
 class End(enum.StrEnum):
     """How an exchange ended.

@@ -26,6 +26,7 @@ BUFFER = 256 * 1024
 # that its checkpoints can keep their second.
 MAX_AGE = 0.5
 CANCELLED = Verdict(Kind.CANCELLED, Sent.MAYBE, "cancelled", local=True, evidence="cancel")
+_CANCELLED = (End.BROKEN, CANCELLED, "cancelled")
 
 
 class ThreadPlane:
@@ -45,17 +46,18 @@ class ThreadPlane:
                 response = Response(sock, first_byte=timeouts.first_byte, idle=timeouts.idle)
             except OSError as error:
                 return _broken(error, Sent.MAYBE, cancel)
-            return _Body(response, sink, cancel).move()
+            return _Body(response, sink, cancel, timeouts.idle).move()
 
 
 class _Body:
     """Moves one body from a response to a sink."""
 
-    def __init__(self, response: Response, sink: Sink, cancel: Cancel) -> None:
+    def __init__(self, response: Response, sink: Sink, cancel: Cancel, idle: float) -> None:
         self._response = response
         self._head: Head = response.head
         self._sink = sink
         self._cancel = cancel
+        self._idle = idle
         self._buffer = memoryview(bytearray(BUFFER))
         self._filled = 0
         self._taken = 0
@@ -72,22 +74,21 @@ class _Body:
 
     def _read(self, take: Take) -> tuple[End, Verdict | None, str]:
         oldest = clock.monotonic()
-        while not self._cancel.is_set():
-            room = self._room(take)
-            if room == 0:
-                return End.LIMIT, None, ""
-            at = self._filled
+        while self._room(take):
             try:
-                n = self._response.read_into(self._buffer[at : at + room])
+                self._await()  # may empty the buffer, so that only now is there a place in it
+                at = self._filled
+                n = self._response.read_into(self._buffer[at : at + self._room(take)])
             except OSError as error:
                 if self._cancel.is_set():
-                    break
+                    return _CANCELLED
                 return End.BROKEN, _verdict(error, Sent.YES), describe(error)
+            # A close-delimited body ends with its connection, and so does a cancelled one.
+            if self._cancel.is_set():
+                self._filled = at + n
+                return _CANCELLED
             if n == 0:
                 whole = self._head.framing is not Framing.CLOSE
-                # A close-delimited body ends with its connection, and so does a cancelled one.
-                if self._cancel.is_set():
-                    break
                 return (End.COMPLETE if whole else End.UNFRAMED), None, ""
             now = clock.monotonic()
             if at == 0:
@@ -95,7 +96,20 @@ class _Body:
             self._filled = at + n
             if self._filled == BUFFER or now - oldest >= MAX_AGE:
                 self._flush()
-        return End.BROKEN, CANCELLED, "cancelled"
+        return End.LIMIT, None, ""
+
+    def _await(self) -> None:
+        """Return when something has come; in a lull the sink gets what is here.
+
+        Raises TimeoutError after the idle limit.
+        """
+        quiet = 0.0
+        while not self._response.wait(min(MAX_AGE, self._idle - quiet)):
+            quiet += MAX_AGE
+            if quiet >= self._idle:
+                raise TimeoutError(f"no byte came for {self._idle:g} s")
+            self._flush()
+            self._sink.lull()
 
     def _room(self, take: Take) -> int:
         room = BUFFER - self._filled

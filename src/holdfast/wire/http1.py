@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import enum
 import re
+import select
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -157,6 +158,18 @@ class Response:
         self._left = self.head.length  # of the body or of the current chunk; None: unknown
         self._started = False  # a chunk was begun, so a CRLF comes before the next one
         self._ended = False
+
+    def wait(self, seconds: float) -> bool:
+        """Return whether something comes within `seconds`: data, an end or an error.
+
+        Over TLS something may come that is no data; then `read_into` waits as usual.
+        """
+        pending = getattr(self._sock, "pending", None)  # of TLS: decrypted, not yet read
+        if self._ended or self._ahead or (pending is not None and pending()):
+            return True
+        poller = select.poll()
+        poller.register(self._sock, select.POLLIN)
+        return bool(poller.poll(seconds * 1000))
 
     def read_into(self, buffer: memoryview) -> int:
         """Read into `buffer`, with one `recv` for data at most; return 0 at the body's end.

@@ -197,6 +197,7 @@ class Program(Load):
         count = CALLS // self.callers
         for _ in range(count):
             await asyncio.sleep(self.storm * 2.4 / count * source.draw())
+            self.disturb_clock()
             call, guard = self.new_call(source.choice(KEYS)), source.choice(self.guards)
             task = asyncio.create_task(self._one(call, guard, source))
             fault = self.sim.faults.at("call", self.sim.clock.monotonic())
@@ -249,7 +250,7 @@ class Program(Load):
 
     async def recover(self) -> None:
         """Check that after the storm each policy serves again, and stays well."""
-        await asyncio.sleep(max(0.0, self.storm - self.sim.clock.now) + 30)
+        await asyncio.sleep(self.after_storm())
         for guard in self.guards:
             for key in guard.policy.keys():  # noqa: SIM118 - a policy is no dict
                 for _ in range(6):

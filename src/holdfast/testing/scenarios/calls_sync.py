@@ -46,6 +46,7 @@ class Program(Load):
         ended, ok = True, False
         try:
             kind, seconds, size = self.decide()
+            self.disturb_clock()
             left = remaining()
             if seconds > left:
                 clock.sleep(left)
@@ -225,7 +226,7 @@ class Program(Load):
 
     def recover(self) -> None:
         """Check that after the storm each policy serves again, and stays well."""
-        clock.sleep(max(0.0, self.storm - self.sim.clock.now) + 30)
+        clock.sleep(self.after_storm())
         for guard in self.guards:
             for key in guard.policy.keys():  # noqa: SIM118 - a policy is no dict
                 for _ in range(6):
