@@ -179,7 +179,7 @@ async def in_flight(acall: Callable[[Any], Any]) -> float:
     tracemalloc.start()
     try:
         await crowd_of(100)  # what is built once is not a call's
-        return await crowd_of(TASKS)
+        return min([await crowd_of(TASKS) for _ in range(3)])
     finally:
         tracemalloc.stop()
 

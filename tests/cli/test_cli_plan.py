@@ -74,13 +74,18 @@ def test_jitter_is_shown_as_a_range(capsys: pytest.CaptureFixture[str]) -> None:
     assert "       2         8 s   8 s (4 s to 8 s)\n" in capsys.readouterr().out
 
 
-def test_jitter_under_a_deadline_says_that_more_attempts_may_fit(
+def test_jitter_lets_more_attempts_fit_before_a_deadline(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     words = ("--retries", "5", "--base", "60", "--cap", "300", "--deadline", "200")
-    assert plan_of(capsys, *words, "--jitter", "none")["warnings"] == []
-    said = plan_of(capsys, *words)
-    assert said["attempts_max"] == 6 or "up to 6 attempts" in str(said["warnings"])
+    assert plan_of(capsys, *words, "--jitter", "none")["requests_max"] == 3
+    assert plan_of(capsys, *words)["requests_max"] == 6
+    main(["plan", *words])
+    text = capsys.readouterr().out
+    assert "       3       180 s   120 s (0 s to 120 s)\n" in text
+    assert "       6      sooner   300 s (0 s to 300 s)\n" in text
+    assert "requests:     6\n" in text
+    assert "sooner: fits before the deadline only if" in text
 
 
 @pytest.mark.parametrize(

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import ast
 import math
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 import holdfast as hf
 from holdfast.cli.output import CliError, Console, Exit, time_text
-from holdfast.core.backoff import as_backoff
 
 if TYPE_CHECKING:
     import argparse
@@ -67,16 +67,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print the plan of what the arguments describe."""
     text = _given(args) if args.policy is not None else _expression(args)
-    strategies, plan = _plan(text, args)
-    retry = next((part for part in strategies if isinstance(part, hf.Retry)), None)
-    remarks = [*plan.warnings, *_remark(retry, plan)]
+    plan = _plan(text, args)
     console: Console = args.console
     if console.json:
-        console.event("Plan", {"policy": text, **plan.as_dict(), "warnings": remarks})
+        console.event("Plan", {"policy": text, **plan.as_dict()})
         return Exit.DONE
     _show(console, text, plan)
-    for remark in remarks:
-        console.note(f"{console.paint('warning:', 'yellow')} {remark}")
+    for text in plan.warnings:
+        console.note(f"{console.paint('warning:', 'yellow')} {text}")
     return Exit.DONE
 
 
@@ -146,10 +144,9 @@ def _literal(value: float | str) -> str:
     return repr(int(value)) if value.is_integer() and abs(value) < 1e15 else repr(value)
 
 
-def _plan(text: str, args: argparse.Namespace) -> tuple[list[Any], Plan]:
+def _plan(text: str, args: argparse.Namespace) -> Plan:
     try:
-        strategies = _read(text)
-        return strategies, hf.policy(*strategies, order="free").plan()
+        return hf.policy(*_read(text), order="free").plan()
     except (ValueError, TypeError) as error:
         next_step = "See `holdfast plan --help`."
         if args.base is not None and args.cap is None and "base" in str(error):
@@ -210,27 +207,20 @@ def _value(node: ast.expr) -> Any:  # noqa: ANN401 - an option may be of any typ
 # -- the answer --------------------------------------------------------------------------
 
 
-def _remark(retry: hf.Retry | None, plan: Plan) -> list[str]:
-    """Return what the plan does not say of a deadline that cuts jittered delays."""
-    if retry is None or plan.attempts_max >= retry.attempts:
-        return []
-    nominal, least, _ = as_backoff(retry.backoff).bounds(1, hf.TRANSIENT)
-    if least == nominal:
-        return []
-    most = retry.attempts
-    return [f"jitter can make the delays shorter: up to {most} attempts may fit the deadline"]
-
-
 def _show(console: Console, text: str, plan: Plan) -> None:
     line = console.line
     line(f"policy: {text}")
     line("")
     line(" attempt   starts at   after a delay of")
-    starts = list(zip(plan.attempt_times, (None, *plan.delays), strict=True))
+    # Jitter lets more attempts fit before a deadline than have a nominal start.
+    starts = list(zip_longest(plan.attempt_times, (None, *plan.delays)))
     for no, (at, delay) in enumerate(starts[:MOST_ROWS], 1):
-        line(f"{no:8d}{_seconds(at):>12}   {_delay(delay)}".rstrip())
+        start = "sooner" if at is None else _seconds(at)
+        line(f"{no:8d}{start:>12}   {_delay(delay)}".rstrip())
     if len(starts) > MOST_ROWS:
         line(f"     ...{len(starts) - MOST_ROWS:12,d} more: `--json` lists up to 1,000")
+    if len(starts) > len(plan.attempt_times):
+        line("sooner: fits before the deadline only if the jitter makes the delays shorter")
     longest = "unbounded" if plan.seconds_max is None else _both(plan.seconds_max)
     line("")
     line(f"requests:     {plan.requests_max:,d}")
