@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, TypeAlias, TypedDict
 
 from holdfast.core import events
 from holdfast.core.breaker import Change, Permit, Result, State
+from holdfast.core.deadline import TICK
 from holdfast.core.errors import (
     BudgetEmpty,
     BulkheadFull,
@@ -368,7 +369,7 @@ class Call:
         if hint is not None and hint > remaining:
             return self._give_up("retry_after_too_long", now, retry_after=hint)
         usual = self._lane.durations.median()
-        if seconds >= remaining or (usual is not None and remaining - seconds < usual):
+        if seconds >= remaining - TICK or (usual is not None and remaining - seconds < usual):
             return self._give_up("deadline", now)
         if paid:
             self._cost = budget.pay(verdict.kind, now, self._cost)

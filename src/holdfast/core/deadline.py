@@ -40,6 +40,9 @@ class Timeout:
         positive("Timeout", "seconds", self.seconds)
 
 
+TICK = 1e-6
+"""Less time than this is none: sums of waits are rounded, and a deadline is often their sum."""
+
 Scope: TypeAlias = tuple[float, bool]
 """What surrounds a call: (expires, retrying). Tasks and our worker threads inherit it.
 

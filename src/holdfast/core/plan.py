@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from holdfast.core.budget import Budget
+from holdfast.core.deadline import TICK
 from holdfast.core.verdict import TRANSIENT
 
 if TYPE_CHECKING:
@@ -108,7 +109,7 @@ def _starts(waits: list[float], seconds: float) -> list[float]:
     times = [0.0]
     for wait in waits:
         at = times[-1] + wait
-        if at >= seconds:
+        if at >= seconds - TICK:
             break
         times.append(at)
     return times
