@@ -321,7 +321,7 @@ def test_trickle_delivers_single_bytes_up_to_byte_k():
     async def main(sim):
         sim.network.host("echo.test", "10.0.0.1")
         sim.network.faults = Faults(
-            SeededRandom(0), {}, replay=[fault("trickle", x=at_byte(20), up=True)]
+            SeededRandom(0), {}, replay=[fault("trickle", x=at_byte(20, 2048), up=True)]
         )
         server = await sim.loop.create_server(Watch, "echo.test", 7)
         transport, _ = await sim.loop.create_connection(asyncio.Protocol, "echo.test", 7)

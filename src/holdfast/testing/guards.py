@@ -95,6 +95,7 @@ class Guard:
 
     name: also of the policy.  said, true: how many attempts, refusals and surrenders the policy
     told of, and how many there were.  at_next_release: called once when an attempt ends.
+    slept_at: when the machine was last suspended.
     """
 
     def __init__(self, sim: Sim, name: str, strategies: list[Strategy]) -> None:
@@ -109,6 +110,7 @@ class Guard:
         self.timeout = timeout.seconds if timeout else math.inf
         self.said: Counter[str] = Counter()
         self.true: Counter[str] = Counter()
+        self.slept_at = -1.0
         self.at_next_release: list[Callable[[], object]] = []
         self._unsure = 0
         self._keys: defaultdict[str, _Truth] = defaultdict(_Truth)
@@ -156,7 +158,8 @@ class Guard:
             check(truth.in_flight <= self._bulkhead.limit, "bulkhead exceeded", name)
         if self._breaker_exact:
             self._check_admission(call, truth)
-        if self._rate_exact:
+        # Whose slot came while the machine slept goes at once when it wakes: with all the others.
+        if self._rate_exact and call.begin > self.slept_at:
             self._check_rate(truth, now)
         if hits > 1:
             self._pay(call, truth)

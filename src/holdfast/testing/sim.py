@@ -32,6 +32,9 @@ from holdfast.testing.simulation import Scenario, SimResult, run_scenario
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+_SHOWN = 20
+"""Faults that are listed for a person; all are in the file."""
+
 _CHUNK = 10
 """Seeds that a worker process runs before it reports."""
 
@@ -185,7 +188,9 @@ def _tell(result: SimResult, best: SimResult, replay: str) -> None:
     lines: list[Any] = [f"seed {result.seed}: failed with {result.faults} faults"]
     lines += [f"  {text}" for text in result.violations]
     lines.append(f"still fails with {best.faults} of them:")
-    lines += [f"  {fault.point} {fault.no}: {fault.kind}" for fault in best.decisions]
+    lines += [f"  {fault.point} {fault.no}: {fault.kind}" for fault in best.decisions[:_SHOWN]]
+    if best.faults > _SHOWN:
+        lines.append(f"  and {best.faults - _SHOWN} more")
     lines.append(f"replay: {replay}")
     print("\n".join(lines), file=sys.stderr)  # noqa: T201 - the command's output
 

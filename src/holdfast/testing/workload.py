@@ -236,7 +236,8 @@ class Draw:
 
     def _retry(self) -> Retry:
         source = self._source
-        base = self._latency * source.choice((0.3, 1, 1, 10))
+        # No round numbers: a wait that ends in the tick of a deadline may be made or not.
+        base = self._latency * source.choice((0.31, 0.97, 0.97, 9.7))
         backoffs: tuple[Backoff, ...] = (
             Exponential(base=base, cap=base * 50),
             Exponential(base=base, cap=base * 50, jitter="none"),
@@ -338,6 +339,8 @@ class Load:
         elif fault is not None:
             clock.suspend(8 * 3600)
             self.ledger.suspended(now)
+            for guard in self.guards:
+                guard.slept_at = now
             faults.until += 8 * 3600  # nothing happened meanwhile: the storm goes on
 
     def after_storm(self) -> float:
