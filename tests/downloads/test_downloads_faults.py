@@ -137,6 +137,18 @@ def test_a_replaced_object_gives_the_new_version_whole(
         assert server.stats.bytes_down <= size + 4 * MIB + unread
 
 
+@pytest.mark.parametrize("digest", [False, True])
+def test_nodes_with_their_own_etags_do_not_end_it(digest: bool, tmp_path: Path) -> None:  # noqa: FBT001 - a case
+    faults = [hf.chaos.NodeEtag(2), hf.chaos.Reset(after_bytes=MIB)]
+    obj = hf.chaos.Object("/x", 12 * MIB, faults=faults)
+    with hf.chaos.server(obj, seed=4) as server:
+        with downloads(tmp_path) as d:
+            d.add(server.url("/x"), sha256=server.expected_sha256("/x") if digest else None)
+            report = d.run()
+        assert report.exit_code == 0
+        assert sha256_of(tmp_path / "x") == server.expected_sha256("/x")
+
+
 def test_an_object_that_is_replaced_unseen_by_validators_is_caught_by_the_overlap(
     tmp_path: Path,
 ) -> None:

@@ -143,6 +143,46 @@ def test_three_changes_are_too_many() -> None:
     assert "3 times" in str(error)
 
 
+def nodes(origin: Origin, order: str) -> None:
+    """Let the n-th exchange reach the node that `order` names; each has its own ETag."""
+
+    def choose(head: Head, body: bytes, request: Request) -> tuple[Head, bytes]:
+        tag = f'"{order[(len(origin.asked) - 1) % len(order)]}"'
+        condition = request.headers.get("If-Match", request.headers.get("If-Range", tag))
+        headers = {**head.headers, "etag": tag}
+        if condition not in {tag, DATES[1]}:
+            if "If-Match" in request.headers:
+                return Head(412, headers, Framing.LENGTH, 0), b""
+            headers.pop("content-range", None)
+            return Head(200, headers, Framing.LENGTH, SIZE), body_of(1)
+        return with_head(head, headers=headers), body
+
+    origin.if_match = False
+    origin.tags_of_nodes = True
+    origin.alter = choose
+
+
+def test_nodes_with_their_own_etags_are_told_from_changes() -> None:
+    origin = Origin(cuts=[100_000] * 20)
+    nodes(origin, "abcab")
+    bench = Bench(origin)
+    whole = bench.run()
+    assert bench.content == body_of(1)
+    assert bench.standing.nodes
+    assert whole.verified == "size-only"
+    assert origin.served <= SIZE + 3 * 100_000
+    assert "changing" in bench.failed  # answers of other nodes were tried again
+
+
+def test_with_a_digest_any_node_will_do() -> None:
+    origin = Origin(cuts=[100_000] * 20)
+    nodes(origin, "abcab")
+    bench = Bench(origin)
+    assert bench.run(sha256=sha256_of(body_of(1))).verified == "sha256"
+    assert bench.content == body_of(1)
+    assert "changing" not in bench.failed
+
+
 def test_last_modified_vouches_weakly() -> None:
     origin = Origin(etag=False, cuts=[300_000])
     bench = Bench(origin)

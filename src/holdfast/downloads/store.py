@@ -54,6 +54,7 @@ MIGRATIONS = (
         weak INTEGER NOT NULL DEFAULT 0,
         changes INTEGER NOT NULL DEFAULT 0,
         mismatches INTEGER NOT NULL DEFAULT 0,
+        nodes INTEGER NOT NULL DEFAULT 0,
         reason TEXT NOT NULL DEFAULT '',
         text TEXT NOT NULL DEFAULT '',
         fetched INTEGER NOT NULL DEFAULT 0,
@@ -94,8 +95,8 @@ MIGRATIONS = (
 
 _COLUMNS = (
     "id, path, state, secret, want_size, digests, pinned, etag, last_modified, dated, size,"
-    " media_type, coding, rung, weak, changes, mismatches, reason, text, fetched, attempts,"
-    " verified, digest, mtime, ended_at, session,"
+    " media_type, coding, rung, weak, changes, mismatches, nodes, reason, text, fetched,"
+    " attempts, verified, digest, mtime, ended_at, session,"
     " (SELECT url FROM source WHERE source.item = item.id AND no = 0),"
     " (SELECT coalesce(sum(len), 0) FROM extent WHERE extent.item = item.id)"
 )
@@ -296,6 +297,7 @@ class Store:
                 weak=standing.weak,
                 changes=standing.changes,
                 mismatches=standing.mismatches,
+                nodes=standing.nodes,
             )
 
     def attempt_failed(self, item_id: str, verdict: Verdict, received: int) -> None:
@@ -378,8 +380,8 @@ def _digests_of(text: str) -> tuple[Digest, ...]:
 def _item_of(row: tuple[Any, ...]) -> Item:
     (
         item_id, path, state, secret, want_size, digests, pinned, etag, last_modified, dated, size,
-        media_type, coding, rung, weak, changes, mismatches, reason, text, fetched, attempts,
-        verified, digest, mtime, ended_at, session, url, kept,
+        media_type, coding, rung, weak, changes, mismatches, nodes, reason, text, fetched,
+        attempts, verified, digest, mtime, ended_at, session, url, kept,
     ) = row  # fmt: skip
     if len(item_id) != 16 or not set(item_id) <= set("0123456789abcdef"):
         raise ValueError(f"id {item_id!r}")
@@ -397,7 +399,7 @@ def _item_of(row: tuple[Any, ...]) -> Item:
         size=want_size,
         digests=_digests_of(digests),
         standing=Standing(
-            validators if pinned else None, Rung(rung), bool(weak), changes, mismatches
+            validators if pinned else None, Rung(rung), bool(weak), changes, mismatches, bool(nodes)
         ),
         failure=Failure(reason, text) if reason else None,
         kept=kept,

@@ -41,6 +41,7 @@ class Action(enum.Enum):
     RESTART      416 without a size: drop all and ask again, once
     REDIRECT     go where Location says
     CAPTIVE      a page that stands in for the object (login, captive portal): try later
+    OTHER_NODE   the same object from a server that gives it another ETag: try for ours
     WRONG_SIZE   not the object that was asked for: its size is known and another one
     FAIL         the status decides (see core/tables)
     """
@@ -54,6 +55,7 @@ class Action(enum.Enum):
     RESTART = enum.auto()
     REDIRECT = enum.auto()
     CAPTIVE = enum.auto()
+    OTHER_NODE = enum.auto()
     WRONG_SIZE = enum.auto()
     FAIL = enum.auto()
 
@@ -66,6 +68,7 @@ class Question:
     pinned: the version that the bytes on disk are of; None if nothing was pinned.
     size: what the caller says that the size is.  allow_html: pages are what is wanted.
     cross_site: redirects led to another site.  data_suffix: the name ends like data.
+    nodes: it is known that several servers give this object each an ETag of its own.
     """
 
     start: int = 0
@@ -75,6 +78,7 @@ class Question:
     allow_html: bool = False
     cross_site: bool = False
     data_suffix: bool = False
+    nodes: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +113,19 @@ class Facts:
     def changed(self) -> bool:
         """The answer is of another version than the bytes on disk."""
         return self.match is Match.DIFFERENT
+
+    @property
+    def sibling(self) -> bool:
+        """Only the strong ETag differs; size and date are known, and equal."""
+        pinned, seen = self.question.pinned, self.seen
+        return (
+            pinned is not None
+            and pinned.has_strong_etag
+            and seen.has_strong_etag
+            and pinned.etag != seen.etag
+            and (pinned.size, pinned.last_modified) == (seen.size, seen.last_modified)
+            and None not in {pinned.size, pinned.last_modified or None}
+        )
 
     @property
     def as_asked(self) -> bool:
@@ -194,6 +211,11 @@ TABLE = (
         "size is not the one asked for",
         lambda f: (_ok(f) or _part(f)) and f.wrong_size,
         Action.WRONG_SIZE,
+    ),
+    Row(
+        "another node",
+        lambda f: (_ok(f) or _part(f)) and f.question.nodes and f.sibling,
+        Action.OTHER_NODE,
     ),
     Row("206, other version", lambda f: _part(f) and f.changed, Action.CHANGED),
     Row("206 as asked", lambda f: _part(f) and f.as_asked and f.vouched, Action.APPEND),

@@ -95,7 +95,7 @@ class Standing:
 
     pinned: the version that the extents are of.  limit: the best rung that this server
     honours.  weak: a resume relied on a weak rung.  changes, mismatches: counted to their
-    ends, 3 and 2.
+    ends, 3 and 2.  nodes: several servers give the object each its own ETag.
     """
 
     pinned: Validators | None = None
@@ -103,6 +103,7 @@ class Standing:
     weak: bool = False
     changes: int = 0
     mismatches: int = 0
+    nodes: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,6 +218,7 @@ class ObjectTransfer:
             size=wanted.size,
             allow_html=wanted.allow_html,
             data_suffix=wanted.data_suffix,
+            nodes=standing.nodes,
         )
 
     def _follow(self, question: Question) -> tuple[Received, Decision | None]:
@@ -313,11 +315,15 @@ class ObjectTransfer:
     def _start_over(self, decision: Decision) -> None:
         facts = decision.facts
         if decision.action is Action.NEW_VERSION:
-            self._count_change()
+            self._count_change(sibling=facts.sibling)
         if self.part.offset:
             self._meter.declined(decision.row, self.part.offset)
         # From here on all bytes come from one answer, so nothing weak is left.
-        self._stand(replace(self.standing, pinned=facts.seen, weak=False), drop=True)
+        pinned = facts.seen
+        if self.standing.nodes and self.wanted.digests:
+            # Any node will do: the digest of the whole vouches for what is joined.
+            pinned = replace(pinned, etag="")
+        self._stand(replace(self.standing, pinned=pinned, weak=False), drop=True)
         algorithms = [digest.algorithm for digest in self._checks]
         self.part.restart(Hasher(algorithms) if algorithms else None)
 
@@ -344,7 +350,7 @@ class ObjectTransfer:
             case Action.APPEND | Action.FROM_ZERO | Action.NEW_VERSION:
                 self._end_body(received)
             case Action.CHANGED:
-                self._count_change()
+                self._count_change(sibling=decision.facts.sibling)
                 self._drop(decision.row)
             case Action.NEXT_RUNG if question.start:
                 self._meter.declined(decision.row, self.part.offset)
@@ -356,6 +362,9 @@ class ObjectTransfer:
                 self._drop(decision.row)
             case Action.CAPTIVE:
                 raise captive(decision.facts.seen.media_type)
+            case Action.OTHER_NODE:
+                text = "the server's nodes give different ETags, and this was not the right one"
+                raise TransferFailed(Reason.CHANGING, text, transient("other node"))
             case Action.WRONG_SIZE:
                 raise self._wrong_size(decision.facts.seen.size)
             case Action.FAIL:
@@ -398,10 +407,16 @@ class ObjectTransfer:
         text = f"the size is not the one expected (expected: {self.wanted.size}, found: {found})"
         return TransferFailed(Reason.SIZE, text, permanent("size"))
 
-    def _count_change(self) -> None:
+    def _count_change(self, *, sibling: bool = False) -> None:
+        """Count another version. sibling: all but its ETag says that it is the same.
+
+        Twice a sibling is no change but a group of servers with ETags of their own. From
+        then on only bytes of one ETag are joined, and answers of other nodes tried again.
+        """
         changes = self.standing.changes + 1
+        nodes = self.standing.nodes or (sibling and changes == MAX_CHANGES - 1)
         self._reached = 0  # reaching the same offset in a new version is progress
-        self._stand(replace(self.standing, changes=changes))
+        self._stand(replace(self.standing, changes=changes, nodes=nodes))
         if changes >= MAX_CHANGES:
             text = f"the object changed {changes} times while it was fetched"
             raise TransferFailed(Reason.CHANGING, text, permanent("changing"))
