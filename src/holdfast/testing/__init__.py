@@ -13,6 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from holdfast.testing.aiohttp_sim import simulated_aiohttp
     from holdfast.testing.fakeclock import ClockStuck, FakeClock, RealSleep
     from holdfast.testing.faults import Decision, Faults, Swarm
     from holdfast.testing.files import PowerCut, SimFiles
@@ -43,6 +44,7 @@ __all__ = [
     "cancel_sweep",
     "clock",
     "sim_run",
+    "simulated_aiohttp",
 ]
 
 _HOMES = {
@@ -65,6 +67,7 @@ _HOMES = {
     "VirtualClock": "virtual",
     "cancel_sweep": "sweep",
     "sim_run": "simulation",
+    "simulated_aiohttp": "aiohttp_sim",
 }
 
 

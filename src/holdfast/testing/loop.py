@@ -245,10 +245,17 @@ class SimLoop(asyncio.BaseEventLoop):
         port: int | None = None,
         *,
         ssl: object = None,
-        **options: object,
+        **options: Any,
     ) -> tuple[asyncio.Transport, asyncio.BaseProtocol]:
-        """Connect over the simulated network. TLS and ready-made sockets are refused."""
-        _refuse_real(ssl, options)
+        """Connect over the simulated network. TLS and real sockets are refused.
+
+        sock: a connected `SimSocket`, instead of host and port.
+        """
+        sock = options.pop("sock", None)
+        _refuse_real(ssl, sock)
+        if sock is not None:
+            made: tuple[asyncio.Transport, asyncio.BaseProtocol] = sock.start(protocol_factory)
+            return made
         if host is None or port is None:
             raise ValueError("create_connection: host and port are needed in a simulation")
         return await self.network.connect(protocol_factory, host, port)
@@ -264,7 +271,7 @@ class SimLoop(asyncio.BaseEventLoop):
         **options: object,
     ) -> asyncio.AbstractServer:
         """Listen on the simulated network."""
-        _refuse_real(ssl, options)
+        _refuse_real(ssl, options.get("sock"))
         server = self.network.listen(protocol_factory, host or "0.0.0.0", port or 0)  # noqa: S104 - simulated
         if start_serving:
             await server.start_serving()
@@ -304,10 +311,10 @@ def _note_unhandled(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) ->
     loop.unhandled.append(f"{text}: {error!r}" if error is not None else str(text))
 
 
-def _refuse_real(ssl: object, options: dict[str, object]) -> None:
+def _refuse_real(ssl: object, sock: object) -> None:
     if ssl:
         raise NotImplementedError("TLS is not simulated: test it on real sockets")
-    if options.get("sock") is not None:
+    if sock is not None and not hasattr(sock, "start"):
         raise NotImplementedError("a real socket has no place in a simulation")
 
 

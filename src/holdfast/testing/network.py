@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from holdfast.testing.tcp import STREAM_KINDS, Connection, Link, SimTransport
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from holdfast.testing.faults import Faults
     from holdfast.testing.loop import SimLoop
@@ -158,16 +158,19 @@ class SimNetwork:
 
         Raises what `loop.create_connection` raises: gaierror, OSError with its errno.
         """
+        addresses = [(address, port) for address in await self._resolve(host)]
+        return (await self.dial(addresses)).start(protocol_factory)
+
+    async def dial(self, addresses: Sequence[tuple[str, int]]) -> SimSocket:
+        """Connect to the first of `addresses` that answers; nobody talks on it yet."""
         errors: list[OSError] = []
-        for address in await self._resolve(host):
+        for address, port in addresses:
             try:
                 connection = await self._handshake(address, port)
             except OSError as error:
                 errors.append(error)
                 continue
-            protocol = protocol_factory()
-            connection.client.start(protocol)
-            return connection.client, protocol
+            return SimSocket(connection.client.get_extra_info("sockname"), connection)
         if len({str(error) for error in errors}) == 1:
             raise errors[0]
         raise OSError("Multiple exceptions: " + ", ".join(str(error) for error in errors))
@@ -267,7 +270,7 @@ class SimServer(asyncio.AbstractServer):
     @property
     def sockets(self) -> tuple[SimSocket, ...]:
         """What `asyncio.Server.sockets` is used for: to learn the port."""
-        return () if self._closed else tuple(SimSocket(*address) for address in self.addresses)
+        return () if self._closed else tuple(SimSocket(address) for address in self.addresses)
 
     def get_loop(self) -> SimLoop:
         """Return the loop."""
@@ -347,17 +350,32 @@ class SimServer(asyncio.AbstractServer):
 
 
 class SimSocket:
-    """The little of a listening socket that programs ask for."""
+    """The little of a socket that programs ask for: of a listening one, or a connected one."""
 
     family = socket.AF_INET
     type = socket.SOCK_STREAM
 
-    def __init__(self, address: str, port: int) -> None:
-        self._name = (address, port)
+    def __init__(self, name: tuple[str, int], connection: Connection | None = None) -> None:
+        self._name = name
+        self._connection = connection
 
     def getsockname(self) -> tuple[str, int]:
         """Return the address and the port."""
         return self._name
+
+    def start(
+        self, protocol_factory: Callable[[], asyncio.BaseProtocol]
+    ) -> tuple[SimTransport, asyncio.BaseProtocol]:
+        """Let a protocol talk over the connection."""
+        assert self._connection is not None  # noqa: S101 - only `dial` makes connected ones
+        transport, protocol = self._connection.client, protocol_factory()
+        transport.start(protocol)
+        return transport, protocol
+
+    def close(self) -> None:
+        """Give up a connection on which nobody talks."""
+        if self._connection is not None:
+            self._connection.client.abort()
 
 
 def _is_address(host: str) -> bool:

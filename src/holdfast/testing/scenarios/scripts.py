@@ -18,11 +18,12 @@ from holdfast.runtime import random as random_seam
 from holdfast.runtime.clock import clock
 from holdfast.runtime.hub import hub
 from holdfast.runtime.policy import Policy, policy
+from holdfast.testing.drawn import Draw
 from holdfast.testing.fakeclock import FakeClock
 from holdfast.testing.loop import SimLoop
 from holdfast.testing.simulation import Scenario, Sim
 from holdfast.testing.virtual import VirtualClock
-from holdfast.testing.workload import ATTEMPT_KINDS, EXPECTED, KEYS, Draw, error_of
+from holdfast.testing.workload import ATTEMPT_KINDS, EXPECTED, KEYS, error_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
