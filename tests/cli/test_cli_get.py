@@ -237,8 +237,13 @@ def test_a_name_from_the_net_cannot_write_to_the_terminal(tmp_path: Path) -> Non
 
 @contextmanager
 def running(*words: str) -> Iterator[subprocess.Popen[str]]:
+    # A shell lets its background jobs, and so their children, ignore SIGINT.
     process = subprocess.Popen(
-        command(*words), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command(*words),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 - no threads yet
     )
     try:
         yield process
@@ -303,6 +308,26 @@ def test_the_second_ctrl_c_ends_it_at_once(tmp_path: Path) -> None:
             process.communicate(timeout=20)
             assert time.monotonic() - before < 1
         assert process.returncode == 130
+
+
+def test_an_ignored_ctrl_c_stays_ignored(tmp_path: Path) -> None:
+    obj = hf.chaos.Object("/x", 300 * KIB, faults=[hf.chaos.Stall(after_bytes=KIB, seconds=1.5)])
+    with hf.chaos.server(obj) as server:
+        process = subprocess.Popen(
+            [
+                "sh",
+                "-c",
+                'trap "" INT; exec "$@"',
+                "sh",
+                *command(server.url("/x"), "-o", str(tmp_path)),
+            ],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        until(lambda: server.stats.bytes_down == KIB)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 0
+        assert sha256_of(tmp_path / "x") == server.expected_sha256("/x")
 
 
 def test_kill_9_and_the_same_command_goes_on(tmp_path: Path) -> None:

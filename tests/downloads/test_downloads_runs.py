@@ -276,6 +276,8 @@ def test_bad_promises_are_refused_at_once(tmp_path: Path) -> None:
         assert (refused.value.code, refused.value.exit_code) == ("HF-1002", 2)
         with pytest.raises(DownloadError, match="must not be negative"):
             d.add("http://x/", size=-1)
+        with pytest.raises(DownloadError, match="may not stand in a header"):
+            d.add("http://x/", headers={"X": "a\r\nY: b"})
         assert d.status().items == ()
 
 
@@ -375,12 +377,48 @@ def test_each_refusal_has_its_code(status: int, code: str, requests: int, tmp_pa
         assert [item.code for item in report.failed] == [code]
         assert report.exit_code == 1
         assert server.stats.requests == requests
-    assert [name for name in names_in(tmp_path) if not name.endswith(".part")] == []
+    assert names_in(tmp_path) == []
 
 
 def _three() -> hf.Policy:
     retry = hf.Retry(3, backoff=hf.Constant(0), budget=None)
     return hf.policy(retry, name="downloads", key=lambda call: call.host)
+
+
+def test_a_policy_that_refuses_leaves_the_work_for_later(tmp_path: Path) -> None:
+    policy = hf.policy(hf.Retry(9, backoff=hf.Constant(0)), hf.Breaker(consecutive=2))
+    with hf.chaos.server(hf.chaos.Object("/x", 9), faults=[hf.chaos.Status(500)]) as server:
+        with downloads(tmp_path, policy=policy) as d:
+            d.add(server.url("/x"))
+            report = d.run()
+        assert (report.exit_code, report.left_why) == (3, ("policy",))
+        server.use()
+        assert fetch(tmp_path).done == 1
+
+
+def test_an_error_that_nobody_expected_ends_one_file_only(
+    server: hf.chaos.Server, tmp_path: Path
+) -> None:
+    def hook(error: object) -> None:
+        if "404" in str(error):
+            raise LookupError("a hook with a defect")
+
+    retry = hf.Retry(3, backoff=hf.Constant(0), budget=None)
+    with downloads(tmp_path, policy=hf.policy(retry, classify=hook), workers=1) as d:
+        d.add(server.url("/absent"))
+        d.add(server.url("/a"))
+        report = d.run()
+    assert report.done == 1
+    assert [item.code for item in report.failed] == ["HF-1599"]
+    assert "LookupError: a hook with a defect" in report.failed[0].text
+
+
+def test_a_run_after_a_stop_goes_on(server: hf.chaos.Server, tmp_path: Path) -> None:
+    with downloads(tmp_path) as d:
+        d.add(server.url("/a"))
+        d.stop()
+        assert (d.run().exit_code, server.stats.requests) == (130, 0)
+        assert d.run().done == 1
 
 
 def test_a_host_that_asks_for_hours_is_left_for_later(tmp_path: Path) -> None:
@@ -437,6 +475,15 @@ def test_stop_ends_a_run_in_its_backoff(tmp_path: Path) -> None:
         assert fetch(tmp_path).done == 1
 
 
+@pytest.fixture
+def heeding_ctrl_c() -> Iterator[None]:
+    # A shell lets its background jobs ignore SIGINT, and this may be one.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heeding_ctrl_c")
 @pytest.mark.parametrize("where", ["stall", "backoff"])
 def test_ctrl_c_is_raised_again_when_the_bytes_are_safe(where: str, tmp_path: Path) -> None:
     fault = hf.chaos.Stall(after_bytes=60 * KIB) if where == "stall" else hf.chaos.Status(500)

@@ -12,6 +12,7 @@ from holdfast.wire.urls import BadUrl, is_cross_site, parse, redirected
     [
         ("HTTP://Example.ORG:80/a/B?x=1#part", "http://example.org/a/B?x=1"),
         ("https://example.org", "https://example.org/"),
+        ("https://example.org./a", "https://example.org./a"),
         ("https://example.org:8443/a", "https://example.org:8443/a"),
         ("http://[::1]:8080/a", "http://[::1]:8080/a"),
         ("http://bücher.example/ä b", "http://xn--bcher-kva.example/%C3%A4%20b"),
@@ -69,7 +70,9 @@ def test_a_repr_shows_no_secret() -> None:
         ("http://[::1/", "cannot be read"),
         ("http://example.org/\r\nHost: x", "control character"),
         ("http://example.org/" + "a" * 20000, "longer than"),
-        ("http://-bad/", "not a valid name"),
+        ("http://-bad.example/", "not a valid name"),
+        ("http://" + "a" * 64 + ".example/", "not a valid name"),
+        ("http://a..b/", "not a valid name"),
     ],
 )
 def test_what_cannot_be_fetched_is_refused_with_the_reason(text: str, reason: str) -> None:
@@ -94,6 +97,8 @@ def test_a_refusal_shows_no_credentials() -> None:
         ("//other.example/d", "http://other.example/d"),
         ("https://example.org/e", "https://example.org/e"),
         (" /spaces ", "http://example.org/spaces"),
+        ("/\xc3\xa4", "http://example.org/%C3%A4"),
+        ("/\xe4", "http://example.org/%C3%A4"),
     ],
 )
 def test_a_redirect_is_joined_to_its_base(location: str, target: str) -> None:

@@ -122,7 +122,11 @@ def _downloads(args: argparse.Namespace) -> Downloads:
 
 @contextmanager
 def _interruptible(downloads: Downloads) -> Iterator[None]:
-    """End well at the first Ctrl-C or SIGTERM, and at once at the second."""
+    """End well at the first Ctrl-C or SIGTERM, and at once at the second.
+
+    A signal that was ignored when we began stays so: a script's background job is not meant
+    by a Ctrl-C for the foreground.
+    """
     asked = False
 
     def stop(signum: int, frame: FrameType | None) -> None:  # noqa: ARG001 - the asked signature
@@ -135,7 +139,8 @@ def _interruptible(downloads: Downloads) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield  # signals are the main thread's; a caller elsewhere has its own ways
         return
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    heeded = [n for n in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(n) != signal.SIG_IGN]
+    before = {number: signal.signal(number, stop) for number in heeded}
     try:
         yield
     finally:

@@ -16,7 +16,7 @@ from holdfast.downloads.engine import Engine
 from holdfast.downloads.failures import DownloadError, Failure
 from holdfast.downloads.fetch import Options
 from holdfast.downloads.items import Item, ItemEvent, Report, item_id
-from holdfast.downloads.names import name_from_url, safe_path
+from holdfast.downloads.names import name_from_url, part_path, safe_path
 from holdfast.downloads.states import Input, State, after, is_open
 from holdfast.downloads.store import Store
 from holdfast.runtime.files import files
@@ -26,6 +26,7 @@ from holdfast.storage.lock import Held
 from holdfast.transfer.object import MAX_SIZE
 from holdfast.transfer.plane import Timeouts
 from holdfast.transfer.verify import Digest
+from holdfast.wire.http1 import request_head
 from holdfast.wire.urls import BadUrl, Url, parse
 
 if TYPE_CHECKING:
@@ -128,6 +129,7 @@ class Downloads:
         name = name_from_url(source) if path is None else safe_path(path)
         if size is not None and size < 0:
             raise DownloadError("bad-option", f"`size`: {size}: it must not be negative")
+        _check_headers(source, headers or {})
         item = Item(
             item_id(source.canonical(), name),
             name,
@@ -169,12 +171,18 @@ class Downloads:
         if other is None:
             return
         if other.kept == 0 and is_open(other.state) and other.session < self._store.session:
+            self._sweep(other)
             cancelled = after(other.state, Input.CANCEL)
             text = f"`{item.url}` took its place"
             self._store.ended(other.id, cancelled, Failure("cancelled", text))
             return
         text = f"another item has the same name (`{other.url}`)"
         self._store.ended(item.id, State.FAILED, Failure("name-collision", text))
+
+    def _sweep(self, item: Item) -> None:
+        part = part_path(posixpath.join(self.into, item.path), item.id)
+        if files().stat(part) is not None:
+            files().unlink(part)
 
     # -- the work ------------------------------------------------------------------------------
 
@@ -200,6 +208,7 @@ class Downloads:
                 return engine.run()
         finally:
             self._engine = None
+            self._stopped = False
 
     def stop(self) -> None:
         """End `run` within two seconds; what was received is kept. For any thread or handler."""
@@ -245,6 +254,13 @@ def _digests(sha256: str | None, md5: str | None) -> tuple[Digest, ...]:
         return tuple(Digest(name, text.strip().lower()) for name, text in given if text is not None)
     except ValueError as error:
         raise DownloadError("bad-digest", str(error)) from None
+
+
+def _check_headers(url: Url, headers: Mapping[str, str]) -> None:
+    try:
+        request_head(url, headers)
+    except ValueError as error:
+        raise DownloadError("bad-option", str(error)) from None
 
 
 def _check(name: str, value: int, low: int, high: int) -> None:

@@ -128,9 +128,10 @@ class Engine:
     # -- threads -----------------------------------------------------------------------------
 
     def _work(self) -> None:
+        count = min(self._workers, max(1, self._store.open_count()))
         threads = [
             threading.Thread(target=self._worker, name=f"holdfast-get-{n}", daemon=True)
-            for n in range(1, self._workers + 1)
+            for n in range(1, count + 1)
         ]
         with self._lock:
             self._running = len(threads)

@@ -13,7 +13,7 @@ import errno
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from holdfast.core.errors import HoldfastError
+from holdfast.core.errors import DeadlineExceeded, HoldfastError, Rejected
 from holdfast.core.verdict import Kind
 from holdfast.transfer.failures import Reason, TransferFailed
 
@@ -140,6 +140,7 @@ CODES = {
         "Give a fresh URL for it: what was fetched is kept.",
     ),
     "cancelled": Row("HF-1503", "cancelled", "Add it again to fetch it."),
+    "policy": Row("HF-1504", "the policy refused it", "Run it again later."),
     "unknown": Row("HF-1599", "a failure that is not classified", "Run it again."),
 }
 
@@ -229,6 +230,9 @@ def failure_of(error: Exception, host: str = "") -> Failure:
     if isinstance(error, TransferFailed):
         reason = _transfer_reason(error)
         text = _explained(reason, error, host)
+    elif isinstance(error, Rejected | DeadlineExceeded):
+        reason = "policy"
+        text = f"{CODES[reason].meaning} ({type(error).__name__}: {error})"
     elif isinstance(error, OSError):
         reason = _BY_ERRNO.get(error.errno or 0, "file-error")
         text = f"{CODES[reason].meaning} ({error.strerror or error})"

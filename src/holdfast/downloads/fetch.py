@@ -12,7 +12,7 @@ or has it no more (the rename had happened).
 from __future__ import annotations
 
 import posixpath
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,8 +21,9 @@ from holdfast.core.verdict import Kind
 from holdfast.downloads.failures import Failure, failure_of
 from holdfast.downloads.names import has_data_suffix, part_path
 from holdfast.downloads.states import Input, State, after
+from holdfast.downloads.store import Retired
 from holdfast.runtime.files import FileInfo, files
-from holdfast.storage.journal import JournalFull
+from holdfast.storage.journal import JournalBroken, JournalFull
 from holdfast.storage.publish import publish
 from holdfast.transfer.extents import Extents
 from holdfast.transfer.failures import LONGEST_WAIT, Reason, TransferFailed, permanent
@@ -32,7 +33,7 @@ from holdfast.transfer.plane import Plane, Timeouts
 from holdfast.transfer.verify import Hasher
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from holdfast.downloads.items import Item
     from holdfast.downloads.store import Store
@@ -139,7 +140,9 @@ class Fetch:
             return self._run(attempts)
         except _Skip as skip:
             return self._skip(skip)
-        except (_Stop, TransferFailed, JournalFull, OSError) as error:
+        except (JournalBroken, Retired):
+            raise
+        except Exception as error:  # noqa: BLE001 - one odd item must not end the others
             happened, failure = _judged(error, self._url.netloc if self._url else "")
             if self._state is State.FINISHING and isinstance(error, OSError):
                 # Whether the rename happened, and reached the disk, the next run will see.
@@ -237,7 +240,7 @@ class Fetch:
             lambda extents: store.keep(item.id, extents),
             durable=self._options.durable,
         )
-        with closing(part):
+        with self._used(part):
             self._open(part)
             self._part, self._began = part, part.offset
             self._transfer = ObjectTransfer(
@@ -252,6 +255,21 @@ class Fetch:
                 failed=lambda error, n: store.attempt_failed(item.id, error.verdict, n),
             )
             return self._transfer.run(attempts(url.host))
+
+    @staticmethod
+    @contextmanager
+    def _used(part: Part) -> Iterator[None]:
+        """Close the part at the end; one that is empty after a failure is removed."""
+        try:
+            yield
+        except Exception:
+            part.close()
+            if part.saved == 0:
+                with suppress(OSError):
+                    files().unlink(part.path)
+            raise
+        finally:
+            part.close()
 
     def _open(self, part: Part) -> None:
         algorithms = [digest.algorithm for digest in self.item.digests]
@@ -345,4 +363,4 @@ def _judged(error: Exception, host: str) -> tuple[Input, Failure]:
         if error.verdict.kind is Kind.CANCELLED or waits:
             return Input.PAUSE, failure
         return (Input.EXPIRE if error.reason is Reason.NEEDS_URL else Input.FAIL), failure
-    return (Input.PAUSE if failure.reason == "disk" else Input.FAIL), failure
+    return (Input.PAUSE if failure.reason in {"disk", "policy"} else Input.FAIL), failure

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import base64
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from urllib.parse import parse_qsl, quote, unquote_to_bytes, urljoin, urlsplit
 
@@ -39,7 +40,8 @@ _AZURE = {"se", "sp", "spr", "sr", "st", "sv", "skoid", "sktid", "skt", "ske", "
 # RFC 3986 leaves these as they are in a path or query; `%` because escapes are kept.
 _KEEP_PATH = "%/:@!$&'()*+,;=~-._"
 _KEEP_QUERY = _KEEP_PATH + "?[]"  # brackets may not stand there, but everybody sends them
-_HOST = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,253})\Z")
+# Labels of at most 63 (RFC 1035): for longer ones Python's resolver raises no OSError.
+_HOST = re.compile(r"(?=.{1,254}\Z)([A-Za-z0-9_][A-Za-z0-9_-]{0,62}\.)*[A-Za-z0-9_-]{1,63}\.?\Z")
 
 
 class BadUrl(HoldfastError):
@@ -158,6 +160,8 @@ def redirected(base: Url, location: str) -> Url:
     Raises BadUrl for a target that cannot be fetched, and for https -> http: that would
     give away what the first request protected.
     """
+    with suppress(UnicodeError):  # raw UTF-8 in a header, which is read as Latin-1
+        location = location.encode("latin-1").decode("utf-8")
     target = parse(urljoin(base.full(), location.strip()))
     if base.scheme == "https" and target.scheme == "http":
         reason = f"it redirects to `{target.canonical()}`, from https to http"
