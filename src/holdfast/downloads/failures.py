@@ -58,7 +58,7 @@ CODES = {
         "HF-1101", "the name does not resolve", "Check the spelling and the network."
     ),
     "refused": Row(
-        "HF-1102", "the connection was refused", "Check host and port; is the server running?"
+        "HF-1102", "the connection was refused", "Check host and port, and that the server runs."
     ),
     "connect-timeout": Row(
         "HF-1103", "no connection in time", "Check the network, or raise `--connect-timeout`."
