@@ -68,21 +68,22 @@ def test_an_open_circuit_sends_nothing(clock):
 @pytest.mark.parametrize("probes", [1, 3])
 def test_half_open_admits_exactly_its_probes_of_a_hundred_concurrent_calls(probes):
     async def main() -> int:
-        policy = quick(half_open=probes, close_after=3, open_for=0.01)
+        policy = quick(half_open=probes, close_after=3)
         for _ in range(2):
             await policy.aoutcome(_afail)
-        await asyncio.sleep(0.02)
+        await clock.asleep(6)
         seen = 0
 
         async def slow() -> None:
             nonlocal seen
             seen += 1
-            await asyncio.sleep(0.05)
+            await clock.asleep(1)
 
         await asyncio.gather(*(policy.aoutcome(slow) for _ in range(100)))
         return seen
 
-    assert asyncio.run(main()) == probes
+    with hf.testing.clock() as clock:
+        assert asyncio.run(main()) == probes
 
 
 async def _afail() -> None:
@@ -131,10 +132,10 @@ def test_cancellations_change_nothing_while_closed():
 
 def test_a_cancelled_probe_gives_its_permit_back_and_proves_nothing():
     async def main() -> int:
-        policy = quick(open_for=0.01)
+        policy = quick()
         for _ in range(2):
             await policy.aoutcome(_afail)
-        await asyncio.sleep(0.02)
+        await clock.asleep(6)
         probe = asyncio.create_task(policy.acall(asyncio.sleep, 10))
         await asyncio.sleep(0)
         probe.cancel()
@@ -151,7 +152,8 @@ def test_a_cancelled_probe_gives_its_permit_back_and_proves_nothing():
             await policy.aoutcome(failing)
         return admitted
 
-    assert asyncio.run(main()) == 1
+    with hf.testing.clock() as clock:
+        assert asyncio.run(main()) == 1
 
 
 @pytest.mark.parametrize(
