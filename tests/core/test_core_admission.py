@@ -70,15 +70,16 @@ def test_waiters_are_served_in_the_order_that_was_asked_for(order, expected):
 
 def test_a_waiter_leaves_at_its_deadline_and_loses_no_permit():
     async def main() -> tuple[object, dict[str, object]]:
-        policy = hf.policy(hf.Deadline(0.05), hf.Bulkhead(1, queue=9))
-        holder = asyncio.create_task(policy.but(hf.Deadline(9)).acall(asyncio.sleep, 0.1))
+        policy = hf.policy(hf.Deadline(5), hf.Bulkhead(1, queue=9))
+        holder = asyncio.create_task(policy.but(hf.Deadline(99)).acall(clock.asleep, 10))
         await asyncio.sleep(0)
         late = await policy.aoutcome(afinish())
         await holder
         assert await policy.acall(afinish())
         return late, policy.state()
 
-    late, state = asyncio.run(main())
+    with hf.testing.clock() as clock:
+        late, state = asyncio.run(main())
     assert isinstance(late.error, hf.DeadlineExceeded)
     assert late.attempts == 0
     assert (state["active"], state["queued"]) == (0, 0)
@@ -180,7 +181,16 @@ def test_no_window_ever_sees_more_than_rate_and_burst(limit, per, pauses):
 # -- client throttling -------------------------------------------------------------------
 
 
-def test_a_backend_that_accepts_nothing_is_soon_asked_a_tenth_as_often():
+@pytest.mark.parametrize(
+    "parts",
+    [
+        (hf.ClientThrottle(),),
+        (hf.ClientThrottle(), hf.Retry(1)),
+        (hf.Retry(1), hf.ClientThrottle()),
+    ],
+    ids=["alone", "outside", "inside"],
+)
+def test_a_backend_that_accepts_nothing_is_soon_asked_a_tenth_as_often(parts):
     sent = 0
 
     def refuse() -> None:
@@ -190,7 +200,7 @@ def test_a_backend_that_accepts_nothing_is_soon_asked_a_tenth_as_often():
 
     with hf.testing.clock() as clock:
         clock.random(seed=1)
-        policy = hf.policy(hf.ClientThrottle())
+        policy = hf.policy(*parts)
         outcomes = [policy.outcome(refuse) for _ in range(1000)]
     refused = [o for o in outcomes if isinstance(o.error, hf.BudgetEmpty)]
     assert 50 < sent < 200

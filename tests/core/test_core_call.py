@@ -127,6 +127,23 @@ def test_an_unknown_failure_is_repeated_only_if_named_and_then_once():
     assert named.attempts == 2
 
 
+def test_an_unknown_failure_whose_type_is_named_gets_every_attempt():
+    class Mine(Exception):
+        pass
+
+    call = begin(hf.Retry(4, on=Mine))
+    now = 0.0
+    while True:
+        step = call.next(now)
+        if isinstance(step, Wait):
+            now += step.seconds
+            continue
+        step = call.failed(now, Verdict(hf.UNKNOWN, max_retries=1), Mine())
+        if isinstance(step, GiveUp):
+            break
+    assert (call.attempts, step.reason) == (4, "attempts")
+
+
 def test_a_cause_with_its_own_limit_gets_no_more_retries_than_that():
     no_such_name = Verdict(hf.CONNECT, Sent.NO, max_retries=1)
     call = begin(hf.Retry(9))

@@ -132,6 +132,28 @@ def test_the_plan_tells_the_load_on_a_dead_backend():
     assert any("budget" in text for text in unbounded.warnings)
 
 
+@pytest.mark.parametrize(
+    ("budget", "factor"),
+    [
+        (hf.Budget(capacity=0), 1.0),
+        (hf.Budget.ratio(share=0.2), 1.2),
+        (hf.Budget.concurrent(share=0.5), 1.5),
+        (hf.Budget.switch(10), 1.003),
+    ],
+    ids=["tokens", "ratio", "concurrent", "switch"],
+)
+def test_each_budget_bounds_the_load_that_the_plan_tells(budget, factor):
+    plan = hf.policy(hf.Retry(3, budget=budget)).plan()
+    assert plan.dead_backend_factor == pytest.approx(factor)
+
+
+def test_a_plan_of_many_attempts_lists_a_thousand_waits_and_counts_all():
+    policy = hf.policy(hf.Retry(5001, backoff=hf.Constant(1.0, jitter="none")), hf.Timeout(1))
+    plan = policy.plan()
+    assert (plan.attempts_max, len(plan.delays)) == (5001, 1000)
+    assert plan.seconds_max == 5001 + 5000
+
+
 def test_what_really_happens_is_what_the_plan_said():
     backoff = hf.Exponential(base=60, cap=300, jitter="none")
     policy = hf.policy(hf.Retry(6, backoff=backoff, budget=None))

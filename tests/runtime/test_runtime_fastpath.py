@@ -182,3 +182,27 @@ def test_a_nested_call_inherits_the_scope():
     outer.outcome(lambda: policy.call(fail))
     assert len(attempts) == 1  # nested: the policy outside does the retrying
     assert attempts[0] <= 5
+
+
+def test_a_crowd_keeps_to_the_fast_path():
+    """Calls in flight must not disturb one another, nor wait for the first to succeed."""
+
+    async def main():
+        policy = hf.policy(hf.Deadline(60), hf.Bulkhead(1000), hf.Retry(3), hf.Breaker())
+        full = []
+        begin = policy._begin
+        policy._begin = lambda *args: full.append(1) or begin(*args)
+
+        async def client():
+            for _ in range(16):
+                await policy.acall(clock.asleep, 0.5)
+
+        for _ in range(30):
+            await policy.acall(asyncio.sleep, 0)
+        full.clear()
+        await clock.asleep(10)  # a bucket is over
+        await asyncio.gather(*(client() for _ in range(50)))
+        return len(full)
+
+    with hf.testing.clock() as clock:
+        assert asyncio.run(main()) < 250  # of 800: at most a crowd per bucket of 3 s

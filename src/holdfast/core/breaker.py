@@ -173,7 +173,14 @@ class BreakerState:
         limit: seconds that the attempt may take; infinite if it has no limit.
         """
         state = self.state
-        if state is State.CLOSED or state is State.DISABLED:
+        if state is State.CLOSED:
+            if now >= self.calm_until:
+                # A new bucket: open the fast path again now, not when this call has succeeded,
+                # or a crowd that begins together would go by the full path together.
+                self.fold(now)
+                self._calm(now)
+            return Permit(self.gen)
+        if state is State.DISABLED:
             return Permit(self.gen)
         if state is State.ISOLATED:
             return math.inf
@@ -251,7 +258,11 @@ class BreakerState:
     def _calm(self, now: float) -> None:
         # Only here may the fast path be opened, so its precondition is in one place.
         calm = self.state is State.CLOSED and self._row == 0 and self.options.slow_after is None
-        self.calm_until = self._window.bucket_end(now) if calm else -math.inf
+        until = self._window.bucket_end(now) if calm else -math.inf
+        if until != self.calm_until:
+            # The same value stays the same object: it is by identity that calls on their way
+            # tell whether they were disturbed.
+            self.calm_until = until
 
     # -- transitions -------------------------------------------------------------------
 

@@ -347,7 +347,7 @@ class Call:
             reason = gate(self.request, verdict, keyed=rule.options.idempotency_key)
             if reason is None and not rule.matcher.matches(verdict, error):
                 reason = "permanent"
-            elif reason is None and self._retries >= most_retries(rule, verdict):
+            elif reason is None and self._retries >= most_retries(rule, verdict, error):
                 reason = "attempts"
             elif reason is None and self.nested:
                 reason = "nested"
@@ -442,7 +442,7 @@ class Call:
         self._settle(len(self._shape.outer), Result.NEUTRAL, 0.0, now)
         last = self.verdicts[-1] if self.verdicts and self.phase is Phase.GAVE_UP else None
         result = Result.NEUTRAL if last is None else result_of(last)
-        self._settle(0, result, now - self.started, now)
+        self._settle(0, result, now - self.started, now, last)
         self._lane.budget.ended(self._cost, ok=False)
 
     def _settle(

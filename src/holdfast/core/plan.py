@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from holdfast.core.budget import Budget
+from holdfast.core.budget import Budget, ConcurrentBudget, RatioBudget, SwitchBudget
 from holdfast.core.deadline import TICK
 from holdfast.core.verdict import TRANSIENT
 
@@ -79,7 +79,8 @@ def make_plan(shape: Shape) -> Plan:
     soonest = _starts([delay.min for delay in delays], shape.seconds)
     made = attempts if len(soonest) == len(delays) + 1 else len(soonest)
     delays = delays[: made - 1]
-    longest = made * shape.limit + sum(delay.max for delay in delays)
+    unlisted = (made - 1 - len(delays)) * (delays[-1].max if delays else 0.0)
+    longest = made * shape.limit + sum(delay.max for delay in delays) + unlisted
     seconds = min(shape.seconds, longest)
     warnings = list(shape.warnings)
     if rule is not None and rule.options.budget is None and attempts > 1:
@@ -116,9 +117,15 @@ def _starts(waits: list[float], seconds: float) -> list[float]:
 
 
 def _factor(rule: Rule | None, attempts: int) -> float:
-    """Return requests per call over `_CALLS` failing calls; only tokens are modelled."""
+    """Return requests per call over `_CALLS` calls that all fail."""
     budget = None if rule is None else rule.options.budget
-    if isinstance(budget, Budget):
-        retries = min(budget.capacity // budget.transient, _CALLS * (attempts - 1))
-        return (_CALLS + retries) / _CALLS
-    return float(attempts)
+    match budget:
+        case Budget():
+            retries = min(budget.capacity // budget.transient, _CALLS * (attempts - 1))
+        case RatioBudget() | ConcurrentBudget():  # the trickle and the floor come on top
+            retries = min(budget.share, attempts - 1) * _CALLS
+        case SwitchBudget():
+            retries = min(math.ceil(budget.tokens / 4), _CALLS * (attempts - 1))
+        case _:
+            retries = _CALLS * (attempts - 1)
+    return (_CALLS + retries) / _CALLS

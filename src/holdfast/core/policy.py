@@ -80,7 +80,7 @@ class Shape:
 
 
 USUAL_ORDER: tuple[type, ...] = (
-    Fallback, Deadline, Bulkhead, RateLimit, ClientThrottle, Retry, Breaker, Timeout,
+    Fallback, Deadline, Bulkhead, RateLimit, Retry, ClientThrottle, Breaker, Timeout,
 )  # fmt: skip
 """Outer to inner, as most compositions want it."""
 

@@ -107,11 +107,12 @@ def gate(request: Request | None, verdict: Verdict, *, keyed: bool) -> str | Non
     return None
 
 
-def most_retries(rule: Rule, verdict: Verdict) -> int:
-    """Return how many retries this cause gets: the table's limit, or the policy's own."""
+def most_retries(rule: Rule, verdict: Verdict, error: BaseException | None) -> int:
+    """Return how many retries this cause gets: the table's limit, or the policy's own.
+
+    What nobody has classified gets one, unless `on=` names its type: then somebody has.
+    """
     limit = rule.options.attempts - 1
-    if verdict.max_retries is not None:
-        limit = min(limit, verdict.max_retries)
     if verdict.kind is Kind.UNKNOWN:
-        limit = min(limit, 1)
-    return limit
+        return limit if isinstance(error, rule.matcher.types) else min(limit, 1)
+    return limit if verdict.max_retries is None else min(limit, verdict.max_retries)

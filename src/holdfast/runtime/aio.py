@@ -80,8 +80,8 @@ class AsyncDriver(Base):
         gen = breaker.gen
         try:
             token = _scope_set((expires, self._retrying))
-            # Merging empty keywords would cost 16 ns.
-            steps = fn(*args, **kwargs) if kwargs else fn(*args)
+            # Unpacking what is empty would cost up to 40 ns.
+            steps = fn(*args, **kwargs) if kwargs else fn(*args) if args else fn()
             if span == _NEVER:
                 value = await steps
             else:

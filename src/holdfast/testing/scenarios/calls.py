@@ -152,9 +152,12 @@ class Program(Load):
 
     async def nested(self, call: Logical, guard: Guard, source: SeededRandom) -> object:
         """Call through two policies."""
-        inner = source.choice(self.guards)
-        if inner is guard:
+        # Always the later policy inside the earlier one: two nested calls without a deadline
+        # that each hold a permit which the other waits for would wait for ever, and rightly.
+        later = self.guards[self.guards.index(guard) + 1 :]
+        if not later:
             return await self.acall(call, guard, source)
+        inner = source.choice(later)
         call.nested = True
         call.steady = False  # the inner policy is entered once per attempt of the outer one
 
