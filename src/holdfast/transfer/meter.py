@@ -47,7 +47,7 @@ class Meter:
         self._points.append((now, self._total))
         while now - self._points[0][0] > WINDOW:
             self._points.popleft()
-        if hub.watched:
+        if hub.listening:
             rate = self._rate()
             eta = (size - at) / rate if size is not None and rate else None
             told = events.Progress(**self._labels(), bytes=at, size=size, rate=rate, eta=eta)
@@ -59,12 +59,12 @@ class Meter:
 
     def resumed(self, rung: Rung, offset: int) -> None:
         """Say that a transfer goes on."""
-        if hub.watched:
+        if hub.listening:
             hub.publish(events.ResumeAccepted(**self._labels(), rung=rung.value, offset=offset))
 
     def declined(self, reason: str, offset: int) -> None:
         """Say that bytes on disk cannot be used, or not in this way."""
-        if hub.watched:
+        if hub.listening:
             hub.publish(events.ResumeDeclined(**self._labels(), reason=reason, offset=offset))
 
     def _labels(self) -> _Labels:
