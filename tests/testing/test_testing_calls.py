@@ -126,9 +126,7 @@ def test_a_second_sending_is_found(monkeypatch):
 
 
 def test_an_attempt_too_many_is_found(monkeypatch):
-    monkeypatch.setattr(
-        "holdfast.core.call.most_retries", lambda rule, verdict: rule.options.attempts
-    )
+    monkeypatch.setattr("holdfast.core.call.most_retries", lambda rule, *_: rule.options.attempts)
     assert "too many attempts" in found(first_failure())
 
 

@@ -16,6 +16,14 @@ def test_no_violation_whatever_the_network_does(first):
         assert result.violations == [], f"seed {seed}"
 
 
+@pytest.mark.long
+@pytest.mark.parametrize("first", range(1000, 4000, 100))
+def test_three_thousand_seeds(first):
+    for seed in range(first, first + 100):
+        result = run_scenario(echo.SCENARIO, seed)
+        assert result.violations == [], f"seed {seed}"
+
+
 def test_every_kind_of_fault_comes_up():
     kinds = collections.Counter()
     for seed in range(120):

@@ -5,10 +5,12 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import warnings
 
 import pytest
 
+import holdfast as hf
 from holdfast.runtime.clock import SystemClock
 from holdfast.runtime.clock import clock as seam
 from holdfast.runtime.files import files
@@ -42,6 +44,23 @@ def test_a_synchronous_program_needs_no_loop():
         return sim.clock.now
 
     assert sim_run(program).value == 100
+
+
+def test_rare_paths_are_taken_in_simulations_only():
+    assert not any(rng.buggify("short read", 1.0) for _ in range(10))
+
+    def program(sim):
+        return [rng.buggify("short read", 0.5) for _ in range(100)]
+
+    assert 30 < sum(sim_run(program).value) < 70
+
+
+def test_worker_threads_have_no_place_in_a_simulation():
+    def program(sim):
+        hf.policy(hf.Timeout(5)).call(threading.Event().wait, 0.05)
+
+    with pytest.raises(RuntimeError, match="interrupt=False"):
+        sim_run(program)
 
 
 def test_what_main_raises_is_raised():

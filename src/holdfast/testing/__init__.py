@@ -71,7 +71,7 @@ _HOMES = {
 }
 
 
-def clock(*, auto: bool = True, grace: float = 0.02) -> FakeClock:
+def clock(*, auto: bool = True, grace: float = 0.05) -> FakeClock:
     """Return a fake clock to use in a `with` block; see `FakeClock`.
 
     auto: time jumps to the next wake-up when everything waits; else only `advance` moves it.

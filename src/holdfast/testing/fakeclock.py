@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 __all__ = ["ClockStuck", "FakeClock", "RealSleep"]
 
 _SLICE = 0.001
+"""Real seconds between two looks at who is running."""
 
 
 class ClockStuck(RuntimeError):
@@ -71,11 +72,11 @@ class FakeClock(VirtualClock):
     Raises RealSleep if Holdfast's own code sleeps in real time.
     """
 
-    def __init__(self, *, auto: bool = True, grace: float = 0.02) -> None:
+    def __init__(self, *, auto: bool = True, grace: float = 0.05) -> None:
         super().__init__()
         self.auto = auto
         self.closed = True
-        self._grace = grace
+        self._slices = max(1, round(grace / _SLICE))
         self._random = FixedRandom()
         self._cond = threading.Condition(threading.Lock())
         self._waiting: dict[int, _Waiter] = {}
@@ -226,10 +227,18 @@ class FakeClock(VirtualClock):
     def _settle(self) -> None:
         """Let the others run until they wait again, or have not moved for the grace time."""
         me = threading.current_thread()
-        while running := [thread for thread in self._running() if thread is not me]:
+
+        def others() -> list[threading.Thread]:
+            return [thread for thread in self._running() if thread is not me]
+
+        while running := others():
             before = self._position(running)
-            self._cond.wait(self._grace)
-            if before == self._position([t for t in self._running() if t is not me]):
+            for _ in range(self._slices):
+                self._cond.wait(_SLICE)
+                running = others()
+                if not running:
+                    return
+            if before == self._position(running):
                 return
 
     # -- parties (all with the lock held) --------------------------------------------------------
@@ -258,10 +267,16 @@ class FakeClock(VirtualClock):
         if not running and self._jump():
             return None
         before = self._position(running)
-        got = block(self._grace)
-        if not got and before == self._position(self._running()):
+        for _ in range(self._slices):
+            got = block(_SLICE)
+            if got:
+                return got
+            running = self._running()
+            if not running:
+                break  # whoever ran has ended, or has nothing to do: nobody tells us that
+        if not running or before == self._position(running):
             self._jump()
-        return got
+        return None
 
     def _jump(self) -> bool:
         due = self._next_due()
@@ -303,7 +318,7 @@ class FakeClock(VirtualClock):
         def block(limit: float | None) -> bool:
             # In slices: whoever moves time cannot wake a thread that waits on a foreign event.
             moves = self._moves
-            for _ in range(max(1, round((limit or self._grace) / _SLICE))):
+            for _ in range(max(1, round((limit or 10 * _SLICE) / _SLICE))):
                 self._cond.release()
                 try:
                     came = event.wait(_SLICE)

@@ -144,7 +144,7 @@ class SimTransport(asyncio.Transport):
         self._protocol: asyncio.BaseProtocol | None = None
         self._out = bytearray()
         self._rx: deque[bytes] = deque()
-        self._wire: deque[tuple[Callable[..., None], bytes]] = deque()
+        self._wire: deque[tuple[Callable[..., None], bytes, asyncio.TimerHandle]] = deque()
         self._sent = 0
         self._unacked = 0
         self._free_at = 0.0
@@ -343,8 +343,8 @@ class SimTransport(asyncio.Transport):
         start = max(self._free_at, self._loop.time())
         self._free_at = start + (len(data) / self._rate if self._rate else 0.0)
         # A queue besides the timers: asyncio may run timers of one moment in any order.
-        self._wire.append((arrives, data))
-        self._loop.call_at(self._free_at + self.connection.link.latency, self._next_arrival)
+        at = self._free_at + self.connection.link.latency
+        self._wire.append((arrives, data, self._loop.call_at(at, self._next_arrival)))
 
     def _gave_up(self) -> None:
         self.lose(TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT)))
@@ -352,7 +352,7 @@ class SimTransport(asyncio.Transport):
     # -- the way in (called on the sender's end, at the time of arrival) ----------------------
 
     def _next_arrival(self) -> None:
-        arrives, data = self._wire.popleft()
+        arrives, data, _ = self._wire.popleft()
         arrives(data)
 
     def _data_arrives(self, data: bytes) -> None:
@@ -432,9 +432,18 @@ class SimTransport(asyncio.Transport):
         if self._give_up is not None:
             self._give_up.cancel()
         self.connection.quiet()
+        if self.peer.is_lost:
+            self._forget_wire()
+            self.peer._forget_wire()  # noqa: SLF001 - the other end of the same wire
         if self._protocol is None:
             return  # the handshake was not over: nobody knows this end
         self._loop.call_soon(self._say_lost, error)
+
+    def _forget_wire(self) -> None:
+        """Drop what is under way: nobody is left at either end."""
+        for *_, timer in self._wire:
+            timer.cancel()
+        self._wire.clear()
 
     def _say_lost(self, error: Exception | None) -> None:
         self.connection.network.closed(self)

@@ -99,7 +99,8 @@ class _Client:
                 await writer.drain()
                 answer = await _read_frame(reader)
         except (OSError, EOFError, BadFrame):
-            await self.close()
+            # Not politely: bytes that nobody acknowledges would keep `wait_closed` for minutes.
+            await self.close(abort=True)
             return False
         except asyncio.CancelledError:
             # Half of an exchange is under way: the connection is of no use to the next call.
