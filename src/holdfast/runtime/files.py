@@ -6,6 +6,7 @@ A simulated counterpart loses what was not synced and tears writes.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat as _stat
 from contextlib import contextmanager
@@ -135,7 +136,13 @@ class SystemFiles:
 
     def open(self, path: str, *, write: bool = False) -> SystemFile:
         """Open an existing file."""
-        return SystemFile(os.open(path, (os.O_RDWR if write else os.O_RDONLY) | self._FLAGS))
+        # Without O_NONBLOCK opening a FIFO would wait for its other end.
+        mode = (os.O_RDWR if write else os.O_RDONLY) | os.O_NONBLOCK
+        fd = os.open(path, mode | self._FLAGS)
+        if not _stat.S_ISREG(os.fstat(fd).st_mode):
+            os.close(fd)
+            raise OSError(errno.EINVAL, "not a regular file", path)
+        return SystemFile(fd)
 
     def rename(self, source: str, target: str) -> None:
         """Replace `target` atomically."""
