@@ -41,8 +41,8 @@ ADMISSION: dict[type, str] = {
 ENOUGH = 20
 """Durations that make a median; until then every success is measured."""
 
-STRIDE = 63
-"""Afterwards one success in sixty-four is: asking the clock again costs as much as the rest."""
+STRIDE = 127
+"""Afterwards one success in 128 is: asking the clock again costs as much as the rest."""
 
 
 class PolicyWarning(UserWarning):

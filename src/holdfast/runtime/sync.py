@@ -47,7 +47,8 @@ class SyncDriver(Base):
             lane = self._lane_for(Request(fn, args, kwargs))
         breaker, bulkhead, rate = lane.breaker, lane.bulkhead, lane.rate
         outer = _scope_get()
-        now = clock.monotonic()
+        monotonic = clock.monotonic  # in two steps: a method call on a slot costs 20 ns more
+        now = monotonic()
         # From here to `try` no call, no loop: see `lock`. Everything that is open admits at
         # once, so the order of the layers does not matter; else nothing was touched.
         calm = breaker.calm_until
@@ -84,7 +85,7 @@ class SyncDriver(Base):
                     self._measure(lane, now)
                 ring = hub.ring
                 if ring is not None:
-                    ring.append((self.name, lane.key, now, clock.monotonic()))
+                    ring.append((self.name, lane.key, now, monotonic()))
                 return value
             self._adopt(lane, now, outer, gen, succeeded=True)
             return value
