@@ -41,6 +41,7 @@ NAMES = [
     "Request",
     "Retry",
     "Sent",
+    "Stopped",
     "THROTTLED",
     "TIMEOUT",
     "TRANSIENT",

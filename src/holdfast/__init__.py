@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         HoldfastError,
         RateLimited,
         Rejected,
+        Stopped,
     )
     from holdfast.core.fallback import Fallback
     from holdfast.core.policy import PolicyWarning
@@ -72,6 +73,7 @@ _HOMES = {
         "HoldfastError",
         "RateLimited",
         "Rejected",
+        "Stopped",
     ),
     "core.fallback": ("Fallback",),
     "core.policy": ("PolicyWarning",),
@@ -137,6 +139,7 @@ __all__ = [
     "Request",
     "Retry",
     "Sent",
+    "Stopped",
     "Timeout",
     "Verdict",
     "__version__",

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import gc
 import inspect
+import threading
+import time
 import weakref
 
 import pytest
@@ -307,6 +309,36 @@ def test_with_a_key_it_is_repeated_under_the_same_key():  # I1
                     raise ConnectionResetError
     assert keys[0] == keys[1] == keys[2] != keys[3]
     assert len(keys[0]) == 32
+
+
+@pytest.mark.parametrize("waits_for", ["backoff", "permit"])
+def test_a_wait_in_a_block_ends_at_once_when_asked_to_stop(waits_for):
+    policy = hf.policy(hf.Bulkhead(1, queue=1), hf.Retry(3, backoff=hf.Constant(1e6)))
+    stop = threading.Event()
+    ended = []
+
+    def work():
+        try:
+            for attempt in policy.attempts(stop=stop):
+                with attempt:
+                    raise ConnectionResetError
+        except hf.Stopped as error:
+            ended.append(error)
+
+    holder = policy.attempts()
+    if waits_for == "permit":
+        next(holder)
+    # Without `auto` no backoff ends by itself; waiting for a permit looks again now and then.
+    with hf.testing.clock(auto=waits_for == "permit"):
+        thread = threading.Thread(target=work)
+        thread.start()
+        while not policy.state()["queued"] and policy.state()["budget"] == 500:
+            time.sleep(0.001)
+        stop.set()
+        thread.join(30)
+    del holder
+    assert len(ended) == 1
+    assert (policy.state()["active"], policy.state()["queued"]) == (0, 0)
 
 
 def test_keys_choose_the_state_of_a_block():

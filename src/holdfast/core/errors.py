@@ -6,6 +6,7 @@
     |   |-- BulkheadFull              no permit and no place in the queue (or no worker thread)
     |   |-- RateLimited               the next slot lies beyond the deadline
     |   `-- BudgetEmpty               client throttling: the backend accepts too little of the load
+    |-- Stopped                       the event given as `stop=` was set during a wait
     `-- DeadlineExceeded              also a TimeoutError; the operation's own time is over
 
 Foreign exceptions are never wrapped: they pass through with a note. One of ours
@@ -76,6 +77,12 @@ class BudgetEmpty(Rejected):
     """Client throttling refused the call: the backend accepts too small a share of the load."""
 
     code = "HF-5104"
+
+
+class Stopped(_Decision):
+    """A wait between attempts was ended by the event given as `stop=`; nothing else happened."""
+
+    code = "HF-5300"
 
 
 class DeadlineExceeded(_Decision, TimeoutError):

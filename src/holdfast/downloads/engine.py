@@ -1,10 +1,10 @@
 """Runs items: worker threads, one item each at a time, until all have ended or somebody stops it.
 
 Ctrl-C must end within two seconds, whatever a worker is doing. Those that move bytes are
-woken (their sockets are shut down), flush and commit. One that sits in a backoff is not
-waited for, and one in the resolver or in a sync for `GRACE` seconds only: it holds nothing
-uncommitted that is worth more. It is a daemon thread, and finds the journal closed to it
-should it wake.
+woken (their sockets are shut down), flush and commit; those that sit in a backoff are woken
+as well. One that is in the resolver or in a sync is waited for `GRACE` seconds only: it holds
+nothing uncommitted that is worth more. It is a daemon thread, and finds the journal closed to
+it should it wake.
 """
 
 from __future__ import annotations
@@ -12,12 +12,14 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING
 
+from holdfast.core.errors import Stopped
 from holdfast.downloads.fetch import Fetch, Options, Outcome
 from holdfast.downloads.items import FailedItem, FileState, Item, ItemEvent, Report
 from holdfast.downloads.states import Input, State, after
 from holdfast.runtime.clock import clock
 from holdfast.runtime.files import files
 from holdfast.runtime.hub import hub
+from holdfast.transfer.failures import Interrupted
 from holdfast.transfer.plane_threads import ThreadPlane
 from holdfast.wire.cancel import Cancel
 from holdfast.wire.urls import Url, parse
@@ -70,7 +72,6 @@ class Engine:
         self._closed = False
         self._stop_asked = False
         self._running = 0
-        self._pausing = 0  # of those that run: in a backoff
         self._tally = _Tally()
         self._crash: BaseException | None = None
         self._waiting: Iterator[Item] = iter(())
@@ -148,12 +149,12 @@ class Engine:
                 thread.join()
 
     def _wait(self) -> None:
-        """Wait until all workers have ended; after a stop, for the busy ones and `GRACE`."""
+        """Wait until all workers have ended; after a stop, for `GRACE` seconds at most."""
         until: float | None = None
         while True:
             self._changed.clear()
             with self._lock:
-                busy = self._running - self._pausing if until is not None else self._running
+                busy = self._running
             if not busy:
                 return
             now = clock.monotonic()
@@ -184,19 +185,11 @@ class Engine:
             self._changed.set()
 
     def _attempts(self, host: str) -> Iterator[Attempt]:
-        """Yield the policy's attempts, and know when a worker only waits for the next one."""
-        attempts = iter(self._policy.attempts(key=host, method="GET"))
-        while True:
-            with self._lock:
-                self._pausing += 1
-            try:
-                attempt = next(attempts, None)
-            finally:
-                with self._lock:
-                    self._pausing -= 1
-            if attempt is None:
-                return
-            yield attempt
+        """Yield the policy's attempts; a stop ends its waits, too."""
+        try:
+            yield from self._policy.attempts(key=host, method="GET", stop=self._cancel.event)
+        except Stopped:
+            raise Interrupted from None
 
     def _next(self) -> Item | None:
         with self._lock:

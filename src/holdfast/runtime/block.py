@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING, Self
 
 from holdfast.core.call import Attempt, GiveUp, Step, Wait
+from holdfast.core.errors import Stopped
 from holdfast.core.retry import Retry
 from holdfast.core.verdict import Kind
 from holdfast.runtime.aio import apause
@@ -18,6 +19,7 @@ from holdfast.runtime.scope import scope
 from holdfast.runtime.sync import pause
 
 if TYPE_CHECKING:
+    import threading
     from contextvars import Token
     from types import TracebackType
 
@@ -35,8 +37,11 @@ class Attempts:
     that is worth repeating the loop goes on after the wait; with any other it is raised.
     """
 
-    def __init__(self, policy: Base, lane: Lane, request: Request) -> None:
+    def __init__(
+        self, policy: Base, lane: Lane, request: Request, stop: threading.Event | None = None
+    ) -> None:
         self._policy = policy
+        self._stop = stop
         self._outer = scope.get()
         self._call: Call = policy._begin(lane, clock.monotonic(), self._outer, request)
         self._step: Step | None = None
@@ -66,7 +71,9 @@ class Attempts:
                     raise StopIteration
                 if isinstance(step, Attempt):
                     return BlockAttempt(self, step, self._outer, interrupts=False)
-                pause(step)
+                pause(step, self._stop)
+                if self._stop is not None and self._stop.is_set():
+                    raise Stopped("asked to stop while waiting for the next attempt")
         except BaseException:
             abandon(self._call)
             raise

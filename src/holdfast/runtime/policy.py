@@ -34,6 +34,7 @@ from holdfast.runtime.lock import deciding, deliver
 from holdfast.runtime.sync import SyncDriver
 
 if TYPE_CHECKING:
+    import threading
     from collections.abc import Callable, Hashable
 
     from holdfast.core.verdict import Kind, Verdict
@@ -99,16 +100,18 @@ class Policy(SyncDriver, AsyncDriver):
         method: str | None = None,
         idempotent: bool | None = None,
         replayable: bool = True,
+        stop: threading.Event | None = None,
     ) -> Attempts:
         """Return the block form: `for attempt in policy.attempts(): with attempt: ...`.
 
         `async for` works as well. key: the state to use; without it `key=` of the policy is
         asked.  method, idempotent, replayable: what the gate needs to know of the request;
-        without any of them the block counts as idempotent.
+        without any of them the block counts as idempotent.  stop: set it, from any thread, to
+        end a wait of the `for` form at once by raising `Stopped`; `async for` is cancelled.
         """
         request = Request(method=method, idempotent=idempotent, replayable=replayable)
         lane = self._lane_for(request) if key is None else self._lane_of(text_of(key))
-        return Attempts(self, lane, request)
+        return Attempts(self, lane, request, stop)
 
     def but(self, *changes: Strategy, name: str | None = None) -> Policy:
         """Return a policy with `changes` in place of the strategies of the same type.

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+LOOK_EVERY = 0.1
+"""Seconds after which a waiter for a permit looks whether it was asked to stop."""
+
 _scope_get, _scope_set, _scope_reset = scope.get, scope.set, scope.reset
 
 
@@ -258,14 +261,25 @@ def _guarded(source: Callable[[], Iterable[T]], inside: Scope) -> Generator[T]:
             close()
 
 
-def pause(step: Wait) -> None:
-    """Wait as the step says."""
+def pause(step: Wait, stop: threading.Event | None = None) -> None:
+    """Wait as the step says; return early once `stop` is set."""
     ticket = step.ticket
     if ticket is None:
-        clock.sleep(step.seconds)
+        if stop is None:
+            clock.sleep(step.seconds)
+        else:
+            clock.wait(stop, step.seconds)
         return
     event = threading.Event()
     ticket.wake = event.set
     # The grant may have come before `wake` was set: look once more.
-    if not ticket.granted:
+    if ticket.granted:
+        return
+    if stop is None:
         clock.wait(event, wait_limit(step.seconds))
+        return
+    # Two events: whoever grants the permit knows only the first, so look after the second.
+    until = clock.monotonic() + step.seconds
+    while not stop.is_set() and clock.monotonic() < until:
+        if clock.wait(event, min(LOOK_EVERY, until - clock.monotonic())):
+            return
