@@ -274,6 +274,7 @@ def test_ctrl_c_ends_it_in_time_and_keeps_every_byte(number: int, tmp_path: Path
         assert process.returncode == 130
         assert out == ""
         assert "paused: `x`: interrupted\n" in err
+        assert "1 left (interrupted): 200 KiB received in" in err
         assert "Traceback" not in err
         server.route("/x").draws.clear()
         before_bytes = server.stats.bytes_down

@@ -158,9 +158,10 @@ def _conclude(report: Report, display: Display, console: Console, args: argparse
     parts = [f"{report.done} done", f"{report.skipped} skipped", f"{len(report.failed)} failed"]
     if report.left:
         parts.append(f"{report.left} left ({', '.join(report.left_why)})")
-    amount = f"{size_text(report.bytes)} in {time_text(report.seconds)}"
+    # What this run received: the size of what is done says nothing of a run that was stopped.
+    amount = f"{size_text(report.fetched)} received in {time_text(report.seconds)}"
     if report.waste:
-        amount += f", {size_text(report.waste)} fetched in vain"
+        amount += f", {size_text(report.waste)} of it in vain"
     console.note(f"{', '.join(parts)}: {amount}")
     if report.left:
         console.note(f"  Go on with `holdfast get -o {args.output}`.")

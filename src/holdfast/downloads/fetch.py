@@ -295,7 +295,8 @@ class Fetch:
 
     @property
     def _wasted(self) -> int:
-        gained = self._part.offset - self._began if self._part else 0
+        # What is in the part but not in the journal is fetched again by the next run.
+        gained = self._part.saved - self._began if self._part else 0
         return max(0, self._received - max(0, gained))
 
     @property
