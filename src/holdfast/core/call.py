@@ -155,7 +155,7 @@ class Call:
         "_advanced", "_attempt_at", "_budget_ends", "_cost", "_due", "_held", "_lane", "_last_u",
         "_layers", "_name", "_retries", "_shape", "_ticket", "_u", "_wait_why", "attempts",
         "call_id", "expires", "nested", "outbox", "phase", "reason", "request", "resumable",
-        "retry_after", "started", "verdicts", "waited", "watched",
+        "retry_after", "reused", "started", "verdicts", "waited", "watched",
     )  # fmt: skip
 
     def __init__(
@@ -189,6 +189,7 @@ class Call:
         self.verdicts: list[Verdict] = []
         self.outbox: list[events.Event | Ticket] = []
         self.resumable = False
+        self.reused = False  # adapters: the attempt went out on a kept-alive connection
         self.reason = ""  # why it gave up
         self.retry_after: float | None = None
         self._layers = shape.outer + shape.inner
@@ -502,6 +503,7 @@ class Call:
                 kind=kind.lower(),
                 sent="yes" if verdict is None else verdict.sent.value,
                 seconds=now - self._attempt_at,
+                reused=self.reused,
                 reason="" if verdict is None else verdict.reason,
             )
         )

@@ -131,8 +131,10 @@ class Base:
         flush(call)
         return step
 
-    def _verdict(self, error: BaseException, call: Call) -> Verdict:
-        verdict = classify(error, hook=self._hook, now_wall=clock.wall())
+    def _verdict(
+        self, error: BaseException, call: Call, *, connecting: bool | None = None
+    ) -> Verdict:
+        verdict = classify(error, hook=self._hook, connecting=connecting, now_wall=clock.wall())
         if verdict.kind is Kind.UNKNOWN and call.watched and type(error) not in _unclassified:
             if len(_unclassified) < _MOST_UNCLASSIFIED:
                 _unclassified.add(type(error))
