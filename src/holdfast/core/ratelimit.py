@@ -3,14 +3,26 @@
 `tat` is the theoretical arrival time: when the bucket would be empty again. Because it is
 never behind `now`, hours of sleep or suspension earn no more than one burst.
 Source: ITU-T I.371, annex A; the same bound as a token bucket of `burst` tokens.
+
+What a server says of its own limit (`rate_headers`) can only make requests rarer:
+
+    nothing left until the reset   `tat` moves so far that the next slot is at the reset
+    a smaller limit                a second bucket stands beside ours until its window ends
+
+While there are two buckets `slack` is minus infinity. That closes the drivers' fast path,
+which knows one bucket, and costs it nothing.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from holdfast.core.checks import positive
+from holdfast.core.checks import between, one_of, positive
+
+if TYPE_CHECKING:
+    from holdfast.core.rate_headers import ServerLimits
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,11 +31,13 @@ class RateLimit:
 
     burst: how many may go at once after a pause; default `limit`. A call that must wait
     waits; one whose slot lies beyond its deadline is refused (`RateLimited`) and takes none.
+    learn: heed what the server says of its own limit, if that is tighter than this one.
     """
 
     limit: float
     per: float = 1.0
     burst: float | None = None
+    learn: bool = True
 
     def __post_init__(self) -> None:
         positive("RateLimit", "limit", self.limit)
@@ -31,11 +45,49 @@ class RateLimit:
         if self.burst is not None:
             positive("RateLimit", "burst", self.burst)
 
+    @staticmethod
+    def adaptive(
+        *,
+        beta: float = 0.7,
+        scale: float = 0.4,
+        least: float = 0.5,
+        wmax: str = "before",
+        learn: bool = True,
+    ) -> AdaptiveRateLimit:
+        """Return a rate limit that finds its rate: none until the server throttles, then CUBIC.
+
+        beta: what a throttled answer leaves of the rate, in (0, 1).  scale: how steeply the
+        rate grows back, requests per second and cubic second.  least: requests per second that
+        are always allowed.  wmax: the rate that growth aims at, the one "before" the cut or the
+        one "after" it.  learn: as for `RateLimit`.
+        """
+        return AdaptiveRateLimit(beta=beta, scale=scale, least=least, wmax=wmax, learn=learn)
+
+
+@dataclass(frozen=True, slots=True)
+class AdaptiveRateLimit:
+    """What `hf.RateLimit.adaptive()` returns; see there for the options."""
+
+    beta: float = 0.7
+    scale: float = 0.4
+    least: float = 0.5
+    wmax: str = "before"
+    learn: bool = True
+
+    def __post_init__(self) -> None:
+        between("RateLimit.adaptive", "beta", self.beta, 0.01, 0.99)
+        positive("RateLimit.adaptive", "scale", self.scale)
+        positive("RateLimit.adaptive", "least", self.least)
+        one_of("RateLimit.adaptive", "wmax", self.wmax, ("before", "after"))
+
 
 class RateLimitState:
     """The bucket of one key. `interval` seconds per slot, `slack` seconds of burst."""
 
     __slots__ = ("interval", "slack", "tat")
+
+    learns = False
+    """Whether it wants to know what servers say."""
 
     def __init__(self, options: RateLimit | None) -> None:
         self.tat = -math.inf
@@ -44,6 +96,11 @@ class RateLimitState:
         else:
             self.interval = options.per / options.limit
             self.slack = self.interval * (options.limit if options.burst is None else options.burst)
+
+    @property
+    def rate(self) -> float | None:
+        """Slots per second, or None without a limit."""
+        return 1.0 / self.interval if self.interval else None
 
     def wait_time(self, now: float) -> float:
         """Return the seconds until the next slot; 0 if it is free now. Changes nothing."""
@@ -64,3 +121,111 @@ class RateLimitState:
     def give_back(self) -> None:
         """Undo one `take` whose slot will not be used."""
         self.tat -= self.interval
+
+
+class _Server:
+    """The server's bucket: one slot per `interval`, without bursts, until `until`."""
+
+    __slots__ = ("interval", "tat", "until")
+
+    def __init__(self, interval: float, until: float, tat: float) -> None:
+        self.interval, self.until, self.tat = interval, until, tat
+
+
+class LearningRate(RateLimitState):
+    """A bucket that heeds what the server says of its own.
+
+    `slack` is what the fast path looks at; `own_slack` is ours, whether or not a server's
+    bucket stands beside it.
+    """
+
+    __slots__ = ("_server", "_undo", "own_slack")
+
+    learns = True
+
+    def __init__(self, options: RateLimit | None) -> None:
+        super().__init__(options)
+        self.own_slack = self.slack
+        self._server: _Server | None = None
+        self._undo = (0.0, 0.0)  # both `tat`s before the last `take` from two buckets
+
+    def learn(self, now: float, limits: ServerLimits) -> float | None:
+        """Heed what a response says; return the new slots per second if it is news.
+
+        It never loosens anything but what a server's earlier answer had tightened.
+        """
+        if limits.wait > 0.0:
+            self.hold(now + limits.wait)
+        interval, server = limits.interval, self._server
+        if not limits.lasts > 0.0:
+            return None
+        if interval <= self.interval:  # ours is the smaller one
+            if server is not None:
+                self._forget()
+            return None
+        if server is None:
+            # The answer that says so has just used a slot of the server's.
+            self._server = _Server(interval, now + limits.lasts, now + interval)
+            self.slack = -math.inf
+            return 1.0 / interval
+        news = server.interval != interval
+        server.interval, server.until = interval, now + limits.lasts
+        return 1.0 / interval if news else None
+
+    def hold(self, until: float) -> None:
+        """Let no slot begin before `until`, and no burst at it: the server's bucket was empty."""
+        # Straight line: see `take`.
+        tat = until + self.own_slack - self.interval
+        if tat > self.tat:  # noqa: PLR1730 - the same
+            self.tat = tat
+
+    def _forget(self) -> None:
+        self._server = None
+        self.slack = self.own_slack
+
+    @property
+    def rate(self) -> float | None:
+        """Slots per second, the server's limit included, or None without a limit."""
+        interval = self.interval
+        if self._server is not None:
+            interval = max(interval, self._server.interval)
+        return 1.0 / interval if interval else None
+
+    def _start(self, now: float) -> float:
+        """Return when the next slot begins by both buckets."""
+        start = max(now, max(now, self.tat) + self.interval - self.own_slack)
+        server = self._server
+        # Where its window ends, the server's bucket ends.
+        return start if server is None else max(start, min(server.tat, server.until))
+
+    def wait_time(self, now: float) -> float:
+        """Return the seconds until the next slot; 0 if it is free now. Changes nothing."""
+        return self._start(now) - now
+
+    def take(self, now: float) -> float:
+        """Reserve the next slot and return the seconds to wait for it."""
+        server = self._server
+        if server is not None and now >= server.until:
+            self._forget()
+            server = None
+        if server is None:
+            tat = self.tat
+            if tat < now:  # noqa: PLR1730 - see the bucket above
+                tat = now
+            tat += self.interval
+            self.tat = tat
+            return max(0.0, tat - now - self.slack)
+        start = self._start(now)
+        self._undo = self.tat, server.tat
+        # The slot counts in our bucket from where it begins, or those that had to wait for
+        # the server would all be let go at once when its window ends.
+        self.tat = max(start, self.tat) + self.interval
+        server.tat = max(start, server.tat) + server.interval
+        return start - now
+
+    def give_back(self) -> None:
+        """Undo the `take` before, whose slot will not be used."""
+        if self._server is None:
+            self.tat -= self.interval
+        else:
+            self.tat, self._server.tat = self._undo

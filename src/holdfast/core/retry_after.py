@@ -108,8 +108,8 @@ def parse_retry_after(
 
     date: the response's `Date` field.  now_wall: seconds since the epoch, used without it.
     """
-    text = _text(value)
-    seconds = _number(text)
+    text = field_text(value)
+    seconds = plain_number(text)
     if seconds is None:
         base = None if date is None else parse_http_date(date, near=now_wall)
         if base is None:
@@ -129,7 +129,7 @@ def parse_http_date(value: str | bytes, *, near: float | None = None) -> float |
     near: the time around which a year of two digits is meant (RFC 9110, 5.6.7: at most 50
     years ahead); None: 1971 to 2070.
     """
-    text = _text(value).lower()
+    text = field_text(value).lower()
     if not text.isascii() or len(text) > 64:  # the longest form has 35 characters
         return None
     parts = text.split()
@@ -147,8 +147,8 @@ def parse_http_date(value: str | bytes, *, near: float | None = None) -> float |
         return None
     if not weekday.endswith(",") or weekday[:-1] not in names:
         return None
-    days = _days(_year(year, near), _MONTHS.get(month), _integer(day, 1, 2))
-    seconds, offset = _seconds(time), _offset(zone)
+    days = days_since_epoch(_year(year, near), _MONTHS.get(month), digits(day, 1, 2))
+    seconds, offset = seconds_of_day(time), zone_offset(zone)
     if days is None or seconds is None or offset is None:
         return None
     return float(days * 86400 + seconds - offset)
@@ -164,15 +164,15 @@ def _pick(headers: Headers | None) -> dict[str, str]:
     pairs = cast("Iterable[tuple[object, object]]", headers) if items is None else items()
     try:
         for name, value in pairs:
-            key = _text(name).lower()
+            key = field_text(name).lower()
             if key in _WANTED:
-                found.setdefault(key, _text(value))
+                found.setdefault(key, field_text(value))
     except (TypeError, ValueError):  # not pairs: then there is nothing to read in it
         return found
     return found
 
 
-def _text(value: object) -> str:
+def field_text(value: object) -> str:
     """Return the field without the white space that HTTP allows around it."""
     if isinstance(value, bytes):
         value = value.decode("latin-1")
@@ -181,28 +181,28 @@ def _text(value: object) -> str:
     return value.strip(" \t\r\n") if isinstance(value, str) else ""
 
 
-def _number(text: str) -> float | None:
+def plain_number(text: str) -> float | None:
     """Return a plain decimal number >= 0 (infinity beyond floats), or None."""
     whole, dot, fraction = text.partition(".")
-    digits = whole + fraction if dot else whole
-    if not (whole and digits.isascii() and digits.isdigit()) or (dot and not fraction):
+    figures = whole + fraction if dot else whole
+    if not (whole and figures.isascii() and figures.isdigit()) or (dot and not fraction):
         return None
     return float(text)
 
 
 def _milliseconds(text: str | None) -> float | None:
-    number = None if text is None else _number(text)
+    number = None if text is None else plain_number(text)
     return None if number is None else min(number / 1000.0, CAP)
 
 
-def _integer(text: str, least: int, most: int) -> int | None:
+def digits(text: str, least: int, most: int) -> int | None:
     """Return a number written with `least` to `most` digits (the text is known as ASCII)."""
     return int(text) if least <= len(text) <= most and text.isdigit() else None
 
 
 def _year(text: str, near: float | None) -> int | None:
-    year = _integer(text, 4, 4)
-    short = _integer(text, 2, 2)
+    year = digits(text, 4, 4)
+    short = digits(text, 2, 2)
     if short is None:
         return year
     middle = 2020
@@ -212,7 +212,7 @@ def _year(text: str, near: float | None) -> int | None:
     return first + (short - first) % 100
 
 
-def _days(year: int | None, month: int | None, day: int | None) -> int | None:
+def days_since_epoch(year: int | None, month: int | None, day: int | None) -> int | None:
     """Return days since 1970-01-01 in the Gregorian calendar, or None for no such day."""
     if year is None or month is None or day is None:
         return None
@@ -234,9 +234,9 @@ def _days(year: int | None, month: int | None, day: int | None) -> int | None:
     )
 
 
-def _seconds(text: str) -> int | None:
+def seconds_of_day(text: str) -> int | None:
     """Return seconds since midnight for hh:mm:ss; second 60 is a leap second."""
-    parts = [_integer(part, 1, 2) for part in text.split(":")]
+    parts = [digits(part, 1, 2) for part in text.split(":")]
     if len(parts) != 3:
         return None
     hour, minute, second = parts
@@ -247,11 +247,11 @@ def _seconds(text: str) -> int | None:
     return hour * 3600 + minute * 60 + second
 
 
-def _offset(zone: str) -> int | None:
+def zone_offset(zone: str) -> int | None:
     """Return the zone's seconds east of UTC."""
     if zone in _UTC:
         return 0
-    hours, minutes = _integer(zone[1:3], 2, 2), _integer(zone[3:], 2, 2)
+    hours, minutes = digits(zone[1:3], 2, 2), digits(zone[3:], 2, 2)
     if zone[0] not in "+-" or hours is None or minutes is None or minutes > 59:
         return None
     return (hours * 3600 + minutes * 60) * (-1 if zone[0] == "-" else 1)
