@@ -154,10 +154,10 @@ class Exchange:
         """Set the scope of an attempt that ends at `expires`: others inside see both."""
         return scope.set((expires, self._policy._retrying or self._outer[1]))
 
-    def guard(self, expires: float) -> Guard | None:
-        """Return what shuts the socket of a synchronous attempt down at `expires`."""
+    def guard(self, seconds: float) -> Guard | None:
+        """Return what shuts the socket of a synchronous attempt down after `seconds`."""
         self._unguard()
-        self._guard = watchdog.guard(expires) if expires < math.inf else None
+        self._guard = watchdog.guard(seconds) if seconds < math.inf else None
         return self._guard
 
     # -- what happened -------------------------------------------------------------------
@@ -206,7 +206,7 @@ class Exchange:
         with deciding:
             self.call.committed(resumable=False)
         if self._guard is not None:
-            self._guard.move(self.call.expires)
+            self._guard.move(self.call.expires - clock.monotonic())
         return None
 
     def _judged(self, answer: Answer[Any]) -> Verdict | None:

@@ -77,7 +77,7 @@ def run(exchange: Exchange, sender: Sender[R]) -> R:
 def _attempt(exchange: Exchange, sender: Sender[R], step: Attempt) -> Try:
     """Send; and once more, on a fresh connection, if the one that was kept alive was stale."""
     expires = clock.monotonic() + step.timeout
-    guard = exchange.guard(expires)
+    guard = exchange.guard(step.timeout)
     this = Try(step.no, step.timeout, guard)
     token = exchange.enter(expires)
     try:

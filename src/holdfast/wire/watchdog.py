@@ -5,7 +5,7 @@ A socket timeout bounds one `recv`, not the sum of many: a server that sends a b
 `Guard` and names the socket that it uses; when the moment comes the thread shuts that socket
 down, the blocked call returns at once, and the caller finds `guard.fired`.
 
-Times are of the clock seam, but the waiting itself is real, as blocking in a socket is.
+All is in real time, whatever clock is installed, because blocking in a socket is too.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ import socket
 import threading
 from contextlib import suppress
 
-from holdfast.runtime.clock import clock
+from holdfast.runtime.clock import SystemClock
+
+_now = SystemClock.monotonic
 
 IDLE_SECONDS = 10.0
 """The thread ends after so long without a guard."""
@@ -25,7 +27,8 @@ IDLE_SECONDS = 10.0
 class Guard:
     """One time limit on whichever socket is in use. Close it when the work is over.
 
-    expires: monotonic time.  fired: the limit passed, and the socket, if any, was shut down.
+    expires: monotonic time of the machine.  fired: the limit passed, and the socket, if any,
+    was shut down.
     """
 
     __slots__ = ("_dog", "_sock", "expires", "fired")
@@ -43,9 +46,9 @@ class Guard:
             if self.fired:
                 self._shut()
 
-    def move(self, expires: float) -> None:
-        """Let the limit be at another time; ignored once it has fired."""
-        self._dog.move(self, expires)
+    def move(self, seconds: float) -> None:
+        """Let the limit be `seconds` from now; ignored once it has fired."""
+        self._dog.move(self, _now() + seconds)
 
     def close(self) -> None:
         """Forget it. What fired before this stays in `fired`."""
@@ -78,19 +81,19 @@ class Watchdog:
         self.lock = threading.Lock()
         self._guards: dict[Guard, None] = {}
         self._due = math.inf  # when the thread looks next, if nothing wakes it
-        self._wake = threading.Event()
+        self._wake = threading.Condition(self.lock)
         self._running = False
 
-    def guard(self, expires: float) -> Guard:
-        """Return a guard that fires at `expires`, monotonic seconds; infinite: never."""
-        guard = Guard(self, expires)
-        if expires < math.inf:
+    def guard(self, seconds: float) -> Guard:
+        """Return a guard that fires `seconds` from now; infinite: never."""
+        guard = Guard(self, _now() + seconds)
+        if seconds < math.inf:
             with self.lock:
                 self._add(guard)
         return guard
 
     def move(self, guard: Guard, expires: float) -> None:
-        """Give `guard` another time."""
+        """Give `guard` another time of the machine."""
         with self.lock:
             if guard.fired:
                 return
@@ -116,26 +119,22 @@ class Watchdog:
             # Guards of one limit come in the order of their time, so this is rare: the
             # thread is woken for the first of a row, not for each.
             self._due = guard.expires
-            self._wake.set()
+            self._wake.notify()
 
     def _run(self) -> None:
-        while True:
-            with self.lock:
-                now = clock.monotonic()
+        with self.lock:
+            while True:
+                now = _now()
                 for guard in [one for one in self._guards if one.expires <= now]:
                     del self._guards[guard]
                     guard.fire()
                 self._due = min((one.expires for one in self._guards), default=math.inf)
                 idle = not self._guards
-                self._wake.clear()
                 seconds = IDLE_SECONDS if idle else self._due - now
-            # A real wait on purpose: see the module's text.
-            woken = self._wake.wait(min(seconds, threading.TIMEOUT_MAX))
-            if idle and not woken:
-                with self.lock:
-                    if not self._guards:
-                        self._running = False
-                        return
+                woken = self._wake.wait(min(seconds, threading.TIMEOUT_MAX))
+                if idle and not woken and not self._guards:
+                    self._running = False
+                    return
 
 
 watchdog = Watchdog()
