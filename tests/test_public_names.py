@@ -28,6 +28,7 @@ NAMES = [
     "Downloads",
     "Exponential",
     "Fallback",
+    "Hedge",
     "HoldfastError",
     "Kind",
     "Linear",

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         Stopped,
     )
     from holdfast.core.fallback import Fallback
+    from holdfast.core.hedge import Hedge
     from holdfast.core.policy import PolicyWarning
     from holdfast.core.ratelimit import RateLimit
     from holdfast.core.retry import Request, Retry
@@ -76,6 +77,7 @@ _HOMES = {
         "Stopped",
     ),
     "core.fallback": ("Fallback",),
+    "core.hedge": ("Hedge",),
     "core.policy": ("PolicyWarning",),
     "core.ratelimit": ("RateLimit",),
     "core.retry": ("Request", "Retry"),
@@ -127,6 +129,7 @@ __all__ = [
     "Downloads",
     "Exponential",
     "Fallback",
+    "Hedge",
     "HoldfastError",
     "Kind",
     "Linear",

@@ -160,7 +160,7 @@ NAMES: dict[str, Any] = {
     name: getattr(hf, name)
     for name in (
         "Breaker", "Budget", "Bulkhead", "ClientThrottle", "Constant", "Deadline", "Decorrelated",
-        "Exponential", "Fallback", "Linear", "RateLimit", "Retry", "Timeout",
+        "Exponential", "Fallback", "Hedge", "Linear", "RateLimit", "Retry", "Timeout",
         *hf.Kind.__members__,
     )
 }  # fmt: skip

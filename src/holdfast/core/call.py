@@ -10,6 +10,11 @@ Phases and inputs are the table below; anything else is a driver's mistake (Runt
 Admission runs through the layers from outside to inside. Outer layers (before `Retry`) are
 held for the whole call, inner ones per attempt: a wait between attempts holds no inner
 permit. Whatever ends the call gives everything back exactly once.
+
+An attempt may be hedged: `hedge` admits one more copy of it, which passes the layers inside
+`Hedge` with permits of its own. The driver reports each copy that ends (`copy_failed`) or wins
+(`won`), then the end of the attempt as ever; copies that are still out then are the losers,
+whose permits go back, neutral.
 """
 
 from __future__ import annotations
@@ -30,6 +35,7 @@ from holdfast.core.errors import (
     RateLimited,
     Rejected,
 )
+from holdfast.core.hedge import Copies, enter_at_once, hedge_after, is_final
 from holdfast.core.retry import Request, Rule, gate, most_retries
 from holdfast.core.retry_after import combine
 from holdfast.core.verdict import Kind, Verdict
@@ -97,11 +103,14 @@ class Attempt:
     """Make attempt `no` (from 1). timeout: seconds it may take; infinite without a limit.
 
     final: the limit is the deadline of the whole call, not the timeout of this attempt.
+    hedge_after: seconds after which to ask `hedge` for one more copy; infinite if it is too early
+    for that; None if the attempt may not be hedged at all.
     """
 
     no: int
     timeout: float
     final: bool
+    hedge_after: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,10 +161,10 @@ class Call:
     """One logical call. See the module's text."""
 
     __slots__ = (
-        "_advanced", "_attempt_at", "_budget_ends", "_cost", "_due", "_held", "_lane", "_last_u",
-        "_layers", "_name", "_retries", "_shape", "_ticket", "_u", "_wait_why", "attempts",
-        "call_id", "expires", "nested", "outbox", "phase", "reason", "request", "resumable",
-        "retry_after", "reused", "started", "verdicts", "waited", "watched",
+        "_advanced", "_attempt_at", "_budget_ends", "_copies", "_cost", "_due", "_held", "_lane",
+        "_last_u", "_layers", "_name", "_retries", "_shape", "_ticket", "_u", "_wait_why",
+        "attempts", "call_id", "expires", "nested", "outbox", "phase", "reason", "request",
+        "resumable", "retry_after", "reused", "started", "verdicts", "waited", "watched",
     )  # fmt: skip
 
     def __init__(
@@ -203,6 +212,7 @@ class Call:
         self._ticket: Ticket | None = None
         self._attempt_at = now
         self._advanced = False  # the attempt at hand made progress
+        self._copies: Copies | None = None  # of the attempt at hand, once it is hedged
         lane.budget.started(now)
 
     def adopt(self, gen: int) -> None:
@@ -248,7 +258,13 @@ class Call:
         self._advanced = False
         left = self.expires - now
         limit = self._shape.limit
-        return Attempt(self.attempts, min(limit, left), left <= limit)
+        timeout = min(limit, left)
+        hedge = self._lane.hedge
+        after = None
+        if hedge is not None:
+            hedge.started()
+            after = hedge_after(hedge, timeout) if self._may_run_twice() else None
+        return Attempt(self.attempts, timeout, left <= limit, after)
 
     def _enter_bulkhead(self, now: float) -> Wait | Rejected | None:
         answer = self._lane.bulkhead.acquire()
@@ -300,18 +316,131 @@ class Call:
             text if after is None else f"{text}: come back in {after:.3g} s", retry_after=after
         )
 
+    # -- copies of one attempt -----------------------------------------------------------
+
+    def _may_run_twice(self) -> bool:
+        # An idempotency key is not enough: servers answer 409 to a key that is in use.
+        request = self.request
+        return request is None or (request.is_safe_to_repeat and request.replayable)
+
+    def hedge(self, now: float) -> int | None:
+        """Admit one more copy of the attempt; return its number, from 1, or None.
+
+        None is for good: there were enough, no budget is left, or it would have to wait in a
+        layer inside `Hedge` or is refused there. Whatever it took meanwhile was given back.
+        """
+        if self.phase is not Phase.ATTEMPT:
+            raise RuntimeError(f"`hedge` in phase {self.phase.name}")
+        state = self._lane.hedge
+        copies = self._copies or Copies()
+        if (
+            state is None
+            or copies.sent >= state.options.max
+            or copies.decided_at is not None
+            or now >= self.expires
+            or not self._may_run_twice()
+            or not state.allows
+        ):
+            return None
+        held = self._enter_all_at_once(now)
+        if held is None:
+            return None
+        state.pay()
+        copies.sent += 1
+        copies.out[copies.sent] = (now, held)
+        self._copies = copies
+        if self.watched:
+            self.outbox.append(
+                events.Hedged(
+                    **self._labels(now),
+                    no=self.attempts,
+                    hedge=copies.sent,
+                    after=now - self._attempt_at,
+                    budget_left=state.tokens,
+                )
+            )
+        return copies.sent
+
+    def _enter_all_at_once(self, now: float) -> list[object] | None:
+        held: list[object] = []
+        layers = self._layers[self._shape.hedge_from :]
+        for layer in layers:
+            entered = enter_at_once(self._lane, layer, now)
+            if entered is None:
+                if "rate" in layers[: len(held)]:
+                    self._lane.rate.give_back()
+                self._settle(0, Result.NEUTRAL, 0.0, now, None, held)
+                return None
+            held.append(entered[0])
+        return held
+
+    def won(self, now: float, copy: int) -> None:
+        """Note that this copy has the answer; `succeeded` follows once the losers are gone."""
+        copies = self._copies
+        if copies is not None and copies.decided_at is None:
+            copies.winner, copies.decided_at = copy, now
+
+    def copy_failed(self, now: float, copy: int, verdict: Verdict) -> bool:
+        """Take the failure of one copy of a hedged attempt; return whether to wait for others.
+
+        If not, `failed` follows. Without a hedge there is nothing to tell here.
+        """
+        copies = self._copies
+        if copies is None:
+            return False
+        result = Result.NEUTRAL if self._advanced else result_of(verdict)
+        began = self._leave_copy(copies, copy, result, now, verdict)
+        if self.watched:
+            self._say_attempt(now, verdict.kind.name or "", verdict, copy, began)
+        if is_final(verdict) or not (copies.first or copies.out):
+            copies.decided_at = now
+        return copies.decided_at is None
+
+    def _leave_copy(
+        self, copies: Copies, copy: int, result: Result, now: float, verdict: Verdict | None = None
+    ) -> float:
+        """Give back the permits that a copy has of its own; return when it was sent."""
+        if copy:
+            began, held = copies.out.pop(copy)
+            self._settle(0, result, now - began, now, verdict, held)
+            return began
+        copies.first = False
+        began = self._attempt_at
+        self._settle(self._shape.hedge_from, result, now - began, now, verdict)
+        return began
+
+    def _lose(self, copies: Copies, now: float, *, first: bool, said: bool = True) -> None:
+        """Let go of hedges that are still out, and of the `first` copy if that lost as well."""
+        lost = [*([0] if first and copies.first else []), *copies.out]
+        for copy in lost:
+            began = self._leave_copy(copies, copy, Result.NEUTRAL, now)
+            if self.watched and said:
+                self._say_attempt(now, "cancelled", None, copy, began)
+
     # -- what happened -----------------------------------------------------------------
 
     def succeeded(self, now: float) -> None:
         """Take the success of the attempt: the call is done."""
         self._go(Input.SUCCEEDED)
-        seconds = now - self._attempt_at
+        copies, self._copies = self._copies, None
+        ended = now
+        copy = 0
+        began = self._attempt_at
         lane = self._lane
+        if copies is not None and copies.winner is not None:
+            copy = copies.winner
+            assert copies.decided_at is not None
+            ended = copies.decided_at  # before the losers were waited for
+            if copy:
+                began, held = copies.out.pop(copy)
+                self._settle(0, Result.OK, ended - began, now, None, held)
+            self._lose(copies, now, first=copy > 0)
+        seconds = ended - self._attempt_at
         lane.measured(seconds, now)
         self._settle(0, Result.OK, seconds, now)
         lane.budget.ended(self._cost, ok=True)
         if self.watched:
-            self._say_attempt(now, "ok")
+            self._say_attempt(ended, "ok", None, copy, began)
 
     def failed(self, now: float, verdict: Verdict, error: BaseException | None = None) -> Step:
         """Take the failure of the attempt and say what follows: `Wait` or `GiveUp`.
@@ -325,7 +454,11 @@ class Call:
         del self.verdicts[:-_KEPT_VERDICTS]
         lane = self._lane
         seconds = now - self._attempt_at
-        if self.watched:
+        copies, self._copies = self._copies, None
+        if copies is not None:
+            # Out of time, the first copy has failed; those sent later had less than their time.
+            self._lose(copies, now, first=copies.decided_at is not None)
+        if self.watched and (copies is None or copies.first):
             self._say_attempt(now, verdict.kind.name or "", verdict)
         # What gave something before it broke is not down: a download of fifty drops that
         # advances each time must not open its own breaker.
@@ -438,6 +571,9 @@ class Call:
         ticket, self._ticket = self._ticket, None
         if ticket is not None:
             self._wake(self._lane.bulkhead.leave(ticket))
+        copies, self._copies = self._copies, None
+        if copies is not None:
+            self._lose(copies, now, first=True, said=False)
         # Attempts have settled their own layers. Inner layers that are still held were admitted
         # for an attempt that never began; the outer ones hear how the last attempt ended.
         self._settle(len(self._shape.outer), Result.NEUTRAL, 0.0, now)
@@ -448,13 +584,17 @@ class Call:
 
     def _settle(
         self, down_to: int, result: Result, seconds: float, now: float,
-        verdict: Verdict | None = None,
+        verdict: Verdict | None = None, hedge: list[object] | None = None,
     ) -> None:  # fmt: skip
-        """Give permits back from the innermost outwards, leaving the first `down_to`."""
+        """Give permits back from the innermost outwards, leaving the first `down_to`.
+
+        hedge: those of a hedge, which has permits of the layers inside `Hedge` only.
+        """
         lane = self._lane
-        while len(self._held) > down_to:
-            permit = self._held.pop()
-            layer = self._layers[len(self._held)]
+        held, outside = (self._held, 0) if hedge is None else (hedge, self._shape.hedge_from)
+        while len(held) > down_to:
+            permit = held.pop()
+            layer = self._layers[outside + len(held)]
             if layer == "bulkhead":
                 self._wake(lane.bulkhead.release())
             elif layer == "breaker":
@@ -495,16 +635,20 @@ class Call:
             "call_id": self.call_id,
         }
 
-    def _say_attempt(self, now: float, kind: str, verdict: Verdict | None = None) -> None:
+    def _say_attempt(
+        self, now: float, kind: str, verdict: Verdict | None = None, copy: int = 0,
+        began: float | None = None,
+    ) -> None:  # fmt: skip
         self.outbox.append(
             events.Attempt(
                 **self._labels(now),
                 no=self.attempts,
                 kind=kind.lower(),
-                sent="yes" if verdict is None else verdict.sent.value,
-                seconds=now - self._attempt_at,
+                sent=_sent(kind, verdict),
+                seconds=now - (self._attempt_at if began is None else began),
                 reused=self.reused,
                 reason="" if verdict is None else verdict.reason,
+                hedge=copy,
             )
         )
 
@@ -528,6 +672,12 @@ class Call:
         if changes and self.watched:
             self.outbox.extend(circuit_events(changes, self._labels(now)))
         changes.clear()
+
+
+def _sent(kind: str, verdict: Verdict | None) -> str:
+    if verdict is None:
+        return "maybe" if kind == "cancelled" else "yes"
+    return verdict.sent.value
 
 
 def circuit_events(changes: list[Change], labels: Labels) -> list[events.Event]:

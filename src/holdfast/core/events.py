@@ -31,6 +31,7 @@ class Attempt(Event):
     no: from 1.  kind: "ok" or the verdict's kind in lower case.  sent: "no", "maybe", "yes".
     seconds: its duration.  reused: it went out on a kept-alive connection.
     reason: the verdict's reason; empty for a success.
+    hedge: which copy of a hedged attempt; 0 is the first. One that lost is "cancelled".
     """
 
     no: int
@@ -39,6 +40,20 @@ class Attempt(Event):
     seconds: float
     reused: bool = False
     reason: str = ""
+    hedge: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hedged(Event):
+    """A slow attempt is sent once more. no: of the attempt; hedge: which copy, from 1.
+
+    after: seconds since the attempt began.  budget_left: hedges that can still be paid.
+    """
+
+    no: int
+    hedge: int
+    after: float
+    budget_left: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -34,13 +34,15 @@ class Delay:
 class Plan:
     """The worst case of one logical call, for failures that make no progress.
 
-    attempts_max: attempts of this policy.  requests_max: what the backend may see of it; the
-    same, as policies nested inside make one attempt each.  delays: the waits between them.
+    attempts_max: attempts of this policy.  requests_max: what the backend may see of it: the
+    same, as policies nested inside make one attempt each, times the copies of a hedged attempt.
+    delays: the waits between them.
     attempt_times: when each attempt starts if the ones before failed at once (seconds, without
     jitter); those at or after the deadline are not made. With jitter more may fit, which
     attempts_max counts.  wait_total: the sum of the nominal waits that are made.
     seconds_max: longest duration, None if nothing bounds it.
-    dead_backend_factor: requests per call over 1,000 calls while everything fails.
+    dead_backend_factor: requests per call over 1,000 calls while everything fails, each attempt
+    as late as can be, so that hedges are sent as well.
     """
 
     attempts_max: int
@@ -89,12 +91,13 @@ def make_plan(shape: Shape) -> Plan:
         warnings.append("nothing bounds the time: add a Deadline")
     return Plan(
         attempts_max=made,
-        requests_max=made,
+        requests_max=made * (1 if shape.hedge is None else 1 + shape.hedge.max),
         delays=tuple(delays),
         attempt_times=tuple(times),
         wait_total=times[-1],
         seconds_max=None if seconds == math.inf else seconds,
-        dead_backend_factor=_factor(rule, made),
+        dead_backend_factor=_factor(rule, made)
+        * (1 if shape.hedge is None else 1 + shape.hedge.budget),
         warnings=tuple(warnings),
     )
 

@@ -15,6 +15,7 @@ from holdfast.core.budget import BudgetState, Unlimited
 from holdfast.core.bulkhead import Bulkhead, BulkheadState
 from holdfast.core.deadline import Deadline, Timeout
 from holdfast.core.fallback import Fallback
+from holdfast.core.hedge import Hedge, HedgeState
 from holdfast.core.matching import Matcher, compile_on
 from holdfast.core.ratelimit import RateLimit, RateLimitState
 from holdfast.core.retry import Retry, Rule
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 Strategy: TypeAlias = (
-    Deadline | Bulkhead | RateLimit | ClientThrottle | Retry | Breaker | Timeout | Fallback
+    Deadline | Bulkhead | RateLimit | ClientThrottle | Retry | Hedge | Breaker | Timeout | Fallback
 )
 
 # The strategies that admit or refuse, by the name of their state in a `Lane`.
@@ -55,7 +56,8 @@ class Shape:
 
     parts: the strategies as given.  outer, inner: names of the admission layers around the
     whole call and around each attempt.  seconds: of the Deadline; limit: of the Timeout;
-    both infinite if absent.  warnings: what is legal but rarely meant.
+    both infinite if absent.  warnings: what is legal but rarely meant.  hedge_from: how many
+    of the layers, outer and inner, are entered once per attempt; those after it per copy.
     """
 
     parts: tuple[Strategy, ...]
@@ -68,6 +70,8 @@ class Shape:
     fallback: Fallback | None
     fallback_on: Matcher | None
     warnings: tuple[str, ...]
+    hedge: Hedge | None
+    hedge_from: int
 
     def part(self, kind: type[Any]) -> Any:
         """Return the strategy of this type, or None."""
@@ -80,7 +84,7 @@ class Shape:
 
 
 USUAL_ORDER: tuple[type, ...] = (
-    Fallback, Deadline, Bulkhead, RateLimit, Retry, ClientThrottle, Breaker, Timeout,
+    Fallback, Deadline, Bulkhead, RateLimit, Retry, Hedge, ClientThrottle, Breaker, Timeout,
 )  # fmt: skip
 """Outer to inner, as most compositions want it."""
 
@@ -111,8 +115,10 @@ def compile_shape(parts: tuple[Strategy, ...]) -> Shape:
             raise ValueError(f"`policy(...)` takes at most one {type(part).__name__}")
         seen[type(part)] = part
     retry, deadline, timeout = (seen.get(kind) for kind in (Retry, Deadline, Timeout))
-    fallback = seen.get(Fallback)
+    fallback, hedge = seen.get(Fallback), seen.get(Hedge)
     border = parts.index(retry) if retry is not None else 0
+    # Only single attempts are hedged, wherever `Hedge` stands: a copy has no retries of its own.
+    copied = max(border, parts.index(hedge)) if hedge is not None else len(parts)
     return Shape(
         parts=parts,
         outer=_layers(parts[:border]),
@@ -128,6 +134,8 @@ def compile_shape(parts: tuple[Strategy, ...]) -> Shape:
             compile_on("Fallback", fallback.on) if isinstance(fallback, Fallback) else None
         ),
         warnings=tuple(_order_warnings([type(part) for part in parts])),
+        hedge=hedge if isinstance(hedge, Hedge) else None,
+        hedge_from=len(_layers(parts[:copied])),
     )
 
 
@@ -151,6 +159,11 @@ def _order_warnings(kinds: list[type]) -> list[str]:
         found.append(
             "Fallback inside Retry is still used after the last attempt only: put it first"
         )
+    if Hedge in kinds and Retry in kinds and kinds.index(Hedge) < kinds.index(Retry):
+        found.append(
+            "Retry inside Hedge: a hedge is one more copy of an attempt and has no retries of its "
+            "own: put Hedge after Retry"
+        )
     return found
 
 
@@ -162,7 +175,8 @@ class Lane:
     """
 
     __slots__ = (
-        "breaker", "budget", "bulkhead", "durations", "key", "rate", "stride", "throttle", "used",
+        "breaker", "budget", "bulkhead", "durations", "hedge", "key", "rate", "stride", "throttle",
+        "used",
     )  # fmt: skip
 
     breaker: BreakerState
@@ -170,6 +184,7 @@ class Lane:
     rate: RateLimitState
     budget: BudgetState
     throttle: ThrottleState | None
+    hedge: HedgeState | None
     durations: Durations
 
     def __init__(self, shape: Shape, key: str, parent: tuple[Shape, Lane] | None = None) -> None:
@@ -188,6 +203,7 @@ class Lane:
             "bulkhead": (Bulkhead, BulkheadState),
             "rate": (RateLimit, RateLimitState),
             "throttle": (ClientThrottle, lambda part: ThrottleState(part) if part else None),
+            "hedge": (Hedge, lambda part: HedgeState(part) if part else None),
             "budget": (
                 Retry,
                 lambda part: part.budget.build() if part and part.budget else Unlimited(),
@@ -204,6 +220,8 @@ class Lane:
         """Take the duration of a success; what the fast path counted is folded in with it."""
         self.breaker.fold(now)
         self.durations.add(seconds)
+        if self.hedge is not None:
+            self.hedge.measured(seconds)
         self.stride = STRIDE if len(self.durations) >= ENOUGH else 0
 
     @property

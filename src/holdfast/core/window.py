@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from array import array
 
 
@@ -80,6 +81,16 @@ class Durations:
             return None
         ordered = sorted(self._values)
         return ordered[len(ordered) // 2]
+
+    def quantile(self, share: float, at_least: int = 20) -> float | None:
+        """Return the shortest duration that at least `share` of all, in (0, 1], do not exceed.
+
+        None with fewer than `at_least` samples. Source: the nearest-rank method.
+        """
+        if len(self._values) < at_least:
+            return None
+        rank = math.ceil(share * len(self._values) - 1e-9)
+        return sorted(self._values)[max(0, rank - 1)]
 
     def __len__(self) -> int:
         return len(self._values)

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     )
 
     from holdfast.core.deadline import Scope
+    from holdfast.core.verdict import Verdict
     from holdfast.runtime.timers import Alarm
 
 T = TypeVar("T")
@@ -201,6 +202,8 @@ class AsyncDriver(Base):
         expires = now + step.timeout
         token = _scope_set((expires, self._retrying or outer[1]))
         try:
+            if step.hedge_after is not None:
+                return await self._hedged(call, step, lambda: fn(*args, **kwargs))
             if step.timeout == math.inf:
                 return await fn(*args, **kwargs)
             return await _limited(fn(*args, **kwargs), now, expires, self._span)
@@ -208,6 +211,14 @@ class AsyncDriver(Base):
             raise too_late(step, call) from None
         finally:
             _scope_reset(token)
+
+    async def _hedged(self, call: Call, step: Attempt, send: Callable[[], Awaitable[Any]]) -> Any:
+        from holdfast.runtime.hedging import hedged  # it needs asyncio
+
+        def judge(_: object, error: BaseException | None) -> Verdict | None:
+            return None if error is None else self._verdict(error, call)
+
+        return await hedged(call, step, send, judge=judge)
 
     async def astream(
         self,

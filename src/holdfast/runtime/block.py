@@ -57,6 +57,9 @@ class Attempts:
         return self._call
 
     def __iter__(self) -> Attempts:
+        if self._policy._shape.hedge is not None:
+            abandon(self._call)
+            raise TypeError(f"`{self._policy.name}` has a Hedge: use `async for`")
         return self
 
     def __aiter__(self) -> Attempts:

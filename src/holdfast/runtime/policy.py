@@ -7,7 +7,7 @@ import inspect
 import itertools
 import math
 import warnings
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
+from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar, cast
 
 from holdfast.core.breaker import Breaker, Input
 from holdfast.core.call import circuit_events
@@ -60,6 +60,17 @@ class Policy(SyncDriver, AsyncDriver):
             self.call, self.acall = self._call_fully, self._acall_fully  # type: ignore[method-assign]  # chosen once, not asked per call
         elif shape.limited and shape.interrupt:
             self.call = self._call_fully  # type: ignore[method-assign]  # worker threads
+        if shape.hedge is not None:
+            self.acall = self._acall_fully  # type: ignore[method-assign]  # it has the copies
+            self.call = self.outcome = self.stream = self._only_async  # type: ignore[method-assign]  # see there
+
+    def _only_async(self, fn: object, /, *_: Any, **__: Any) -> NoReturn:
+        """Refuse a synchronous call: a function on a thread cannot be cancelled once it lost."""
+        name = getattr(fn, "__qualname__", type(fn).__qualname__)
+        raise TypeError(
+            f"`{self.name}` has a Hedge, which is for asynchronous calls only: "
+            f"await `acall` or `aoutcome`, or leave Hedge out for `{name}`"
+        )
 
     # -- use -----------------------------------------------------------------------------
 
@@ -78,6 +89,8 @@ class Policy(SyncDriver, AsyncDriver):
                 return self.astream(fn, *args, **kwargs)  # type: ignore[arg-type]  # `resume` is ours
 
             chosen = astreamed
+        elif self._shape.hedge is not None:
+            self._only_async(fn)
         elif inspect.isgeneratorfunction(fn):
 
             def streamed(*args: P.args, **kwargs: P.kwargs) -> Any:
