@@ -15,10 +15,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import gc
-import importlib.metadata
 import json
-import os
-import platform
 import subprocess
 import sys
 import time
@@ -29,6 +26,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
+from about import machine
 from subjects import PACKAGES, Subject, full_policy, subjects
 
 import holdfast as hf
@@ -262,23 +260,6 @@ def starts(runs: int = 9) -> dict[str, float]:
 # -- the table -------------------------------------------------------------------------
 
 
-def machine() -> dict[str, str]:
-    """Say where and with what this ran."""
-    model = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        lines = [line for line in info.read_text().splitlines() if line.startswith("model name")]
-        model = lines[0].partition(":")[2].strip() if lines else model
-    versions = {name: importlib.metadata.version(name) for name in ("holdfast", *PACKAGES)}
-    return {
-        "machine": f"{model}, {os.cpu_count()} CPUs, {platform.system()} {platform.machine()}",
-        "python": f"{platform.python_implementation()} {platform.python_version()}",
-        "packages": ", ".join(f"{name} {version}" for name, version in versions.items()),
-        "date": time.strftime("%Y-%m-%d", time.gmtime()),
-        "command": " ".join(["python", "benchmarks/core.py", *sys.argv[1:]]),
-    }
-
-
 def measure(rounds: int) -> dict[str, Any]:
     """Run everything."""
     found = subjects()
@@ -350,7 +331,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, metavar="N", help="default: 5")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all results there")
     args = parser.parse_args()
-    about = machine()
+    about = machine(PACKAGES)
     for what, text in about.items():
         print(f"{what + ':':10} {text}")
     results = measure(max(1, args.rounds))
