@@ -88,12 +88,16 @@ class BulkheadState:
     def release(self) -> Ticket | None:
         """Give a permit back; return the ticket that got it, to be woken without the lock."""
         if self._queue:
-            ticket = self._queue.pop() if self._lifo else self._queue.popleft()
-            ticket.granted = True
-            self.waiting -= 1
-            return ticket
+            return self._serve()
         self.active -= 1
         return None
+
+    def _serve(self) -> Ticket:
+        """Hand a permit, which counts as active already, to the next one who waits."""
+        ticket = self._queue.pop() if self._lifo else self._queue.popleft()
+        ticket.granted = True
+        self.waiting -= 1
+        return ticket
 
     def leave(self, ticket: Ticket) -> Ticket | None:
         """Stop waiting; a permit that was granted meanwhile goes on to the next."""
