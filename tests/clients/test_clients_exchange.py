@@ -79,6 +79,8 @@ class SyncScript(Script):
 
 
 class AsyncScript(Script):
+    concurrent = True
+
     async def send(self, this):
         await asyncio.sleep(0)
         return self._next(this)
@@ -432,6 +434,71 @@ def test_a_cancelled_call_gives_everything_back():
         with pytest.raises(asyncio.CancelledError):
             await task
         assert idle(one)
+
+    asyncio.run(run())
+
+
+def test_a_slow_attempt_is_hedged_and_the_loser_is_discarded(clock):
+    async def run():
+        class Slow(AsyncScript):
+            async def send(self, this):
+                self.tries.append(this)
+                if len(self.tries) == 1:
+                    try:
+                        await asyncio.Event().wait()
+                    except asyncio.CancelledError:
+                        return Answer(Response(200, {}, ["late"]), 200, {}, complete=False)
+                return Answer(Response(200, {}, b"hedge"), 200, {}, complete=True)
+
+        one = hf.policy(hf.Retry(2), hf.Hedge(after=1.0, budget=1.0), hf.Breaker())
+        for _ in range(2):  # what the budget earns
+            await aio.arun(Exchange(one, Options(), Request(method="GET")), AsyncScript(OK))
+        sender = Slow()
+        response = await aio.arun(Exchange(one, Options(), Request(method="GET")), sender)
+        assert response.pieces == b"hedge"
+        assert len(sender.tries) == 2
+        assert [lost.pieces for lost in sender.discarded] == [["late"]]
+        assert idle(one)
+
+    asyncio.run(run())
+
+
+def test_a_hedged_attempt_whose_copies_all_fail_is_retried_as_one():
+    async def run():
+        class Failing(AsyncScript):
+            async def send(self, this):
+                self.tries.append(this)
+                this.connecting = False
+                await asyncio.sleep(2)
+                raise reset()
+
+        one = hf.policy(hf.Retry(2), hf.Hedge(after=1.0, budget=1.0), hf.Breaker())
+        for _ in range(3):
+            await aio.arun(Exchange(one, Options(), Request(method="GET")), AsyncScript(OK))
+        sender = Failing()
+        exchange = Exchange(one, Options(), Request(method="GET"))
+        with pytest.raises(ConnectionResetError):
+            await aio.arun(exchange, sender)
+        assert exchange.call.attempts == 2
+        assert len(sender.tries) == 4
+        assert idle(one)
+
+    asyncio.run(run())
+
+
+def test_a_body_with_one_position_is_not_hedged():
+    async def run():
+        class Slow(AsyncScript):
+            async def send(self, this):
+                await asyncio.sleep(5)
+                return await super().send(this)
+
+        one = hf.policy(hf.Hedge(after=1.0, budget=1.0))
+        for _ in range(3):
+            request = Request(method="PUT")
+            sender = Slow(OK)
+            await aio.arun(Exchange(one, Options(), request, body=Once([b"x"])), sender)
+            assert len(sender.tries) == 1
 
     asyncio.run(run())
 

@@ -9,6 +9,7 @@ from holdfast.clients.exchange import Answer, Exchange, Try
 from holdfast.core.call import Attempt, GiveUp, Wait
 from holdfast.runtime.aio import apause
 from holdfast.runtime.clock import clock
+from holdfast.runtime.hedging import hedged
 from holdfast.runtime.scope import scope
 from holdfast.runtime.timers import arm
 
@@ -31,6 +32,11 @@ class AsyncSender(Protocol[R]):
 
     def hold(self, answer: Answer[R], exchange: Exchange) -> R:
         """As `sync.Sender.hold`."""
+        ...
+
+    @property
+    def concurrent(self) -> bool:
+        """Whether several `send` may run at the same time, so that attempts can be hedged."""
         ...
 
 
@@ -67,26 +73,61 @@ async def arun(exchange: Exchange, sender: AsyncSender[R]) -> R:
 
 
 async def _aattempt(exchange: Exchange, sender: AsyncSender[R], step: Attempt) -> Try:
-    """Send; and once more, on a fresh connection, if the one that was kept alive was stale."""
-    now = clock.monotonic()
-    expires = now + step.timeout
-    this = Try(step.no, step.timeout)
+    """Make one attempt: a sending, or a race of several if the policy hedges."""
+    expires = clock.monotonic() + step.timeout
     token = exchange.enter(expires)
     try:
-        while True:
-            try:
-                this.answer = await limited(
-                    sender.send(this), now, expires, exchange.span, exchange.late
-                )
-            except BaseException as error:  # noqa: BLE001 - the machine decides about all of them
-                if exchange.may_resend(error, this, expires):
-                    now = clock.monotonic()
-                    this = Try(step.no, expires - now, fresh=True)
-                    continue
-                this.error = error
-            return this
+        if step.hedge_after is not None and exchange.may_race and sender.concurrent:
+            return await _raced(exchange, sender, step, expires)
+        return await _sent(exchange, sender, step, expires, alone=True)
     finally:
         scope.reset(token)
+
+
+async def _raced(exchange: Exchange, sender: AsyncSender[R], step: Attempt, expires: float) -> Try:
+    """Make an attempt that may be hedged. Each copy is a try of its own."""
+
+    async def discard(this: Try) -> None:
+        if this.answer is not None and not this.answer.complete:
+            await sender.discard(this.answer)
+
+    try:
+        return await hedged(
+            exchange.call,
+            step,
+            lambda: _sent(exchange, sender, step, expires, alone=False),
+            judge=exchange.verdict_on,
+            discard=discard,
+        )
+    except BaseException as error:  # noqa: BLE001 - the machine decides about all of them
+        this = Try(step.no, step.timeout)
+        this.error = error
+        return this
+
+
+async def _sent(
+    exchange: Exchange, sender: AsyncSender[R], step: Attempt, expires: float, *, alone: bool
+) -> Try:
+    """Send; and once more, on a fresh connection, if the one that was kept alive was stale.
+
+    alone: the limit is enforced here; in a race the race does that.
+    """
+    now, limit = expires - step.timeout, step.timeout
+    fresh = False
+    while True:
+        this = Try(step.no, limit, fresh=fresh)
+        try:
+            sending = sender.send(this)
+            if alone and expires < math.inf:
+                sending = limited(sending, now, expires, exchange.span, exchange.late)
+            this.answer = await sending
+        except BaseException as error:  # noqa: BLE001 - the machine decides about all of them
+            if exchange.may_resend(error, this, expires):
+                now = clock.monotonic()
+                limit, fresh = expires - now, True
+                continue
+            this.error = error
+        return this
 
 
 async def reading(exchange: Exchange, pieces: AsyncIterable[bytes]) -> AsyncGenerator[bytes]:

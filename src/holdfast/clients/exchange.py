@@ -183,13 +183,17 @@ class Exchange:
 
     def failed(self, error: BaseException, this: Try) -> Step:
         """Take the exception of an attempt. A cancellation is none, and is raised again."""
-        verdict = self._policy._verdict(error, self.call, connecting=this.connecting)
+        verdict = self._broke(error, this)
         if verdict.kind is Kind.CANCELLED:
             raise error
-        if this.answered and verdict.sent is Sent.MAYBE:
-            verdict = replace(verdict, sent=Sent.YES)
         self.call.reused = this.reused
         return self._told(verdict, error)
+
+    def _broke(self, error: BaseException, this: Try) -> Verdict:
+        verdict = self._policy._verdict(error, self.call, connecting=this.connecting)
+        if this.answered and verdict.sent is Sent.MAYBE:
+            return replace(verdict, sent=Sent.YES)
+        return verdict
 
     def answered(self, answer: Answer[Any], this: Try) -> Step | None:
         """Take an answer; return what follows a bad one, None after a good one.
@@ -208,6 +212,21 @@ class Exchange:
         if self._guard is not None:
             self._guard.move(self.call.expires - clock.monotonic())
         return None
+
+    @property
+    def may_race(self) -> bool:
+        """Whether several copies of the request may be on their way: a file has one position."""
+        return self._body is None
+
+    def verdict_on(self, this: Try | None, error: BaseException | None) -> Verdict | None:
+        """Return the verdict on one copy of a race, None for a good answer."""
+        if this is None:
+            assert error is not None
+            return self._policy._verdict(error, self.call)
+        if this.answer is not None:
+            return self._judged(this.answer)
+        assert this.error is not None
+        return self._broke(this.error, this)
 
     def _judged(self, answer: Answer[Any]) -> Verdict | None:
         hook = self._policy._hook
