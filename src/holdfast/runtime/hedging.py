@@ -99,6 +99,7 @@ class _Race(Generic[T]):
         self._ended: deque[asyncio.Task[T]] = deque()  # in the order in which they ended
         self._failed: list[tuple[Verdict, asyncio.Task[T]]] = []
         self._wake: asyncio.Future[None] | None = None
+        self._late = False  # the limit passed; a copy may still save what it has
 
     async def run(self) -> T:
         """Return the value of the copy that decides, or raise its error."""
@@ -111,9 +112,8 @@ class _Race(Generic[T]):
                 raise  # the loop is gone, and the copies with it
             except BaseException as caught:
                 error = caught
-            if await self._stop(chosen):
-                if chosen is not None:
-                    _leave(chosen, self._discard)
+            cancelled, chosen = await self._stop(chosen)
+            if cancelled:
                 raise asyncio.CancelledError
             if chosen is not None:
                 return chosen.result()
@@ -146,6 +146,7 @@ class _Race(Generic[T]):
                     return chosen
             now = clock.monotonic()
             if now >= expires:
+                self._late = True
                 raise too_late(step, self._call)
             if now >= hedge_at:
                 hedge_at = now + step.hedge_after if self._hedge() else math.inf
@@ -209,28 +210,45 @@ class _Race(Generic[T]):
 
     # -- afterwards --------------------------------------------------------------------
 
-    async def _stop(self, chosen: asyncio.Task[T] | None) -> bool:
-        """Cancel the losers and wait for them within reason; say whether we were cancelled."""
-        losers = [task for task in self._copies if task is not chosen]
-        for task in losers:
+    async def _stop(self, chosen: asyncio.Task[T] | None) -> tuple[bool, asyncio.Task[T] | None]:
+        """Cancel the losers and wait for them within reason.
+
+        Returns whether we were cancelled meanwhile, which drops what was chosen, and the copy
+        to return. At the limit of the attempt that may be one which answers its cancellation
+        with a value: as without hedging, that is kept.
+        """
+        waiting: list[asyncio.Future[Any]] = [task for task in self._copies if task is not chosen]
+        for task in waiting:
             task.cancel()
-        waiting: list[asyncio.Future[Any]] = [*losers]
         until = clock.monotonic() + GRACE
         cancelled = False
         while True:
-            waiting = self._still_waiting(waiting)
+            if self._late and chosen is None:
+                chosen = next(filter(self._saves, self._copies), None)
+            waiting = self._still_waiting([task for task in waiting if task is not chosen])
             left = until - clock.monotonic()
             if not waiting or (left <= 0 and len(_left) < MOST_LEFT):
                 break
             try:
                 await self._next(left if left > 0 else math.inf)
             except asyncio.CancelledError:
-                cancelled = True
-                for task in losers:
-                    task.cancel()
+                cancelled, self._late = True, False
+                waiting += [] if chosen is None else [chosen]
+                chosen = None
+                for task in self._copies:
+                    task.cancel()  # once more, as it would reach them without us
         for straggler in waiting:
-            _leave(straggler, self._discard if straggler in losers else None)
-        return cancelled
+            _leave(straggler, self._discard if straggler in self._copies else None)
+        return cancelled, chosen
+
+    def _saves(self, task: asyncio.Task[T]) -> bool:
+        if not task.done() or task.cancelled() or task.exception() is not None:
+            return False
+        if self._judge(task.result(), None) is not None:
+            return False
+        with deciding:
+            self._call.won(clock.monotonic(), self._copies.index(task))
+        return True
 
     def _still_waiting(self, waiting: list[asyncio.Future[Any]]) -> list[asyncio.Future[Any]]:
         """Drop what has ended; a value that is being closed has to be waited for in turn."""
