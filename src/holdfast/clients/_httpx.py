@@ -1,0 +1,408 @@
+"""What the two httpx transports share: the library, request bodies, and bodies of answers.
+
+`httpx` and `httpx2` have the same names and unrelated classes, and check with isinstance. So
+the stream classes here are mix-ins, and `library()` makes a set of them per library.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+import sys
+import warnings
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from holdfast.clients._httpcore import AsyncBackend, Backend, OneOff, tell
+from holdfast.clients.aio import reading as areading
+from holdfast.clients.body import AsyncOnce, File, Once, is_seekable_file
+from holdfast.clients.decoding import (
+    ACCEPT_ENCODING,
+    DecodingFault,
+    Limit,
+    adecoded,
+    decoded,
+    decoder_for,
+)
+from holdfast.clients.sync import reading
+from holdfast.core.tables.answers import provider_code
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator
+    from types import ModuleType
+
+    from holdfast.clients.body import Body
+    from holdfast.clients.decoding import Decoder
+    from holdfast.clients.exchange import Exchange
+    from holdfast.clients.options import Options
+
+NAMES = ("httpx2", "httpx")
+
+# What httpx asks for of itself if brotli or zstandard is installed. A user who wants one of
+# them for a reason asks for it in other words ("br", "zstd, gzip") and is left alone.
+_AUTOMATIC = frozenset({"gzip, deflate, br", "gzip, deflate, zstd", "gzip, deflate, br, zstd"})
+
+
+# -- the library -------------------------------------------------------------------------
+
+
+class Library:
+    """One of the two libraries, and our stream classes for it."""
+
+    def __init__(self, module: ModuleType) -> None:
+        self.module: Any = module
+        both = (module.SyncByteStream, module.AsyncByteStream)
+        self.byte_stream = module.ByteStream
+        self.body = type("Body", (_Body, module.SyncByteStream), {})
+        self.async_body = type("AsyncBody", (_AsyncBody, module.AsyncByteStream), {})
+        self.decoding = type("Decoding", (_Decoding, *both), {})
+        self.begun = type("Begun", (_Begun, module.SyncByteStream), {})
+        self.async_begun = type("AsyncBegun", (_AsyncBegun, module.AsyncByteStream), {})
+        self.held = type("Held", (_Held, module.SyncByteStream), {})
+        self.async_held = type("AsyncHeld", (_AsyncHeld, module.AsyncByteStream), {})
+
+    def fault(self, fault: DecodingFault, request: Any) -> Exception:
+        """Return the library's error for a body that cannot be decoded."""
+        # A body that ends too early is the connection's fault: another attempt may help.
+        name = "RemoteProtocolError" if fault.truncated else "DecodingError"
+        error: Exception = getattr(self.module, name)(str(fault), request=request)
+        error.__cause__ = fault
+        return error
+
+
+@functools.cache
+def library(cls: type) -> Library:
+    """Return the library whose class `cls` is, or whose class it derives from."""
+    for base in cls.__mro__:
+        name = base.__module__.partition(".")[0]
+        if name in NAMES:
+            return _by_name(name)
+    raise TypeError(f"`{cls.__qualname__}` belongs to neither httpx2 nor httpx")
+
+
+@functools.cache
+def _by_name(name: str) -> Library:
+    return Library(sys.modules[name])
+
+
+class Line:
+    """A transport of the library under ours, and what can be asked of it.
+
+    handle: sends a request. fresh: sends it on a connection that nobody has used; None if
+    that cannot be had, because the transport is none of the library's own.
+    """
+
+    def __init__(self, lib: Library, inner: Any, *, is_async: bool) -> None:
+        self.lib = lib
+        self.inner = inner
+        method = "handle_async_request" if is_async else "handle_request"
+        self.handle = getattr(inner, method)
+        self.fresh = None
+        module = lib.module
+        own = module.AsyncHTTPTransport if is_async else module.HTTPTransport
+        pool = getattr(inner, "_pool", None)
+        if not isinstance(inner, own) or not hasattr(pool, "_network_backend"):
+            return
+        tell(pool, AsyncBackend if is_async else Backend)
+        # A transport of the same class over other connections: its `handle` makes httpcore's
+        # request of ours and the library's errors of httpcore's.
+        twin = object.__new__(type(inner))
+        twin.__dict__.update(inner.__dict__)
+        twin._pool = OneOff(pool)
+        self.fresh = getattr(twin, method)
+
+
+def check_inner(inner: Any, *, is_async: bool) -> None:
+    """Raise TypeError or ValueError for a transport that cannot be under ours."""
+    method = "handle_async_request" if is_async else "handle_request"
+    if not hasattr(inner, method):
+        raise TypeError(f"`inner` must be a transport with `{method}`: {inner!r}")
+    retries = getattr(getattr(inner, "_pool", None), "_retries", 0)
+    if retries:
+        raise ValueError(
+            f"`inner` has retries={retries}: the policy does the retrying, so leave it at 0"
+        )
+
+
+# -- bodies of requests ------------------------------------------------------------------
+
+
+class _Body:
+    """A request body that is given out by one of `body`'s classes."""
+
+    def __init__(self, source: Any) -> None:
+        self._source = source
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self._source)
+
+
+class _AsyncBody:
+    """The same, asynchronous."""
+
+    def __init__(self, source: Any) -> None:
+        self._source = source
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return aiter(self._source)
+
+
+def body_of(lib: Library, request: Any, options: Options) -> tuple[Any, Body | None]:
+    """Return the stream to send for `request`, as often as asked, and whether that is possible.
+
+    The library's own streams give a file or an iterator once, and then, silently, nothing.
+    None stands for a body that can always be sent again.
+    """
+    stream = request.stream
+    if isinstance(stream, lib.byte_stream):
+        return stream, None
+    known = getattr(stream, "_holdfast_body", None)
+    if known is None:
+        known = _wrapped(lib, stream, options)
+        # For the next hop of a redirect, or the second request of an authentication: they
+        # have the same stream, which stands somewhere else by then.
+        with suppress(AttributeError):
+            stream._holdfast_body = known
+    wrapped, body = known
+    if body is not None and not body.replayable:
+        raise lib.module.StreamConsumed
+    return wrapped, body
+
+
+def _wrapped(lib: Library, stream: Any, options: Options) -> tuple[Any, Body | None]:
+    fields = getattr(stream, "fields", None)
+    if isinstance(fields, list):  # multipart: its files are rewound by the library, if they can be
+        if all(_is_repeatable(getattr(field, "file", b"")) for field in fields):
+            return stream, None
+    else:
+        source = getattr(stream, "_stream", None)
+        if isinstance(source, list | tuple):
+            return stream, None
+        if is_seekable_file(source):
+            file = File(source)
+            return lib.body(file), file
+    if isinstance(stream, lib.module.SyncByteStream):
+        once = Once(stream, options.replay_buffer)
+        if not isinstance(stream, lib.module.AsyncByteStream):
+            return lib.body(once), once
+    both = AsyncOnce(stream, options.replay_buffer)
+    return lib.async_body(both), both
+
+
+def _is_repeatable(content: object) -> bool:
+    return isinstance(content, str | bytes) or is_seekable_file(content)
+
+
+# -- bodies of answers -------------------------------------------------------------------
+
+
+class Plan:
+    """What is to be done with the body of an answer, found from its head.
+
+    take: bytes to read inside the attempt; infinite: all of it, 0: nothing.
+    stated: its end is told by more than the end of the connection.
+    """
+
+    __slots__ = ("decoder", "length", "stated", "take")
+
+    decoder: Decoder | None
+
+    def __init__(self, method: str, response: Any, options: Options) -> None:
+        headers, status = response.headers, response.status_code
+        chunked = "transfer-encoding" in headers
+        self.length = None if chunked else stated_length(headers)
+        self.stated = (
+            chunked or self.length is not None or response.http_version.startswith("HTTP/2")
+        )
+        self.decoder = None
+        if method == "HEAD" or status in (204, 304) or self.length == 0:
+            self.take = math.inf
+            return
+        coding = headers.get("content-encoding")
+        if coding is not None:
+            limit = Limit(options.max_decoded, options.max_ratio)
+            self.decoder = decoder_for(coding, limit=limit)
+        self.take = 0.0
+        if status == 101 or method == "CONNECT" or _is_events(headers):
+            return
+        if self.length is not None and self.length <= options.buffer:
+            self.take = math.inf
+        elif self.length is None and status >= 400:
+            # An error's text, mostly short: the attempt's limit is over it, and its provider's
+            # code can be read.
+            self.take = options.buffer
+
+
+def stated_length(headers: Any) -> int | None:
+    """Return the value of Content-Length, None without a proper one."""
+    text = headers.get("content-length")
+    return int(text) if text is not None and text.isascii() and text.isdigit() else None
+
+
+def _is_events(headers: Any) -> bool:
+    return bool(headers.get("content-type", "").lower().startswith("text/event-stream"))
+
+
+def undress(response: Any) -> None:
+    """Remove the fields that describe a body which is decoded now, or httpx decodes it again."""
+    for name in ("content-encoding", "content-length"):
+        if name in response.headers:
+            del response.headers[name]
+
+
+def code_in(content: bytes, provider: str | None) -> str | None:
+    """Return the provider's code in the text of an answer."""
+    if provider is None or not content:
+        return None
+    try:
+        return provider_code(provider, json.loads(content))
+    except (ValueError, RecursionError):
+        return None
+
+
+def accept_encoding(headers: Any) -> bool:
+    """Say whether `headers` ask for codings that only httpx, without a limit, can undo."""
+    return headers.get("accept-encoding") in _AUTOMATIC
+
+
+def with_fields(request: Any, key: str | None) -> Any:
+    """Return the header fields to send for `request`, a copy only if there is a difference."""
+    headers = request.headers
+    if key is None and not accept_encoding(headers):
+        return headers
+    headers = headers.copy()
+    if key is not None:
+        headers["Idempotency-Key"] = key
+    if accept_encoding(headers):
+        headers["Accept-Encoding"] = ACCEPT_ENCODING
+    return headers
+
+
+class _Decoding:
+    """The body of an answer, decoded in pieces of at most 64 KiB."""
+
+    def __init__(self, lib: Library, stream: Any, plan: Plan, request: Any) -> None:
+        self._lib = lib
+        self._stream = stream
+        self._plan = plan
+        self._request = request
+
+    def __iter__(self) -> Generator[bytes]:
+        assert self._plan.decoder is not None
+        try:
+            yield from decoded(self._stream, self._plan.decoder, empty=self._plan.stated)
+        except DecodingFault as fault:
+            raise self._lib.fault(fault, self._request) from fault
+
+    async def __aiter__(self) -> AsyncGenerator[bytes]:
+        assert self._plan.decoder is not None
+        try:
+            async for piece in adecoded(self._stream, self._plan.decoder, empty=self._plan.stated):
+                yield piece
+        except DecodingFault as fault:
+            raise self._lib.fault(fault, self._request) from fault
+
+    def close(self) -> None:
+        self._stream.close()
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+
+class _Begun:
+    """A body whose first pieces have been read."""
+
+    def __init__(self, pieces: list[bytes], rest: Iterator[bytes], stream: Any) -> None:
+        self._pieces = pieces
+        self._rest = rest
+        self._stream = stream
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield from self._pieces
+        yield from self._rest
+
+    def close(self) -> None:
+        self._stream.close()
+
+
+class _AsyncBegun:
+    """The same, asynchronous."""
+
+    def __init__(self, pieces: list[bytes], rest: AsyncIterator[bytes], stream: Any) -> None:
+        self._pieces = pieces
+        self._rest = rest
+        self._stream = stream
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        for piece in self._pieces:
+            yield piece
+        async for piece in self._rest:
+            yield piece
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+
+class _Tracked:
+    """An opened body: its exchange hears how its reading goes, and its permits come back."""
+
+    def __init__(self, exchange: Exchange, stream: Any) -> None:
+        self._exchange = exchange
+        self._stream = stream
+        self._reader: Any = None
+        self._closed = False
+
+    def __del__(self) -> None:
+        if not self._closed:
+            self._exchange.abandon()
+            self._drop()
+            warnings.warn(
+                "an answer was neither read to its end nor closed",
+                ResourceWarning,
+                stacklevel=2,
+                source=self,
+            )
+
+    def _drop(self) -> None:
+        """Give the connection up, without waiting."""
+
+
+class _Held(_Tracked):
+    """An opened body of a synchronous client."""
+
+    def __iter__(self) -> Iterator[bytes]:
+        if self._reader is None:
+            self._reader = reading(self._exchange, self._stream)
+        return self._reader  # type: ignore[no-any-return]  # a generator
+
+    def close(self) -> None:
+        self._closed = True
+        if self._reader is not None:
+            with suppress(ValueError):  # another thread is reading; the end comes to it below
+                self._reader.close()
+        self._exchange.body_closed()  # its guard lets the socket go before the pool has it
+        self._stream.close()
+
+    def _drop(self) -> None:
+        with suppress(Exception):
+            self._stream.close()
+
+
+class _AsyncHeld(_Tracked):
+    """An opened body of an asynchronous client."""
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        if self._reader is None:
+            self._reader = areading(self._exchange, self._stream)
+        return self._reader  # type: ignore[no-any-return]  # a generator
+
+    async def aclose(self) -> None:
+        self._closed = True
+        try:
+            if self._reader is not None:
+                with suppress(RuntimeError):  # another task is reading
+                    await self._reader.aclose()
+            self._exchange.body_closed()
+        finally:
+            await self._stream.aclose()

@@ -1,0 +1,384 @@
+"""Transports for httpx2 and httpx: the client stays as it is, its requests are held.
+
+    client = httpx.Client(transport=hf.clients.httpx.Transport(policy))
+    client = httpx2.AsyncClient(transport=hf.clients.httpx.AsyncTransport(policy))
+
+One pair of classes serves both libraries: a transport finds out with its first request whose
+client it is in. Nothing is imported before, and neither library has to be there for the other.
+
+A transport makes a logical call of each request, redirects and authentication being requests
+of their own. Under it is a transport of the library that opens the connections:
+`HTTPTransport()` unless `inner=` is given. As always with `transport=`, the client's own
+`verify`, `cert`, `http2`, `limits` and `proxy` do not apply: give them to `inner`.
+
+Options: see `holdfast.clients.options.Options`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, Self
+
+from holdfast.clients import aio, sync
+from holdfast.clients._httpcore import Sending, sending
+from holdfast.clients._httpx import (
+    NAMES,
+    Line,
+    Plan,
+    body_of,
+    check_inner,
+    code_in,
+    library,
+    stated_length,
+    undress,
+    with_fields,
+)
+from holdfast.clients.decoding import DecodingFault
+from holdfast.clients.exchange import DRAIN, KEY_HEADER, Answer, Exchange
+from holdfast.clients.options import Options
+from holdfast.core.retry import Request
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    import httpx
+    import httpx2
+
+    from holdfast.clients.exchange import Try
+    from holdfast.runtime.policy import Policy
+
+    class _SyncBase(httpx.BaseTransport, httpx2.BaseTransport):  # type: ignore[misc]  # either
+        """For type checkers a transport is one of either library."""
+
+    class _AsyncBase(httpx.AsyncBaseTransport, httpx2.AsyncBaseTransport):  # type: ignore[misc]
+        """For type checkers a transport is one of either library."""
+
+else:
+    _SyncBase = _AsyncBase = object
+
+__all__ = ["AsyncTransport", "Transport"]
+
+_DRAIN_SECONDS = 1.0
+
+
+class _Common:
+    """What both transports do alike."""
+
+    _is_async: bool
+
+    def __init__(self, policy: Policy, inner: Any = None, **options: Any) -> None:
+        self._policy = policy
+        self._options = Options(**options)
+        self._inner = inner
+        self._lines: dict[type, Line] = {}
+        if inner is not None:
+            check_inner(inner, is_async=self._is_async)
+        elif not any(find_spec(name) for name in NAMES):
+            raise ModuleNotFoundError(
+                "hf.clients.httpx needs httpx2 or httpx: `pip install httpx2`", name="httpx2"
+            )
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} of policy {self._policy.name!r}>"
+
+    def _line(self, cls: type) -> Line:
+        """Return the line for requests of class `cls`; made with the first of each library."""
+        line = self._lines.get(cls)
+        return self._new_line(cls) if line is None else line
+
+    def _new_line(self, cls: type) -> Line:
+        lib = library(cls)
+        line = next((line for line in self._lines.values() if line.lib is lib), None)
+        if line is None:
+            inner = self._inner
+            if inner is None:
+                module = lib.module
+                inner = (module.AsyncHTTPTransport if self._is_async else module.HTTPTransport)()
+            line = Line(lib, inner, is_async=self._is_async)
+        # Two threads with the first request each: one line is kept, the other has no
+        # connections yet.
+        return self._lines.setdefault(cls, line)
+
+    def _inners(self) -> list[Any]:
+        inners = {id(line.inner): line.inner for line in self._lines.values()}
+        if self._inner is not None:
+            inners[id(self._inner)] = self._inner
+        return list(inners.values())
+
+
+class Transport(_Common, _SyncBase):
+    """A transport for `httpx2.Client` and `httpx.Client` that holds to a policy.
+
+    policy: a `hf.policy(...)`; its `key=` functions get `method` and `host`.
+    inner: the transport that opens connections, of the client's library; with `retries=` above
+    0 ValueError. Default: the library's `HTTPTransport()`. It is closed with this one.
+    options: as of `Options`; ValueError if one is wrong.
+    """
+
+    _is_async = False
+
+    def handle_request(self, request: Any) -> Any:
+        """Make the logical call; called by the client."""
+        call = _Call(self._line(type(request)), request, self._options)
+        exchange = call.exchange(self._policy)
+        return sync.run(exchange, _Sender(call))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None = None,
+        exc_value: BaseException | None = None,
+        traceback: TracebackType | None = None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close all connections."""
+        for inner in self._inners():
+            inner.close()
+
+
+class AsyncTransport(_Common, _AsyncBase):
+    """A transport for `httpx2.AsyncClient` and `httpx.AsyncClient` that holds to a policy.
+
+    As `Transport`, on asyncio (not on trio).
+    """
+
+    _is_async = True
+
+    async def handle_async_request(self, request: Any) -> Any:
+        """Make the logical call; called by the client."""
+        call = _Call(self._line(type(request)), request, self._options)
+        exchange = call.exchange(self._policy)
+        return await aio.arun(exchange, _AsyncSender(call))
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None = None,
+        exc_value: BaseException | None = None,
+        traceback: TracebackType | None = None,
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        for inner in self._inners():
+            await inner.aclose()
+
+
+class _Call:
+    """One logical call: the request, and how it goes out each time."""
+
+    __slots__ = ("_body", "_headers", "_stream", "line", "options", "request")
+
+    def __init__(self, line: Line, request: Any, options: Options) -> None:
+        self.line = line
+        self.request = request
+        self.options = options
+        self._stream, self._body = body_of(line.lib, request, options)
+        self._headers = request.headers
+
+    def exchange(self, policy: Policy) -> Exchange:
+        """Begin the call."""
+        request = self.request
+        exchange = Exchange(
+            policy,
+            self.options,
+            Request(
+                method=request.method,
+                host=request.url.host,
+                replayable=self._body is None or self._body.replayable,
+            ),
+            body=self._body,
+            keyed=KEY_HEADER in request.headers,
+        )
+        self._headers = with_fields(request, exchange.key)
+        return exchange
+
+    def attempt(self, this: Try, *, is_async: bool) -> tuple[Sending, Any]:
+        """Return a copy of the request for one try, and what is told of it."""
+        request = self.request
+        extensions = dict(request.extensions)
+        told = Sending(this, request, can_refresh=self.line.fresh is not None)
+        extensions["trace"] = told.acall if is_async else told
+        if this.limit != math.inf and not is_async:  # the loop cancels asynchronous ones
+            own = extensions.get("timeout") or {}
+            extensions["timeout"] = {
+                name: this.within(own.get(name)) for name in ("connect", "read", "write", "pool")
+            }
+        # Not through its constructor, which would parse and encode everything again.
+        copied = object.__new__(type(request))
+        copied.__dict__.update(
+            request.__dict__, headers=self._headers, stream=self._stream, extensions=extensions
+        )
+        if self.line.fresh is not None:
+            this.connecting = True  # waiting for a connection is part of it
+        return told, copied
+
+    def planned(self, response: Any) -> Plan:
+        """Return what to do with the body, which is decoded from now on."""
+        lib = self.line.lib
+        try:
+            plan = Plan(self.request.method, response, self.options)
+        except DecodingFault as fault:
+            raise lib.fault(fault, self.request) from fault
+        if plan.decoder is not None:
+            response.stream = lib.decoding(lib, response.stream, plan, self.request)
+            undress(response)
+        return plan
+
+    def answer(self, response: Any, content: bytes | None) -> Answer[Any]:
+        """Return the answer; content: its whole body, None if it is open."""
+        code = None
+        if content is not None:
+            response.stream = self.line.lib.byte_stream(content)
+            code = code_in(content, self.options.provider)
+        return Answer(response, response.status_code, response.headers, content is not None, code)
+
+    @property
+    def concurrent(self) -> bool:
+        """Whether its body can be sent twice at a time: a file has one position."""
+        return isinstance(self._stream, self.line.lib.byte_stream)
+
+
+def _may_drain(answer: Answer[Any]) -> bool:
+    """Say whether the rest of a discarded answer is known to be short."""
+    length = stated_length(answer.response.headers)
+    return length is not None and length <= DRAIN
+
+
+class _Sender:
+    """Sends one logical call's requests."""
+
+    __slots__ = ("_call",)
+
+    def __init__(self, call: _Call) -> None:
+        self._call = call
+
+    def send(self, this: Try) -> Answer[Any]:
+        """See `sync.Sender`."""
+        line = self._call.line
+        told, request = self._call.attempt(this, is_async=False)
+        token = sending.set(told)
+        try:
+            handle = line.fresh if this.fresh and line.fresh is not None else line.handle
+            response = handle(request)
+            this.answered = True
+            if line.fresh is None:
+                stream = response.extensions.get("network_stream")
+                if stream is not None:
+                    told.guard(stream.get_extra_info("socket"))
+            return self._read(response, this)
+        finally:
+            sending.reset(token)
+
+    def _read(self, response: Any, this: Try) -> Answer[Any]:
+        opened = response.stream
+        try:
+            plan = self._call.planned(response)
+            if not plan.take:
+                return self._call.answer(response, None)
+            pieces, size, rest = [], 0, iter(response.stream)
+            for piece in rest:
+                pieces.append(piece)
+                size += len(piece)
+                if size > plan.take:
+                    response.stream = self._call.line.lib.begun(pieces, rest, opened)
+                    return self._call.answer(response, None)
+        except BaseException:
+            opened.close()
+            raise
+        if this.guard is not None:
+            this.guard.watch(None)  # the next user of the connection has a guard of its own
+        opened.close()
+        return self._call.answer(response, b"".join(pieces))
+
+    def discard(self, answer: Answer[Any]) -> None:
+        """See `sync.Sender`."""
+        stream = answer.response.stream
+        try:
+            if _may_drain(answer):
+                for _ in stream:
+                    pass
+        except Exception:  # noqa: BLE001, S110 - nobody wants this answer
+            pass
+        finally:
+            stream.close()
+
+    def hold(self, answer: Answer[Any], exchange: Exchange) -> Any:
+        """See `sync.Sender`."""
+        response = answer.response
+        response.stream = self._call.line.lib.held(exchange, response.stream)
+        return response
+
+
+class _AsyncSender:
+    """Sends one logical call's requests."""
+
+    __slots__ = ("_call",)
+
+    def __init__(self, call: _Call) -> None:
+        self._call = call
+
+    @property
+    def concurrent(self) -> bool:
+        """See `aio.AsyncSender`."""
+        return self._call.concurrent
+
+    async def send(self, this: Try) -> Answer[Any]:
+        """See `aio.AsyncSender`."""
+        line = self._call.line
+        told, request = self._call.attempt(this, is_async=True)
+        token = sending.set(told)
+        try:
+            handle = line.fresh if this.fresh and line.fresh is not None else line.handle
+            response = await handle(request)
+            this.answered = True
+            return await self._read(response)
+        finally:
+            sending.reset(token)
+
+    async def _read(self, response: Any) -> Answer[Any]:
+        opened = response.stream
+        try:
+            plan = self._call.planned(response)
+            if not plan.take:
+                return self._call.answer(response, None)
+            pieces, size, rest = [], 0, aiter(response.stream)
+            async for piece in rest:
+                pieces.append(piece)
+                size += len(piece)
+                if size > plan.take:
+                    response.stream = self._call.line.lib.async_begun(pieces, rest, opened)
+                    return self._call.answer(response, None)
+        except BaseException:
+            await opened.aclose()
+            raise
+        await opened.aclose()
+        return self._call.answer(response, b"".join(pieces))
+
+    async def discard(self, answer: Answer[Any]) -> None:
+        """See `aio.AsyncSender`."""
+        stream = answer.response.stream
+        try:
+            if _may_drain(answer):
+                async with asyncio.timeout(_DRAIN_SECONDS):
+                    async for _ in stream:
+                        pass
+        except Exception:  # noqa: BLE001, S110 - nobody wants this answer
+            pass
+        finally:
+            await stream.aclose()
+
+    def hold(self, answer: Answer[Any], exchange: Exchange) -> Any:
+        """See `aio.AsyncSender`."""
+        response = answer.response
+        response.stream = self._call.line.lib.async_held(exchange, response.stream)
+        return response
