@@ -1,0 +1,372 @@
+"""What the aiohttp adapter does to aiohttp's own objects: response streams, parsers, payloads.
+
+aiohttp hands out one `StreamReader` per answer, with a dozen ways to read it. Copying what
+comes out of it into another would cost a task or a copy per piece, so the stream itself
+becomes a `Stream`: its class is exchanged (both have the same slots), and the one slot that
+aiohttp lets others fill, the timer, carries what there is to know. Every way of reading goes
+through `_wait` when there is nothing to read, and that is where limits act.
+"""
+
+from __future__ import annotations
+
+import threading
+from functools import partial
+from typing import TYPE_CHECKING, Any
+from weakref import ref
+
+from aiohttp import ClientConnectionError, ClientPayloadError, StreamReader
+from aiohttp.helpers import BaseTimerContext
+from aiohttp.http_exceptions import ContentEncodingError
+from aiohttp.multipart import MultipartWriter
+from aiohttp.payload import AsyncIterablePayload, BytesPayload, IOBasePayload, Payload
+
+from holdfast.clients.aio import limited
+from holdfast.clients.body import AsyncOnce, is_seekable_file
+from holdfast.clients.decoding import PIECE, DecodingFault, Limit, decoder_for
+from holdfast.runtime.clock import clock
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from aiohttp import ClientRequest, ClientResponse
+
+    from holdfast.clients.decoding import Decoder
+    from holdfast.clients.exchange import Exchange, Try
+    from holdfast.clients.options import Options
+
+
+class Watched(BaseTimerContext):
+    """A stream's timer, which is aiohttp's `total`, and what a `Stream` has to know."""
+
+    __slots__ = ("exchange", "inner", "limit")
+
+    def __init__(self, inner: BaseTimerContext, limit: Limit) -> None:
+        self.inner = inner
+        self.limit = limit
+        self.exchange: Exchange | None = None  # once the answer is with its reader
+
+    def assert_timeout(self) -> None:
+        """Raise TimeoutError if aiohttp's total time is over."""
+        self.inner.assert_timeout()
+
+    def __enter__(self) -> BaseTimerContext:
+        self.inner.__enter__()
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_val: BaseException | None,
+        exc_tb: TracebackType | None,
+    ) -> bool | None:
+        return self.inner.__exit__(exc_type, exc_val, exc_tb)
+
+
+class Stream(StreamReader):
+    """A response body that keeps to limits and tells the exchange how its reading went."""
+
+    __slots__ = ()
+
+    _timer: Watched  # put there by `watch`
+
+    def set_exception(self, exc: BaseException, *cause: BaseException) -> None:
+        """Take a failure, as soon as it is known: its permits need not wait for a reader."""
+        exchange = self._timer.exchange
+        # A reader that closes the answer is told so by an exception of this very type.
+        if exchange is not None and type(exc) is not ClientConnectionError:
+            exc = exchange.body_failed(exc)
+        super().set_exception(exc, *cause)
+
+    def set_read_chunk_size(self, n: int) -> None:
+        """Allow for pieces of `n` bytes. `read()` asks for everything: not from a decoder."""
+        if self.total_compressed_bytes is not None:
+            n = min(n, PIECE)
+        super().set_read_chunk_size(n)
+
+    async def whole(self, limit: int) -> bool:
+        """Wait for the end of the body and return True; False once more than `limit` is there.
+
+        Nothing is taken out: whoever reads it afterwards finds it all.
+        """
+        super().set_read_chunk_size(limit)
+        while not self._eof:
+            if self._exception is not None:
+                raise self._exception
+            if self._size > limit:
+                return False
+            await self._wait("whole")
+        self.check()
+        return True
+
+    def check(self) -> None:
+        """Raise if a compressed body has grown beyond what is allowed."""
+        packed = self.total_compressed_bytes
+        if packed is None:
+            return
+        try:
+            self._timer.limit.check(packed, self.total_bytes)
+        except DecodingFault as fault:
+            cause = ContentEncodingError(str(fault))
+            error = ClientPayloadError(f"Response payload is not completed: {fault}")
+            error.__cause__ = cause
+            self.set_exception(error)
+            raise error from cause
+
+    def _read_nowait(self, n: int) -> bytes:
+        self.check()
+        return super()._read_nowait(n)
+
+    async def _wait(self, func_name: str) -> None:
+        exchange = self._timer.exchange
+        if exchange is None or not exchange.open:
+            await super()._wait(func_name)
+        else:
+            now = clock.monotonic()
+            expires = now + exchange.body_limit(now)
+            try:
+                await limited(
+                    super()._wait(func_name), now, expires, exchange.body_span, exchange.body_late
+                )
+            except BaseException as error:
+                failure = exchange.body_failed(error)
+                if isinstance(failure, TimeoutError):
+                    self.set_exception(failure)  # what comes later comes too late
+                if failure is error:
+                    raise
+                raise failure from error
+        self.check()
+
+
+def watch(response: ClientResponse, limit: Limit) -> Stream:
+    """Make the body of `response` a `Stream` and return it."""
+    content: Any = response.content
+    content._timer = Watched(content._timer, limit)
+    content.__class__ = Stream
+    stream: Stream = content
+    return stream
+
+
+def let_go(stream: Stream, response: ClientResponse) -> None:
+    """Let `response` be collected when nobody has it any more.
+
+    The parser holds the stream, and the stream its response, to give the connection back at
+    the end: a response that was dropped would keep a connection for as long as one lasts.
+    """
+    at_end = stream._eof_callbacks
+    for place, callback in enumerate(at_end):
+        if getattr(callback, "__self__", None) is response:
+            at_end[place] = partial(_ended, ref(response))
+
+
+def _ended(response: ref[ClientResponse]) -> None:
+    alive = response()
+    if alive is not None:
+        alive._response_eof()
+
+
+class Head:
+    """Stands before the parser of one answer until its head is there.
+
+    Notes that a byte came, which nothing else in aiohttp tells afterwards: without one, a
+    kept-alive connection was stale.
+    """
+
+    __slots__ = ("_parser", "_protocol", "_this")
+
+    def __init__(self, protocol: Any, this: Try) -> None:
+        self._protocol = protocol
+        self._parser = protocol._parser
+        self._this = this
+        protocol._parser = self
+
+    def feed_data(self, data: bytes) -> Any:
+        """Pass `data` on; with the head complete, step aside."""
+        if data:
+            self._this.answered = True
+        found = self._parser.feed_data(data)
+        if found[0]:
+            message, content = found[0][-1]
+            if message.code >= 200 or message.code == 101:
+                protocol = self._protocol
+                if protocol._parser is self:
+                    protocol._parser = self._parser
+                    if not (message.chunked or message.upgrade or content.is_eof()) and (
+                        "Content-Length" not in message.headers
+                    ):
+                        ToTheEnd(protocol, message, content, data)
+        return found
+
+    def feed_eof(self) -> Any:
+        """Pass the end on."""
+        return self._parser.feed_eof()
+
+    def pause_reading(self) -> None:
+        """Pass it on."""
+        self._parser.pause_reading()
+
+
+class ToTheEnd:
+    """Stands before the parser of a body that ends with the connection.
+
+    There aiohttp takes any end for the end of the body: a reset, and the middle of a gzip
+    stream. So a reset is made an error; and gzip is decoded a second time for the sake of its
+    last bytes, which are all that tells whether it is whole.
+    """
+
+    __slots__ = ("_broken", "_decoder", "_parser", "_protocol")
+
+    def __init__(self, protocol: Any, message: Any, content: Any, data: bytes) -> None:
+        """Stand there. data: ends with the first bytes of the body."""
+        self._protocol = protocol
+        self._parser = protocol._parser
+        self._broken: BaseException | None = None
+        self._decoder: Decoder | None = None
+        packed = content.total_compressed_bytes
+        if packed is not None:
+            self._decoder = decoder_for(message.headers.get("Content-Encoding", ""))
+            self._take(data[len(data) - packed :])
+        protocol._parser = self
+        protocol.__dict__["connection_lost"] = self._lost
+
+    def _take(self, data: bytes) -> None:
+        if self._decoder is None:
+            return
+        try:
+            for _ in self._decoder.feed(data):
+                pass
+        except DecodingFault as fault:
+            self._broken = fault
+            self._decoder = None
+
+    def feed_data(self, data: bytes) -> Any:
+        """Pass `data` on."""
+        found = self._parser.feed_data(data)
+        self._take(data)
+        return found
+
+    def feed_eof(self) -> Any:
+        """Raise if this is no good end; aiohttp makes that a ClientPayloadError."""
+        if self._broken is not None:
+            raise self._broken
+        if self._decoder is not None:
+            self._decoder.end(empty=False)
+        return self._parser.feed_eof()
+
+    def pause_reading(self) -> None:
+        """Pass it on."""
+        self._parser.pause_reading()
+
+    def _lost(self, error: BaseException | None) -> None:
+        """Stand in for `connection_lost`, which does not tell the parser why."""
+        protocol = self._protocol
+        protocol.__dict__.pop("connection_lost", None)
+        self._broken = error or self._broken
+        protocol.connection_lost(error)
+
+
+class Content:
+    """A request's payload as the exchange sees it, and what has to happen to send it again."""
+
+    __slots__ = ("_begun", "_once", "_payload")
+
+    def __init__(self, payload: Payload, options: Options) -> None:
+        self._payload = payload
+        self._begun = False
+        self._once: AsyncOnce | None = None
+        if isinstance(payload, AsyncIterablePayload) and payload._cached_chunks is None:
+            value: Any = payload._value
+            if isinstance(value, AsyncOnce):
+                self._once = value  # an earlier hop's
+            elif payload._iter is not None and not payload.consumed:
+                payload._value = self._once = AsyncOnce(payload._iter, options.replay_buffer)
+
+    @property
+    def replayable(self) -> bool:
+        """Whether it can be sent (again) from its start now."""
+        if self._once is not None:
+            return self._once.replayable
+        return not self._begun or can_rewind(self._payload)
+
+    def begin(self) -> None:
+        """Get ready to be sent (again)."""
+        self._begun = True
+        if self._once is not None:
+            payload: Any = self._payload
+            payload._iter = aiter(self._once)
+        for file in files_in(self._payload):
+            fence(file)
+
+    def settle(self) -> None:
+        """Let aiohttp know whether a redirect may send it again."""
+        if self._once is not None:
+            self._payload._consumed = not self._once.replayable
+            if self._once.replayable:
+                payload: Any = self._payload
+                payload._iter = aiter(self._once)
+
+
+def content_of(request: ClientRequest, options: Options) -> Content | None:
+    """Return the body of a request, None if it has none."""
+    payload: Any = request._body
+    return Content(payload, options) if isinstance(payload, Payload) else None
+
+
+def can_rewind(payload: Payload) -> bool:
+    """Say whether `payload`, which may have been sent in part, can be sent from its start.
+
+    What is not known to be, is not: aiohttp itself takes a payload for repeatable unless its
+    class says otherwise.
+    """
+    if isinstance(payload, BytesPayload):
+        return True
+    if isinstance(payload, IOBasePayload):
+        return not payload.consumed and is_seekable_file(payload._value)
+    if isinstance(payload, AsyncIterablePayload):
+        return payload._cached_chunks is not None
+    if isinstance(payload, MultipartWriter):
+        return not payload.consumed and all(can_rewind(part) for part, _, _ in payload._parts)
+    return False
+
+
+def files_in(payload: Payload) -> list[IOBasePayload]:
+    """Return the files that are sent."""
+    if isinstance(payload, IOBasePayload):
+        return [payload]
+    if isinstance(payload, MultipartWriter):
+        return [file for part, _, _ in payload._parts for file in files_in(part)]
+    return []
+
+
+def fence(payload: IOBasePayload) -> None:
+    """Keep a read of the attempt before, which a thread may still be at, out of this one.
+
+    aiohttp reads files in threads, and cancelling the task that waits does not stop the
+    thread. It would read from where this attempt has just rewound the file to.
+    """
+    own: Any = payload.__dict__
+    before: _Fence | None = own.get("_holdfast")
+    if before is not None:
+        before.over = True
+    now = own["_holdfast"] = _Fence(threading.Lock() if before is None else before.lock)
+    kind = type(payload)
+
+    def first(length: int | None) -> Any:
+        with now.lock:
+            return (None, b"") if now.over else kind._read_and_available_len(payload, length)
+
+    def more(length: int | None) -> Any:
+        with now.lock:
+            return b"" if now.over else kind._read(payload, length)
+
+    own["_read_and_available_len"] = first
+    own["_read"] = more
+
+
+class _Fence:
+    """One attempt's right to read. over: it has gone to the next attempt."""
+
+    __slots__ = ("lock", "over")
+
+    def __init__(self, lock: threading.Lock) -> None:
+        self.lock = lock
+        self.over = False

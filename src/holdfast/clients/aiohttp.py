@@ -1,0 +1,336 @@
+"""The adapter for aiohttp: a client middleware that makes requests as a policy says.
+
+    http = aiohttp.ClientSession(middlewares=[hf.clients.aiohttp.Middleware(policy)])
+
+aiohttp calls its middlewares once per hop, so each redirect is a logical call of its own; the
+surrounding `hf.deadline()` and aiohttp's own `ClientTimeout(total=...)` bound them together.
+
+aiohttp tells a middleware nothing of connections. What is needed is learnt at two places that
+every request passes: `ClientRequest.send`, called once a connection is up, and the parser,
+which sees the first byte.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from contextlib import suppress
+from contextvars import ContextVar
+from copy import copy
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+try:
+    import aiohttp
+except ImportError as missing:
+    raise ImportError(
+        "`holdfast.clients.aiohttp` needs aiohttp: pip install 'aiohttp>=3.14'"
+    ) from missing
+
+from aiohttp.helpers import TimerContext
+from aiohttp.streams import EMPTY_PAYLOAD
+
+from holdfast.clients._aiohttp import Head, Stream, content_of, let_go, watch
+from holdfast.clients.aio import arun, limited
+from holdfast.clients.decoding import Limit
+from holdfast.clients.exchange import DRAIN, KEY_HEADER, Answer, Exchange, Try
+from holdfast.clients.options import Options
+from holdfast.core.classify import provider_code
+from holdfast.core.retry import Request
+from holdfast.runtime.clock import clock
+
+if TYPE_CHECKING:
+    from collections import deque
+    from collections.abc import Coroutine
+
+    from aiohttp import ClientHandlerType, ClientRequest, ClientResponse
+    from aiohttp.client_proto import ResponseHandler
+    from aiohttp.connector import Connection
+
+    from holdfast.clients._aiohttp import Content
+    from holdfast.core.call import Step
+    from holdfast.runtime.policy import Policy
+
+__all__ = ["Middleware"]
+
+DRAIN_SECONDS = 0.25
+"""How long the rest of a discarded answer may take to come before its connection is closed."""
+
+_EVENTS = "text/event-stream"
+
+# The last failure of a call that aiohttp may be about to repeat, and the timer of that call.
+_failed: ContextVar[tuple[object, BaseException] | None] = ContextVar(
+    "holdfast.clients.aiohttp", default=None
+)
+
+
+class Middleware:
+    """A client middleware: `aiohttp.ClientSession(middlewares=[Middleware(policy)])`.
+
+    policy: says how requests are made.  options: see `holdfast.clients.options.Options`.
+
+    aiohttp's own repetition of idempotent requests is switched off for the session.
+    Raises what aiohttp raises, with a note of what was tried; or Rejected or DeadlineExceeded
+    if the policy decided so. The last answer is returned, whatever its status.
+    """
+
+    __slots__ = ("_limit", "_options", "_policy")
+
+    def __init__(self, policy: Policy, **options: Any) -> None:
+        self._policy = policy
+        self._options = Options(**options)
+        self._limit = Limit(self._options.max_decoded, self._options.max_ratio)
+
+    async def __call__(self, req: ClientRequest, handler: ClientHandlerType) -> ClientResponse:
+        """Make one hop of a request; called by aiohttp."""
+        session = req._session
+        risky = _take_over(req, session)
+        headers = req.headers
+        sender = _Sender(req, handler, self._options, self._limit)
+        body = sender.body
+        exchange = _Exchange(
+            self._policy,
+            self._options,
+            Request(
+                method=req.method,
+                host=req.url.host or "",
+                replayable=body is None or body.replayable,
+            ),
+            body=body,
+            keyed=KEY_HEADER in headers,
+        )
+        exchange.timer = req._timer
+        if exchange.key is not None:
+            headers[KEY_HEADER] = exchange.key
+        try:
+            return await arun(exchange, sender)
+        except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
+            if risky:
+                _failed.set((req._timer, error))
+            raise
+
+    def __repr__(self) -> str:
+        return f"<Middleware {self._policy!r}>"
+
+
+def _take_over(req: ClientRequest, session: aiohttp.ClientSession) -> bool:
+    """Switch aiohttp's own repetition off; return whether this call may yet be repeated.
+
+    The call at hand has looked at the switch already, and with `trust_env` others may have.
+    When such a call comes back, with the same timer, it is given its failure again.
+    """
+    before = _failed.get()
+    if before is not None:
+        _failed.set(None)
+        if before[0] is req._timer:
+            raise before[1]
+    risky = session._retry_connection or session._trust_env
+    session._retry_connection = False
+    return risky
+
+
+class _Exchange(Exchange):
+    """An exchange that knows aiohttp's total time."""
+
+    __slots__ = ("timer",)
+
+    timer: object
+
+    def failed(self, error: BaseException, this: Try) -> Step:
+        """As always; but once aiohttp's total time is over, there is none for another attempt."""
+        timer = self.timer
+        if isinstance(timer, TimerContext) and timer._cancelled:
+            self.call.expires = min(self.call.expires, clock.monotonic())
+        return super().failed(error, this)
+
+
+class _Sender:
+    """Sends one hop's request, as often as it is told to."""
+
+    __slots__ = ("_begun", "_handler", "_limit", "_options", "_out", "_req", "body")
+
+    def __init__(
+        self, req: ClientRequest, handler: ClientHandlerType, options: Options, limit: Limit
+    ) -> None:
+        self._req = req
+        self._handler = handler
+        self._options = options
+        self._limit = limit
+        self._begun = False
+        self._out = 0  # sendings at this moment: more than one in a race only
+        self.body: Content | None = content_of(req, options)
+
+    @property
+    def concurrent(self) -> bool:
+        """Without a body, a request is nothing but values."""
+        return self.body is None and self._req._continue is None
+
+    async def send(self, this: Try) -> Answer[ClientResponse]:
+        """Send, and read the answer's body if it is to be buffered."""
+        this.connecting = True
+        if self._begun:
+            await self._again()
+        self._begun = True
+        if self.body is not None:
+            self.body.begin()
+        req = copy(self._req) if self._out else self._req
+        self._out += 1
+        req.__dict__["send"] = partial(_connected, req, this)  # instead of the method
+        try:
+            response = await (self._fresh(req) if this.fresh else self._handler(req))
+        finally:
+            self._out -= 1
+            req.__dict__.pop("send", None)  # it refers to `req`
+        if self.body is not None:
+            self.body.settle()
+        content = response.content
+        complete = content.is_eof() and (
+            content is EMPTY_PAYLOAD or content.total_compressed_bytes is None
+        )
+        if not complete:
+            complete = await self._buffered(response)
+        answer = Answer(response, response.status, response.headers, complete)
+        if self._options.provider is not None and complete:
+            answer.code = _code(response, self._options.provider)
+        return answer
+
+    async def _again(self) -> None:
+        """Get the request ready to be sent once more."""
+        req = self._req
+        with suppress(Exception):  # what became of the body before was the last failure
+            await req.close()
+        if req._continue is not None:
+            req.update_expect_continue(expect=True)
+
+    async def _fresh(self, req: ClientRequest) -> ClientResponse:
+        """Send on a connection that was made for it, past those that wait in the pool."""
+        connector: Any = req._session._connector
+        key = req.connection_key
+        pooled: deque[tuple[ResponseHandler, float]] | None = connector._conns.pop(key, None)
+        try:
+            while True:
+                try:
+                    return await self._handler(req)
+                except _NotFreshError:
+                    # The pool was full and somebody gave a connection back: that one is
+                    # closed now, so its place is free.
+                    continue
+        finally:
+            if pooled is not None:
+                if connector._closed:
+                    for protocol, _ in pooled:
+                        protocol.close()
+                else:
+                    connector._conns[key].extendleft(reversed(pooled))
+
+    async def _buffered(self, response: ClientResponse) -> bool:
+        """Wait for a body that is to be buffered; return whether it is there as a whole."""
+        if response.status == 101:
+            return True  # from here on it is a conversation, and not ours
+        stream = watch(response, self._limit)
+        options = self._options
+        length = response.content_length
+        try:
+            if stream.is_eof():
+                stream.check()
+                return True
+            if length is None:
+                if options.provider is None:
+                    return False
+            elif length > options.buffer:
+                return False
+            if not options.buffer or response.content_type == _EVENTS:
+                return False
+            return await stream.whole(options.buffer)
+        except BaseException:
+            response.close()
+            raise
+
+    async def discard(self, answer: Answer[ClientResponse]) -> None:
+        """Read the rest if it is short and soon there, so that its connection stays; or close."""
+        response = answer.response
+        stream = response.content
+        now = clock.monotonic()
+        try:
+            if isinstance(stream, Stream):
+                whole = stream.whole(DRAIN)
+                await limited(whole, now, now + DRAIN_SECONDS, DRAIN_SECONDS, _slow)
+        except Exception:  # noqa: BLE001, S110 - nobody wants this answer
+            pass
+        finally:
+            response.close()  # at its end this does nothing to the connection
+
+    def hold(self, answer: Answer[ClientResponse], exchange: Exchange) -> ClientResponse:
+        """Return the response; its body tells `exchange` how the reading goes."""
+        response = answer.response
+        stream = response.content
+        conn = response.connection
+        if not isinstance(stream, Stream) or conn is None:
+            exchange.body_closed()
+            return response
+        stream._timer.exchange = exchange
+        failure = stream.exception()
+        if failure is not None:
+            exchange.body_failed(failure)
+        let_go(stream, response)
+        own = response.__dict__
+        own["_holdfast"] = _Open(exchange)
+        conn.add_callback(partial(_released, exchange, own))
+        return response
+
+
+def _connected(
+    req: ClientRequest, this: Try, conn: Connection
+) -> Coroutine[Any, Any, ClientResponse]:
+    """Stand in for `ClientRequest.send`: aiohttp calls it once a connection is up."""
+    protocol = conn.protocol
+    assert protocol is not None
+    this.connecting = False
+    # A protocol that has had no answer yet is a connection that was just made.
+    this.reused = protocol._payload is not None
+    if this.fresh and this.reused:
+        raise _NotFreshError
+    Head(protocol, this)
+    return type(req).send(req, conn)
+
+
+class _NotFreshError(Exception):
+    """A kept-alive connection came where a new one is needed; never leaves this module."""
+
+
+class _Open:
+    """Belongs to a response whose body is being read, and goes with it."""
+
+    __slots__ = ("_exchange",)
+
+    def __init__(self, exchange: Exchange) -> None:
+        self._exchange = exchange
+
+    def __del__(self) -> None:
+        if self._exchange.open:
+            self._exchange.body_closed()
+            warnings.warn("a response was neither read nor closed", ResourceWarning, stacklevel=2)
+
+
+def _released(exchange: Exchange, own: dict[str, Any]) -> None:
+    """Take that the response gave its connection back: read, closed, or (not closed) collected.
+
+    own: the attributes of the response; itself it could not be collected.
+    """
+    if own["_closed"]:
+        exchange.body_closed()
+
+
+def _slow(error: BaseException) -> BaseException:
+    return TimeoutError().with_traceback(error.__traceback__)
+
+
+def _code(response: ClientResponse, provider: str) -> str | None:
+    """Return the provider's code in a body that is there as a whole; nothing is taken out."""
+    if not (response.status >= 400 or response.content_type.endswith("json")):
+        return None
+    buffer: Any = getattr(response.content, "_buffer", ())
+    try:
+        return provider_code(provider, json.loads(b"".join(buffer)))
+    except ValueError:
+        return None
