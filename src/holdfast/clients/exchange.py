@@ -207,10 +207,11 @@ class Exchange:
         if answer.complete:
             succeeded(self.call)
             return None
+        now = clock.monotonic()
         with deciding:
-            self.call.committed(resumable=False)
+            self.call.committed(now, resumable=False)
         if self._guard is not None:
-            self._guard.move(self.call.expires - clock.monotonic())
+            self._guard.move(self.call.expires - now)
         return None
 
     @property
@@ -257,7 +258,7 @@ class Exchange:
         flush(call)
         return self._noted(step)
 
-    def late(self, error: BaseException) -> TimeoutError:
+    def late(self, error: BaseException | None) -> TimeoutError:
         """Return the error of an attempt that was interrupted at its limit, which was `error`."""
         assert self._attempt is not None
         late = too_late(self._attempt, self.call)
@@ -286,6 +287,11 @@ class Exchange:
         left = self.call.expires - now
         return min(self._policy._shape.limit, max(left, 0.0))
 
+    @property
+    def cut(self) -> bool:
+        """Whether the guard ended the connection: an end of the body is then no end of it."""
+        return self._guard is not None and self._guard.fired
+
     def body_late(self, error: BaseException) -> TimeoutError:
         """Return the error of a read that was interrupted at its limit, which was `error`."""
         limit = self._policy._shape.limit
@@ -297,7 +303,7 @@ class Exchange:
     def body_failed(self, error: BaseException) -> BaseException:
         """Take the failure of a read; return what to raise, with its note."""
         guard = self._guard
-        if guard is not None and guard.fired:
+        if guard is not None and guard.over and isinstance(error, Exception):
             error = self.body_late(error)
         self._unguard()
         if not self.open:

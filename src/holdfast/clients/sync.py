@@ -83,9 +83,17 @@ def _attempt(exchange: Exchange, sender: Sender[R], step: Attempt) -> Try:
     try:
         while True:
             try:
-                this.answer = sender.send(this)
+                answer = sender.send(this)
+                if guard is None or not guard.fired:
+                    this.answer = answer
+                    return this
+                # Where the end of the connection ends the body, it was our own doing.
+                this.error = exchange.late(None)
+                if not answer.complete:
+                    sender.discard(answer)
             except BaseException as error:  # noqa: BLE001 - the machine decides about all of them
-                if guard is not None and guard.fired:
+                # `over`: a timeout of the library's own, set to the same moment, may be faster.
+                if guard is not None and guard.over and isinstance(error, Exception):
                     this.error = exchange.late(error)
                 elif exchange.may_resend(error, this, expires):
                     this = Try(step.no, expires - clock.monotonic(), guard, fresh=True)
@@ -105,6 +113,8 @@ def reading(exchange: Exchange, pieces: Iterable[bytes]) -> Generator[bytes]:
     """
     try:
         yield from pieces
+        if exchange.cut:
+            raise EOFError("the connection was ended at the limit")  # noqa: TRY301 - as a failed read
     except GeneratorExit:
         raise
     except BaseException as error:

@@ -39,6 +39,11 @@ class Guard:
         self.expires = expires
         self.fired = False
 
+    @property
+    def over(self) -> bool:
+        """Whether the limit passed, fired or about to be: a socket's own timeout may be faster."""
+        return self.fired or _now() >= self.expires
+
     def watch(self, sock: socket.socket | None) -> None:
         """Have `sock` shut down when the time is over; at once if it is over already."""
         with self._dog.lock:
