@@ -195,3 +195,74 @@ def test_no_user_code_runs_under_the_lock():
         stop()
     assert owned
     assert not any(owned)
+
+
+def warm(policy):
+    """Call it often enough for the fast path, which needs a median first."""
+    for _ in range(50):
+        policy.call(int)
+    return policy
+
+
+def test_who_takes_successes_apart_leaves_the_fast_path_open():
+    told, good = [], []
+    with hf.testing.clock() as clock:
+        policy = warm(hf.policy(hf.Retry(2, backoff=hf.Constant(1.0, jitter="none")), name="p"))
+        began = clock.monotonic()
+        stop = hf.subscribe(told.append, success=lambda *call: good.append(call))
+        try:
+            policy.call(clock.advance, 2)
+            assert good == [("p", "", began, began + 2)]
+            assert told == []
+            policy.outcome(fail)
+        finally:
+            stop()
+        policy.call(int)
+    assert len(good) == 1
+    assert [type(e).__name__ for e in told] == ["Attempt", "Waited", "Attempt", "GaveUp"]
+
+
+def test_beside_a_subscriber_of_events_a_success_is_an_event_for_all():
+    told, good, others = [], [], []
+    policy = warm(hf.policy(hf.Retry(2)))
+    stops = [hf.subscribe(told.append, success=good.append), hf.subscribe(others.append)]
+    try:
+        policy.call(int)
+    finally:
+        for stop in stops:
+            stop()
+    assert good == []
+    assert told == others
+    assert [e.kind for e in told] == ["ok"]
+
+
+def test_a_recording_and_a_taker_of_successes_hear_the_same():
+    good = []
+    policy = warm(hf.policy(hf.Retry(2), name="p"))
+    stop = hf.subscribe(lambda _: None, success=lambda *call: good.append(call))
+    try:
+        with hf.record() as recording:
+            policy.call(int)
+            hf.policy(hf.Retry(1), name="p").outcome(fail)
+        policy.call(int)
+    finally:
+        stop()
+    assert len(good) == 2
+    assert [type(e).__name__ for e in recording.events()] == ["Attempt", "Attempt", "GaveUp"]
+
+
+def test_a_failing_taker_of_successes_is_detached():
+    calls = []
+
+    def broken(*call):
+        calls.append(call)
+        raise RuntimeError
+
+    policy = warm(hf.policy(hf.Retry(2)))
+    stop = hf.subscribe(lambda _: None, success=broken)
+    try:
+        for _ in range(PATIENCE + 5):
+            assert policy.call(lambda: "value") == "value"
+    finally:
+        stop()
+    assert len(calls) == PATIENCE
