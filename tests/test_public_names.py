@@ -11,6 +11,7 @@ import holdfast as hf
 
 NAMES = [
     "AUTH",
+    "AdaptiveBulkhead",
     "Breaker",
     "Budget",
     "BudgetEmpty",
@@ -51,12 +52,14 @@ NAMES = [
     "Verdict",
     "__version__",
     "chaos",
+    "clients",
     "deadline",
     "hold",
     "policy",
     "record",
     "remaining",
     "subscribe",
+    "telemetry",
     "testing",
 ]
 
@@ -69,7 +72,7 @@ def test_the_names_are_these():
 @pytest.mark.parametrize("name", NAMES)
 def test_each_name_can_be_used_and_says_what_it_is(name):
     value = getattr(hf, name)
-    if callable(value) or name in ("chaos", "testing"):
+    if callable(value) or name in ("chaos", "clients", "telemetry", "testing"):
         assert value.__doc__
 
 

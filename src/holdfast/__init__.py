@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 from holdfast._version import __version__
 
 if TYPE_CHECKING:
-    from holdfast import chaos, testing
+    from holdfast import chaos, clients, telemetry, testing
+    from holdfast.core.adaptive import AdaptiveBulkhead
     from holdfast.core.backoff import Constant, Decorrelated, Exponential, Linear
     from holdfast.core.breaker import Breaker
     from holdfast.core.budget import Budget
@@ -61,6 +62,7 @@ if TYPE_CHECKING:
 
 # The room or module that each public name comes from; modules are names too.
 _HOMES = {
+    "core.adaptive": ("AdaptiveBulkhead",),
     "core.backoff": ("Constant", "Decorrelated", "Exponential", "Linear"),
     "core.breaker": ("Breaker",),
     "core.budget": ("Budget",),
@@ -102,7 +104,7 @@ _HOMES = {
     "runtime.policy": ("Policy", "hold", "policy"),
     "runtime.scope": ("deadline", "remaining"),
 }
-_MODULES = ("chaos", "testing")
+_MODULES = ("chaos", "clients", "telemetry", "testing")
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
@@ -115,6 +117,7 @@ __all__ = [
     "TIMEOUT",
     "TRANSIENT",
     "UNKNOWN",
+    "AdaptiveBulkhead",
     "Breaker",
     "Budget",
     "BudgetEmpty",
@@ -147,12 +150,14 @@ __all__ = [
     "Verdict",
     "__version__",
     "chaos",
+    "clients",
     "deadline",
     "hold",
     "policy",
     "record",
     "remaining",
     "subscribe",
+    "telemetry",
     "testing",
 ]
 
