@@ -103,6 +103,7 @@ def _attempt(exchange: Exchange, sender: Sender[R], step: Attempt) -> Try:
             return this
     finally:
         scope.reset(token)
+        del this  # the traceback of its error holds this frame: no cycle
 
 
 def reading(exchange: Exchange, pieces: Iterable[bytes]) -> Generator[bytes]:
