@@ -207,7 +207,7 @@ class Spans:
         with self._lock:
             self._open.pop(event.call_id, None)
         labels = self._labels(event.policy, outcome=reason or "ok")
-        call.span.set_attribute("holdfast.outcome", reason or "ok")
+        call.span.set_attribute("holdfast.outcome", redact.visible(reason or "ok"))
         if reason:
             labels[ERROR_TYPE] = self._mark(call.span, reason)
         call.span.end(call.at(event.time))
