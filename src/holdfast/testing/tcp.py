@@ -352,6 +352,8 @@ class SimTransport(asyncio.Transport):
     # -- the way in (called on the sender's end, at the time of arrival) ----------------------
 
     def _next_arrival(self) -> None:
+        if not self._wire:
+            return  # dropped by what came in the same moment, whose timers run in any order
         arrives, data, _ = self._wire.popleft()
         arrives(data)
 
