@@ -124,3 +124,62 @@ def simulate(main, seed=0):
 async def fetch(session, url, method="GET", **options):
     async with session.request(method, url, **options) as response:
         return response.status, await response.read()
+
+
+def answer(status=200, body=b"", *fields, keep=True):
+    """Return an answer with a Content-Length as raw bytes."""
+    lines = [f"HTTP/1.1 {status} X", f"Content-Length: {len(body)}", *fields]
+    lines += [] if keep else ["Connection: close"]
+    return "\r\n".join([*lines, "", ""]).encode() + body
+
+
+def chunked(*pieces, status=200, fields=(), end=True):
+    lines = [f"HTTP/1.1 {status} X", "Transfer-Encoding: chunked", *fields, "", ""]
+    chunks = b"".join(b"%x\r\n%s\r\n" % (len(piece), piece) for piece in pieces)
+    return "\r\n".join(lines).encode() + chunks + (b"0\r\n\r\n" if end else b"")
+
+
+class Scripted:
+    """A server whose n-th request of all is answered by the n-th step, later ones by the last.
+
+    A step is bytes (what follows keeps the connection), or (what, bytes): "fin", "rst" and "hang"
+    happen after the bytes, "drip" sends them one by one every 0.3 s. requests: (method, target,
+    fields, body, connection) of each; a request that breaks off is not in it.
+    """
+
+    def __init__(self, *steps):
+        self.steps = list(steps)
+        self.requests = []
+        self.connections = 0
+
+    async def __call__(self, reader, writer):
+        self.connections += 1
+        connection = self.connections
+        with suppress(ConnectionError, asyncio.IncompleteReadError):
+            while await self.one(reader, writer, connection):
+                pass
+        writer.close()
+
+    async def one(self, reader, writer, connection):
+        method, target, fields = await request_head(reader)
+        if fields.get("expect") == "100-continue":
+            writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        body = await request_body(reader, fields)
+        step = self.steps[min(len(self.requests), len(self.steps) - 1)]
+        self.requests.append((method, target, fields, body, connection))
+        what, data = ("", step) if isinstance(step, bytes) else step
+        if what == "drip":
+            for at in range(len(data)):
+                writer.write(data[at : at + 1])
+                await asyncio.sleep(0.3)
+        else:
+            writer.write(data)
+        if what == "hang":
+            await reader.read()
+        elif what == "rst":
+            writer.transport.abort()
+        return what in ("", "drip")
+
+    @property
+    def bodies(self):
+        return [request[3] for request in self.requests]

@@ -9,6 +9,7 @@ through `_wait` when there is nothing to read, and that is where limits act.
 
 from __future__ import annotations
 
+import math
 import threading
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -89,6 +90,9 @@ class Stream(StreamReader):
         Nothing is taken out: whoever reads it afterwards finds it all.
         """
         super().set_read_chunk_size(limit)
+        protocol = self._protocol
+        if protocol._reading_paused and self._size < limit:
+            protocol.resume_reading()  # it had stopped for want of the room that there is now
         while not self._eof:
             if self._exception is not None:
                 raise self._exception
@@ -112,9 +116,9 @@ class Stream(StreamReader):
             self.set_exception(error)
             raise error from cause
 
-    def _read_nowait(self, n: int) -> bytes:
-        self.check()
-        return super()._read_nowait(n)
+    def _read_nowait_chunk(self, n: int) -> bytes:
+        self.check()  # here, too: a decoder refills what is read without anybody waiting
+        return super()._read_nowait_chunk(n)
 
     async def _wait(self, func_name: str) -> None:
         exchange = self._timer.exchange
@@ -223,7 +227,8 @@ class ToTheEnd:
         self._decoder: Decoder | None = None
         packed = content.total_compressed_bytes
         if packed is not None:
-            self._decoder = decoder_for(message.headers.get("Content-Encoding", ""))
+            coding = message.headers.get("Content-Encoding", "")
+            self._decoder = decoder_for(coding, limit=Limit(max_ratio=math.inf))
             self._take(data[len(data) - packed :])
         protocol._parser = self
         protocol.__dict__["connection_lost"] = self._lost
