@@ -18,7 +18,8 @@ too little; a mask is `***`.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache, partial
 from typing import Any
 from urllib.parse import unquote_plus
 
@@ -52,6 +53,14 @@ _SEPARATORS = re.compile(r"[^0-9a-z]+")
 
 def is_secret(name: str) -> bool:
     """Say whether the value under this name (of a header, field, variable) is a secret."""
+    return _known_name(name) if len(name) <= _SHORT else _known_name.__wrapped__(name)
+
+
+_SHORT = 64  # characters; the names that come again and again are short
+
+
+@lru_cache(maxsize=1024)
+def _known_name(name: str) -> bool:
     plain = _plain(name)
     if plain in _HARMLESS:
         return False
@@ -126,16 +135,13 @@ def text(value: object) -> str:
     for form in known_forms():
         if form in found:
             found = found.replace(form, MASK)
-    # The order matters for being idempotent: a later pass must not take away what bounds a
-    # match of an earlier one. Userinfo is last, as it is bounded by what others may mask.
-    found = _PRIVATE_KEY.sub(rf"\1{MASK}", found)
-    found = _SHAPES.sub(_shaped, found)
-    found = _SCHEMED.sub(_schemed, found)
-    found = _PARAMETER.sub(_parameter, found)
-    found = _PARAMETER_ENCODED.sub(_parameter_encoded, found)
-    found = _pairs(found)
-    found = _USERINFO_ENCODED.sub(MASK, found)
-    return _USERINFO.sub(f"{MASK}@", found)
+    low = found.lower()
+    for marks, hide in _PASSES:
+        for mark in marks:
+            if mark in low:
+                found = hide(found)
+                break
+    return found
 
 
 def visible(value: object) -> str:
@@ -195,7 +201,8 @@ def _parameter_encoded(match: re.Match[str]) -> str:
 
 def _opens(mark: str, name: str) -> bool:
     """Say whether a parameter is secret: in a URL Google's key is `key`, ours is `#t=`."""
-    name = unquote_plus(name)
+    if "%" in name or "+" in name:
+        name = unquote_plus(name)
     return is_secret(name) or _plain(name) in _URL_ONLY or (mark == "#" and name == "t")
 
 
@@ -252,6 +259,29 @@ def _schemed(match: re.Match[str]) -> str:
 
 def _shaped(match: re.Match[str]) -> str:
     return MASK if any(c.isdigit() for c in match[0]) else match[0]
+
+
+# What to do, and what a text must hold (in lower case) for it to be worth a look: most texts
+# hold nothing. The order matters for being idempotent: a later pass must not take away what
+# bounds a match of an earlier one. Userinfo is last, as it is bounded by what others may mask.
+_PASSES: tuple[tuple[tuple[str, ...], Callable[[str], str]], ...] = (
+    (("private key",), partial(_PRIVATE_KEY.sub, rf"\1{MASK}")),
+    (
+        ("akia", "asia", "sk-", "sk_", "rk-", "rk_", "pk-", "pk_", "eyj", "gh", "github_pat_", "glpat-",
+         "hf_", "aiza", "xox", "ya29."),
+        partial(_SHAPES.sub, _shaped),
+    ),
+    (("bearer", "basic", "negotiate", "token"), partial(_SCHEMED.sub, _schemed)),
+    (("=",), partial(_PARAMETER.sub, _parameter)),
+    (("%3d",), partial(_PARAMETER_ENCODED.sub, _parameter_encoded)),
+    (
+        ("token", "secret", "signature", "credential", "auth", "cookie", "key", "sess", "pass",
+         "sig", "pwd", "jwt", "pin", "otp", "hmac"),
+        _pairs,
+    ),
+    (("%3a%2f%2f",), partial(_USERINFO_ENCODED.sub, MASK)),
+    (("://",), partial(_USERINFO.sub, f"{MASK}@")),
+)  # fmt: skip
 
 
 # -- headers and bodies --------------------------------------------------------------------
