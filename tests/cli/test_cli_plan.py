@@ -141,6 +141,11 @@ def test_no_budget_means_every_retry_reaches_a_dead_backend(
     assert any("without budget" in str(text) for text in plan["warnings"])
 
 
+def test_a_hedge_multiplies_what_the_backend_may_see(capsys: pytest.CaptureFixture[str]) -> None:
+    plan = plan_of(capsys, "Deadline(30), Retry(3), Hedge(max=2)")
+    assert (plan["attempts_max"], plan["requests_max"]) == (3, 9)
+
+
 def test_a_long_plan_is_cut_for_people_only(capsys: pytest.CaptureFixture[str]) -> None:
     main(["plan", "--retries", "200"])
     text = capsys.readouterr().out

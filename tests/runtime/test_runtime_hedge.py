@@ -187,6 +187,18 @@ def test_a_copy_that_is_cancelled_from_within_cancels_the_call():
     assert asyncio.run(main()) == 0
 
 
+def test_a_copy_that_somebody_cancels_before_it_began_cancels_the_call():
+    async def main():
+        call = asyncio.create_task(hf.policy(hf.Retry(3), ALWAYS).acall(Backend((0.5, "never"))))
+        await asyncio.sleep(0)
+        (copy,) = asyncio.all_tasks() - {call, asyncio.current_task()}
+        copy.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+
+    asyncio.run(main())
+
+
 # -- limits ----------------------------------------------------------------------------------
 
 

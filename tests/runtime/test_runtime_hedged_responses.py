@@ -100,9 +100,26 @@ def test_an_answer_says_more_than_an_error():
 
 
 def test_both_answers_in_one_tick_leave_one_open():
-    end, responses = drive((2, Response(200)), (1, Response(200)), (9, Response(200)))
-    assert end.closed == 0
-    assert sum(response.closed for response in responses) == 1
+    responses = []
+
+    async def main():
+        policy = hf.policy(ALWAYS)
+        call = begin(policy)
+        both = asyncio.Event()
+
+        async def send():
+            await both.wait()
+            responses.append(Response(200))
+            return responses[-1]
+
+        asyncio.get_running_loop().call_later(2, both.set)
+        won = await hedged(call, next_step(call), send, judge=judge, discard=Response.aclose)
+        succeeded(call)
+        return won
+
+    won = asyncio.run(main())
+    assert won is responses[0]
+    assert [response.closed for response in responses] == [0, 1]
 
 
 def test_an_answer_that_comes_after_its_cancellation_is_closed():

@@ -96,7 +96,7 @@ class _Race(Generic[T]):
         self._judge = judge
         self._discard = discard
         self._copies: list[asyncio.Task[T]] = []  # by number
-        self._ended: deque[asyncio.Task[T]] = deque()  # in the order in which they ended
+        self._ended: deque[int] = deque()  # numbers, in the order in which they ended
         self._failed: list[tuple[Verdict, asyncio.Task[T]]] = []
         self._wake: asyncio.Future[None] | None = None
         self._late = False  # the limit passed; a copy may still save what it has
@@ -141,7 +141,7 @@ class _Race(Generic[T]):
         while True:
             # What has come is looked at first: an answer in the tick of the limit counts.
             while self._ended:
-                chosen = self._look(self._ended.popleft())
+                chosen = self._look(self._copies[self._ended.popleft()])
                 if chosen is not None:
                     return chosen
             now = clock.monotonic()
@@ -153,9 +153,28 @@ class _Race(Generic[T]):
             await self._next(min(expires, hedge_at) - now)
 
     def _begin(self) -> None:
-        task = self._loop.create_task(_copy(self._send))
+        number = len(self._copies)
+        task = self._loop.create_task(self._copy(number))
         self._copies.append(task)
-        task.add_done_callback(self._on_end)
+
+        def cancelled(task: asyncio.Task[T]) -> None:
+            if task.cancelled():
+                self._over(number)
+
+        task.add_done_callback(cancelled)
+
+    async def _copy(self, number: int) -> T:
+        try:
+            return await self._send()
+        finally:
+            # A callback of the task would tell one step of the loop later (but one that is
+            # cancelled before it began has nothing else). The caller looks in the next step,
+            # when this task has ended.
+            self._over(number)
+
+    def _over(self, number: int) -> None:
+        self._ended.append(number)
+        self._ring()
 
     def _hedge(self) -> bool:
         call = self._call
@@ -200,13 +219,9 @@ class _Race(Generic[T]):
             if timer is not None:
                 timer.cancel()
 
-    def _ring(self) -> None:
+    def _ring(self, _: object = None) -> None:
         if self._wake is not None and not self._wake.done():
             self._wake.set_result(None)
-
-    def _on_end(self, task: asyncio.Task[T]) -> None:
-        self._ended.append(task)
-        self._ring()
 
     # -- afterwards --------------------------------------------------------------------
 
@@ -259,13 +274,9 @@ class _Race(Generic[T]):
                 continue
             closing = _drop(task, self._discard if task in self._copies else None)
             if closing is not None:
-                closing.add_done_callback(lambda _: self._ring())
+                closing.add_done_callback(self._ring)
                 still.append(closing)
         return still
-
-
-async def _copy(send: Callable[[], Awaitable[T]]) -> T:
-    return await send()
 
 
 def _drop(
