@@ -20,12 +20,13 @@ from contextlib import suppress
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
+from holdfast.clients.exchange import Try
 from holdfast.runtime.clock import clock
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
-    from holdfast.clients.exchange import Try
+_NOBODY = Try(0, math.inf)
 
 _OPENING = frozenset({"connection.connect_tcp.started", "connection.connect_unix_socket.started"})
 _SENDING = frozenset({"http11.send_request_headers.started", "http2.send_request_headers.started"})
@@ -37,13 +38,14 @@ class Sending:
     can_refresh: a connection that nobody has used could be had instead of a reused one.
     """
 
-    __slots__ = ("_connect", "_fresh", "_socket", "_then", "this")
+    __slots__ = ("_connect", "_expires", "_fresh", "_socket", "_then", "this")
 
     def __init__(self, this: Try, request: Any, *, can_refresh: bool) -> None:
         self.this = this
         self._then: Callable[[str, Any], Any] | None = request.extensions.get("trace")
         self._connect = request.method == "CONNECT"
         self._fresh = not can_refresh
+        self._expires = clock.monotonic() + this.limit
         self._socket: Any = None
 
     def __call__(self, name: str, info: dict[str, Any]) -> None:
@@ -68,6 +70,14 @@ class Sending:
             self._fresh = True
             self.this.connecting = True
 
+    def over(self) -> None:
+        """Forget the try.
+
+        The pool has the request of an open body, that has this, and the try has the answer:
+        nobody could see that an answer was forgotten.
+        """
+        self.this = _NOBODY
+
     def guard(self, sock: Any) -> None:
         """Have `sock` shut down when the try has taken too long."""
         guard = self.this.guard
@@ -77,10 +87,9 @@ class Sending:
 
     def left(self, timeout: float | None) -> float | None:
         """Return the tighter of `timeout` and what is left of the try; never below 1 ms."""
-        guard = self.this.guard
-        if guard is None or guard.expires == math.inf:
+        if self._expires == math.inf:
             return timeout
-        left = max(guard.expires - clock.monotonic(), 0.001)
+        left = max(self._expires - clock.monotonic(), 0.001)
         return left if timeout is None else min(timeout, left)
 
 

@@ -77,12 +77,13 @@ def library(cls: type) -> Library:
     for base in cls.__mro__:
         name = base.__module__.partition(".")[0]
         if name in NAMES:
-            return _by_name(name)
+            return by_name(name)
     raise TypeError(f"`{cls.__qualname__}` belongs to neither httpx2 nor httpx")
 
 
 @functools.cache
-def _by_name(name: str) -> Library:
+def by_name(name: str) -> Library:
+    """Return an imported library."""
     return Library(sys.modules[name])
 
 

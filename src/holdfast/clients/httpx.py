@@ -18,6 +18,8 @@ from __future__ import annotations
 
 import asyncio
 import math
+import sys
+from contextlib import suppress
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Self
 
@@ -25,9 +27,11 @@ from holdfast.clients import aio, sync
 from holdfast.clients._httpcore import Sending, sending
 from holdfast.clients._httpx import (
     NAMES,
+    Library,
     Line,
     Plan,
     body_of,
+    by_name,
     check_inner,
     code_in,
     library,
@@ -72,13 +76,23 @@ class _Common:
         self._policy = policy
         self._options = Options(**options)
         self._inner = inner
-        self._lines: dict[type, Line] = {}
+        self._lines: dict[type, Line] = {}  # by the class of requests
+        self._by_library: dict[Library, Line] = {}
         if inner is not None:
             check_inner(inner, is_async=self._is_async)
-        elif not any(find_spec(name) for name in NAMES):
+            cls: type = type(inner)
+            with suppress(TypeError):  # of neither library, and perhaps good for both
+                self._line_for(library(cls))
+            return
+        if not any(find_spec(name) for name in NAMES):
             raise ModuleNotFoundError(
                 "hf.clients.httpx needs httpx2 or httpx: `pip install httpx2`", name="httpx2"
             )
+        imported = [name for name in NAMES if name in sys.modules]
+        if len(imported) == 1:
+            # It will be this one. To load the certificates takes 50 ms, which now, as with
+            # the client's own transport, are not taken from the first request.
+            self._line_for(by_name(imported[0]))
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} of policy {self._policy.name!r}>"
@@ -89,23 +103,25 @@ class _Common:
         return self._new_line(cls) if line is None else line
 
     def _new_line(self, cls: type) -> Line:
-        lib = library(cls)
-        line = next((line for line in self._lines.values() if line.lib is lib), None)
+        return self._lines.setdefault(cls, self._line_for(library(cls)))
+
+    def _line_for(self, lib: Library) -> Line:
+        # Two threads with the first request each: whoever is late takes the other's line.
+        line = self._by_library.get(lib)
         if line is None:
             inner = self._inner
+            if inner is not None and self._by_library:
+                raise TypeError(f"the client is of {lib.module.__name__}, its `inner` is not")
             if inner is None:
                 module = lib.module
                 inner = (module.AsyncHTTPTransport if self._is_async else module.HTTPTransport)()
-            line = Line(lib, inner, is_async=self._is_async)
-        # Two threads with the first request each: one line is kept, the other has no
-        # connections yet.
-        return self._lines.setdefault(cls, line)
+            line = self._by_library.setdefault(lib, Line(lib, inner, is_async=self._is_async))
+        return line
 
     def _inners(self) -> list[Any]:
-        inners = {id(line.inner): line.inner for line in self._lines.values()}
-        if self._inner is not None:
-            inners[id(self._inner)] = self._inner
-        return list(inners.values())
+        """Return the transports to close."""
+        made = [line.inner for line in self._by_library.values()]
+        return made if self._inner is None else [self._inner]
 
 
 class Transport(_Common, _SyncBase):
@@ -278,6 +294,7 @@ class _Sender:
             return self._read(response, this)
         finally:
             sending.reset(token)
+            told.over()
 
     def _read(self, response: Any, this: Try) -> Answer[Any]:
         opened = response.stream
@@ -295,9 +312,15 @@ class _Sender:
         except BaseException:
             opened.close()
             raise
-        if this.guard is not None:
-            this.guard.watch(None)  # the next user of the connection has a guard of its own
+        guard = this.guard
+        if guard is not None:
+            guard.watch(None)  # the next user of the connection has a guard of its own
         opened.close()
+        if guard is not None and guard.fired and not plan.stated:
+            # The end of the connection was the end of the body, and it was our doing.
+            raise self._call.line.lib.module.ReadTimeout(
+                "no end of the body", request=self._call.request
+            )
         return self._call.answer(response, b"".join(pieces))
 
     def discard(self, answer: Answer[Any]) -> None:
@@ -344,6 +367,7 @@ class _AsyncSender:
             return await self._read(response)
         finally:
             sending.reset(token)
+            told.over()
 
     async def _read(self, response: Any) -> Answer[Any]:
         opened = response.stream
