@@ -14,6 +14,7 @@ import holdfast as hf
 from holdfast.runtime import hedging
 from holdfast.runtime.clock import clock as seam
 from holdfast.runtime.hedging import GRACE
+from holdfast.runtime.random import SeededRandom
 from holdfast.testing import cancel_sweep, sim_run
 
 ALWAYS = hf.Hedge(after=1, budget=1)
@@ -115,6 +116,30 @@ def test_a_full_bulkhead_inside_prevents_the_hedge():
     backend = Backend((5, "slow"), (0.25, "quick"))
     assert run(hf.policy(ALWAYS, hf.Bulkhead(1, queue=9)), backend) == ("slow", 5)
     assert len(backend.began) == 1
+
+
+def test_the_tail_becomes_short_within_the_budget():
+    # Three requests in a hundred meet a node that takes a second.
+    def durations(policy):
+        source, sent, taken = SeededRandom(5), [], []
+
+        async def ask():
+            sent.append(1)
+            await asyncio.sleep(1.0 if source.draw() < 0.03 else 0.04 + 0.02 * source.draw())
+
+        async def main():
+            for _ in range(2000):
+                began = seam.monotonic()
+                await policy.acall(ask)
+                taken.append(seam.monotonic() - began)
+
+        asyncio.run(main())
+        return sorted(taken)[1980], len(sent)  # the 99th percentile
+
+    assert durations(hf.policy(hf.Retry(3))) == (pytest.approx(1.0), 2000)
+    p99, sent = durations(hf.policy(hf.Retry(3), hf.Hedge()))
+    assert p99 < 0.13
+    assert 2040 < sent <= 2100
 
 
 # -- failures --------------------------------------------------------------------------------
