@@ -148,3 +148,13 @@ def test_an_error_keeps_its_class_code_unless_told() -> None:
     assert CliError("x").code == "HF-6001"
     assert CliError("x", code="HF-1001").code == "HF-1001"
     assert CliError("x").exit_code == Exit.USAGE
+
+
+@pytest.mark.parametrize("json", [False, True])
+def test_an_error_shows_no_secret(*, json: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    text = "cannot reach https://u:hunter2@h/k?token=abcdef"
+    Console(json=json).error(text, next_step=f"Look at {text}", code="HF-6001")
+    said = "".join(capsys.readouterr())
+    assert "https://***@h/k?token=***" in said
+    assert "hunter2" not in said
+    assert "abcdef" not in said

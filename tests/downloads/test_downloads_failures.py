@@ -102,3 +102,12 @@ def test_errors_go_through_a_pickle() -> None:
         again = pickle.loads(pickle.dumps(error))
         assert (type(again), str(again), again.code) == (type(error), str(error), error.code)
         assert vars(again) == vars(error)
+
+
+def test_what_goes_to_the_journal_holds_no_secret() -> None:
+    error = ValueError("https://u:hunter2@h/k?X-Amz-Signature=abcdef answered strangely")
+    failure = failure_of(error)
+    assert failure.reason == "unknown"
+    assert "hunter2" not in failure.text
+    assert "abcdef" not in failure.text
+    assert "https://***@h/k?X-Amz-Signature=*** answered strangely" in failure.text

@@ -53,6 +53,13 @@ def test_a_repr_shows_no_secret() -> None:
     assert "abcdef" not in shown
 
 
+@pytest.mark.parametrize("text", ["user:hunter2@b.example/k", "https://user:hunter2@b.example:0/k"])
+def test_a_refusal_shows_no_password(text: str) -> None:
+    with pytest.raises(BadUrl) as caught:
+        parse(text)
+    assert "hunter2" not in f"{caught.value} {caught.value.next_step}"
+
+
 @pytest.mark.parametrize(
     ("text", "reason"),
     [

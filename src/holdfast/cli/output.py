@@ -147,7 +147,10 @@ class Console:
         self.out.flush()
 
     def error(self, text: str, *, next_step: str = "", code: str = "") -> None:
-        """Write an error: to stderr in words, or as a JSON object to stdout."""
+        """Write an error, redacted: to stderr in words, or as a JSON object to stdout."""
+        from holdfast.telemetry import redact  # noqa: PLC0415 - only where something failed
+
+        text, next_step = redact.text(text), redact.text(next_step)
         if self.json:
             self.event("Error", {"code": code, "error": text, "next": next_step})
             return

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from holdfast.core.errors import DeadlineExceeded, HoldfastError, Rejected
 from holdfast.core.verdict import Kind
+from holdfast.telemetry import redact
 from holdfast.transfer.failures import Reason, TransferFailed
 
 MAX_TEXT = 500
@@ -243,7 +244,7 @@ def failure_of(error: Exception, host: str = "") -> Failure:
     # How often it was tried matters where trying again is the cure, not for a wrong digest.
     if notes and CODES[reason].code.startswith(_TRIED):
         text += f" ({notes})"
-    return Failure(reason, _cut(text))
+    return Failure(reason, _cut(redact.text(text)))  # it goes to the journal and the report
 
 
 def _transfer_reason(error: TransferFailed) -> str:

@@ -267,8 +267,8 @@ def _shaped(match: re.Match[str]) -> str:
 _PASSES: tuple[tuple[tuple[str, ...], Callable[[str], str]], ...] = (
     (("private key",), partial(_PRIVATE_KEY.sub, rf"\1{MASK}")),
     (
-        ("akia", "asia", "sk-", "sk_", "rk-", "rk_", "pk-", "pk_", "eyj", "gh", "github_pat_", "glpat-",
-         "hf_", "aiza", "xox", "ya29."),
+        ("akia", "asia", "sk-", "sk_", "rk-", "rk_", "pk-", "pk_", "eyj", "gh", "github_pat_",
+         "glpat-", "hf_", "aiza", "xox", "ya29."),
         partial(_SHAPES.sub, _shaped),
     ),
     (("bearer", "basic", "negotiate", "token"), partial(_SCHEMED.sub, _schemed)),

@@ -214,5 +214,5 @@ def _host(host: str, shown: str) -> str:
 
 def _shortened(text: str) -> str:
     """Return `text` fit for a message: without userinfo and query, 200 characters at most."""
-    text = re.sub(r"//[^/?#]*@", "//", text.partition("?")[0])
+    text = re.sub(r"(//|^)[^/?#]*@", r"\1", text.partition("?")[0])
     return text if len(text) <= 200 else text[:199] + "\u2026"
