@@ -15,7 +15,6 @@ from typing import NamedTuple
 
 from holdfast.core.errors import DeadlineExceeded, HoldfastError, Rejected
 from holdfast.core.verdict import Kind
-from holdfast.telemetry import redact
 from holdfast.transfer.failures import Reason, TransferFailed
 
 MAX_TEXT = 500
@@ -244,6 +243,8 @@ def failure_of(error: Exception, host: str = "") -> Failure:
     # How often it was tried matters where trying again is the cure, not for a wrong digest.
     if notes and CODES[reason].code.startswith(_TRIED):
         text += f" ({notes})"
+    from holdfast.telemetry import redact  # noqa: PLC0415 - 10 ms, only where something failed
+
     return Failure(reason, _cut(redact.text(text)))  # it goes to the journal and the report
 
 
