@@ -352,6 +352,36 @@ def test_beyond_a_bound_callers_wait_for_their_losers(monkeypatch):
     assert left <= 2
 
 
+def test_losers_of_a_closed_loop_do_not_count(monkeypatch):
+    monkeypatch.setattr(hedging, "MOST_LEFT", 1)
+
+    async def call():
+        began = seam.monotonic()
+        await hf.policy(ALWAYS).acall(Backend((30, "slow", 7), (0.5, "quick")))
+        return round(seam.monotonic() - began, 9)
+
+    async def later():
+        seconds = await call()
+        await asyncio.sleep(10)
+        return seconds
+
+    abandoned = asyncio.new_event_loop()
+    assert abandoned.run_until_complete(call()) == 1.5 + GRACE
+    (left,) = hedging._left
+    left._log_destroy_pending = False  # this is what the test is about
+    abandoned.close()
+    del left
+    assert asyncio.run(later()) == 1.5 + GRACE
+    gc.collect()
+
+
+def test_a_loser_ends_at_the_latest_with_its_loop():
+    backend = Backend((30, "slow", 7), (0.5, "quick"))
+    assert asyncio.run(hf.policy(ALWAYS).acall(backend)) == "quick"
+    assert backend.ended == [(1, "done"), (0, "cancelled")]
+    assert not hedging._left
+
+
 def test_a_loser_that_is_left_is_kept_alive():
     backend = Backend((30, "slow", 7), (0.5, "quick"))
 

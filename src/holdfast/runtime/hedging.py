@@ -150,7 +150,8 @@ class _Race(Generic[T]):
                 raise too_late(step, self._call)
             if now >= hedge_at:
                 hedge_at = now + step.hedge_after if self._hedge() else math.inf
-            await self._next(min(expires, hedge_at) - now)
+            if not self._ended:  # an eager task may be over already
+                await self._next(min(expires, hedge_at) - now)
 
     def _begin(self) -> None:
         number = len(self._copies)
@@ -242,7 +243,7 @@ class _Race(Generic[T]):
                 chosen = next(filter(self._saves, self._copies), None)
             waiting = self._still_waiting([task for task in waiting if task is not chosen])
             left = until - clock.monotonic()
-            if not waiting or (left <= 0 and len(_left) < MOST_LEFT):
+            if not waiting or (left <= 0 and not _too_many_left()):
                 break
             try:
                 await self._next(left if left > 0 else math.inf)
@@ -259,8 +260,11 @@ class _Race(Generic[T]):
     def _saves(self, task: asyncio.Task[T]) -> bool:
         if not task.done() or task.cancelled() or task.exception() is not None:
             return False
-        if self._judge(task.result(), None) is not None:
-            return False
+        try:
+            if self._judge(task.result(), None) is not None:
+                return False
+        except Exception:
+            return False  # a user's `classify=`; nothing may keep the losers from being stopped
         with deciding:
             self._call.won(clock.monotonic(), self._copies.index(task))
         return True
@@ -296,6 +300,13 @@ async def _closed(discard: Callable[[T], Awaitable[object] | None], value: T) ->
         closing = discard(value)
         if closing is not None:
             await closing
+
+
+def _too_many_left() -> bool:
+    if len(_left) >= MOST_LEFT:
+        for task in [task for task in _left if task.get_loop().is_closed()]:
+            del _left[task]  # it will never end
+    return len(_left) >= MOST_LEFT
 
 
 def _leave(
