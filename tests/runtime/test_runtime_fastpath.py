@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import dis
+import pickle
 import sys
 import threading
 
@@ -11,10 +13,9 @@ import pytest
 
 import holdfast as hf
 from holdfast.core.bulkhead import BulkheadState
+from holdfast.core.policy import Lane
 from holdfast.core.ratelimit import RateLimitState
-from holdfast.runtime.aio import AsyncDriver
 from holdfast.runtime.base import HAS_GIL
-from holdfast.runtime.sync import SyncDriver
 
 # Where CPython with a GIL may switch threads: calls, backward jumps, resumption points.
 SWITCHES = ("CALL", "JUMP_BACKWARD", "RESUME", "SEND", "YIELD", "FOR_ITER")
@@ -45,13 +46,36 @@ def refusal(instructions):
     return kept
 
 
-@pytest.mark.parametrize("function", [SyncDriver.call, AsyncDriver.acall], ids=["call", "acall"])
-def test_admission_on_the_fast_path_cannot_be_interrupted(function):
-    section = refusal(between(function, "now", "_scope_set"))
+def changes_and_switches(section):
     changes = [op.argval for op in section if op.opname == "STORE_ATTR"]
-    assert changes == ["tat", "active"]
-    found = [op.opname for op in section if op.opname.startswith(SWITCHES)]
-    assert found == []
+    return changes, [op.opname for op in section if op.opname.startswith(SWITCHES)]
+
+
+needs_gil = pytest.mark.skipif(not HAS_GIL, reason="there are no fast paths without a GIL")
+
+
+@needs_gil
+@pytest.mark.parametrize("name", ["call", "acall"])
+def test_the_fast_path_cannot_be_interrupted_where_it_counts(name):
+    function = getattr(hf.policy(), name)
+    section = refusal(between(function, "now", "_around_set"))
+    assert changes_and_switches(section) == (["tat", "active"], [])
+    # From the reset of the scope, in the last line of `try`, to the look at the recordings.
+    instructions = list(dis.get_instructions(function))
+    names = [op.argval for op in instructions]
+    done = names.index("idle")
+    section = instructions[done : done + names[done:].index("ring")]
+    assert changes_and_switches(section) == (["active", "tally"], [])
+
+
+@pytest.mark.parametrize(
+    ("function", "expected"),
+    [(Lane.enter, ["tat", "active"]), (Lane.leave, ["active", "tally"])],
+    ids=["enter", "leave"],
+)
+def test_nor_can_its_form_for_policies_with_a_key(function, expected):
+    section = [op for op in dis.get_instructions(function) if op.opname != "RESUME"]
+    assert changes_and_switches(section) == (expected, [])
 
 
 @pytest.mark.parametrize(
@@ -78,8 +102,9 @@ def test_the_full_path_changes_shared_counts_without_interruption(function, afte
 
 def test_the_fast_path_is_used_only_with_a_gil():
     policy = hf.policy(hf.Retry(2))
-    fast = policy.call.__func__ is SyncDriver.call
-    assert fast == HAS_GIL
+    for name in ("call", "acall"):
+        by_the_machine = getattr(policy, name) == getattr(policy, f"_{name}_fully")
+        assert by_the_machine != HAS_GIL
 
 
 def test_counts_stay_true_while_threads_are_switched_as_often_as_possible():
@@ -182,6 +207,19 @@ def test_a_nested_call_inherits_the_scope():
     outer.outcome(lambda: policy.call(fail))
     assert len(attempts) == 1  # nested: the policy outside does the retrying
     assert attempts[0] <= 5
+
+
+@pytest.mark.parametrize("twin", [copy.copy, lambda one: pickle.loads(pickle.dumps(one))])
+def test_a_copied_policy_makes_its_own_calls(twin):
+    policy = hf.policy(hf.Retry(2, budget=None), hf.Breaker(), name="first")
+    other = twin(policy)
+    other.name = "second"
+    for _ in range(30):
+        policy.call(int)
+    with hf.record() as recording:
+        for _ in range(30):
+            other.call(int)
+    assert {event.policy for event in recording.events()} == {"second"}
 
 
 def test_a_crowd_keeps_to_the_fast_path():

@@ -127,7 +127,8 @@ def test_recordings_overlap():
 def test_a_recording_tells_fast_and_full_calls_alike():
     with hf.testing.clock() as clock:
         policy = hf.policy(hf.Retry(2, backoff=hf.Constant(1.0, jitter="none")), name="p")
-        policy.call(int)
+        for _ in range(20):
+            policy.call(int)
         with hf.record() as recording:
             policy.call(clock.advance, 2)  # by the fast path
             policy.outcome(fail)

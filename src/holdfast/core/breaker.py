@@ -143,7 +143,8 @@ class BreakerState:
     `tally` and `calm_until` belong to the drivers' fast path: while `now < calm_until` the
     breaker is closed with no failure in a row, and a success is no more than `tally += 1`.
     Every failure and transition puts another object at `calm_until`, which a call that was
-    on its way meanwhile can tell by identity.
+    on its way meanwhile can tell by identity. `wanted` calls more are to go by the full path
+    first, which alone measures how long a success takes.
     """
 
     options: Breaker
@@ -153,6 +154,7 @@ class BreakerState:
     changes: list[Change] = field(default_factory=list)
     tally: int = 0
     calm_until: float = -math.inf
+    wanted: int = 0
     _window: Window = field(init=False)
     _row: int = 0  # failures in a row
     _reopened: int = 0  # the k of open_for * 2**k
@@ -167,20 +169,31 @@ class BreakerState:
 
     # -- admission ---------------------------------------------------------------------
 
+    def renew(self, now: float, missing: int) -> None:
+        """Open the fast path for the rest of the bucket, as a call begins by the full path.
+
+        So at least one call per bucket is measured; missing: how many should be, this one
+        included, before the fast path opens.
+        """
+        if self.wanted > 0:
+            self.wanted -= 1
+        elif now >= self.calm_until:
+            self.wanted = missing - 1
+        else:
+            return
+        # Now, not when this call has succeeded, or a crowd that begins together would go by
+        # the full path together.
+        if self.state is State.CLOSED:
+            self.fold(now)
+            self._calm(now)
+
     def acquire(self, now: float, limit: float, u: float) -> Permit | float:  # noqa: ARG002
         """Return a permit, or how many seconds to stay away (infinite if isolated).
 
         limit: seconds that the attempt may take; infinite if it has no limit.
         """
         state = self.state
-        if state is State.CLOSED:
-            if now >= self.calm_until:
-                # A new bucket: open the fast path again now, not when this call has succeeded,
-                # or a crowd that begins together would go by the full path together.
-                self.fold(now)
-                self._calm(now)
-            return Permit(self.gen)
-        if state is State.DISABLED:
+        if state is State.CLOSED or state is State.DISABLED:
             return Permit(self.gen)
         if state is State.ISOLATED:
             return math.inf
@@ -257,7 +270,12 @@ class BreakerState:
 
     def _calm(self, now: float) -> None:
         # Only here may the fast path be opened, so its precondition is in one place.
-        calm = self.state is State.CLOSED and self._row == 0 and self.options.slow_after is None
+        calm = (
+            self.state is State.CLOSED
+            and self._row == 0
+            and self.wanted <= 0
+            and self.options.slow_after is None
+        )
         until = self._window.bucket_end(now) if calm else -math.inf
         if until != self.calm_until:
             # The same value stays the same object: it is by identity that calls on their way
@@ -316,13 +334,12 @@ class BreakerState:
 
 
 class NoBreaker(BreakerState):
-    """Stands where a policy has no breaker: always calm, counts nothing."""
+    """Stands where a policy has no breaker: calm, but for a measured call now and then."""
 
     __slots__ = ()
 
     def __init__(self) -> None:
         super().__init__(Breaker())
-        self.calm_until = math.inf
 
     def fold(self, now: float) -> None:  # noqa: ARG002 - the shape of a breaker
         """Drop the tally."""

@@ -436,7 +436,7 @@ class Call:
                 self._settle(0, Result.OK, ended - began, now, None, held)
             self._lose(copies, now, first=copy > 0)
         seconds = ended - self._attempt_at
-        lane.measured(seconds, now)
+        lane.measured(seconds)
         self._settle(0, Result.OK, seconds, now)
         lane.budget.ended(self._cost, ok=True)
         if self.watched:

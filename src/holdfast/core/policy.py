@@ -40,10 +40,7 @@ ADMISSION: dict[type, str] = {
 
 
 ENOUGH = 20
-"""Durations that make a median; until then every success is measured."""
-
-STRIDE = 127
-"""Afterwards one success in 128 is: asking the clock again costs as much as the rest."""
+"""Durations that make a median; until then every call goes by the full path, to be measured."""
 
 
 class PolicyWarning(UserWarning):
@@ -168,15 +165,10 @@ def _order_warnings(kinds: list[type]) -> list[str]:
 
 
 class Lane:
-    """The state of one key. Not thread-safe: the driver holds the lock, but see `runtime`.
-
-    stride: how many successes the fast path may count between two measured ones; 0 until
-    there are enough durations for a median.
-    """
+    """The state of one key. Not thread-safe: the driver holds the lock, but see `enter`."""
 
     __slots__ = (
-        "breaker", "budget", "bulkhead", "durations", "hedge", "key", "rate", "stride", "throttle",
-        "used",
+        "breaker", "budget", "bulkhead", "durations", "hedge", "key", "rate", "throttle", "used",
     )  # fmt: skip
 
     breaker: BreakerState
@@ -196,7 +188,6 @@ class Lane:
         """
         self.key = key
         self.durations = Durations() if parent is None else parent[1].durations
-        self.stride = 0
         self.used = -math.inf
         builders: dict[str, tuple[type, Callable[[Any], Any]]] = {
             "breaker": (Breaker, lambda part: BreakerState(part) if part else NoBreaker()),
@@ -216,13 +207,51 @@ class Lane:
             else:
                 setattr(self, name, build(part))
 
-    def measured(self, seconds: float, now: float) -> None:
-        """Take the duration of a success; what the fast path counted is folded in with it."""
-        self.breaker.fold(now)
+    # -- the fast path -------------------------------------------------------------------
+
+    def enter(self, now: float) -> float | None:
+        """Admit a call if everything is open, and return what `leave` takes; else touch nothing.
+
+        Everything that is open admits at once, so the order of the layers does not matter.
+        Straight-line code without calls, as `leave` is: with a GIL both are atomic without the
+        lock. The drivers have them inlined as well.
+        """
+        bulkhead, rate = self.bulkhead, self.rate
+        calm, tat = self.breaker.calm_until, rate.tat
+        if tat < now:  # noqa: PLR1730 - `max` would be a call
+            tat = now
+        tat += rate.interval
+        if now >= calm or bulkhead.active >= bulkhead.limit or tat - now > rate.slack:
+            return None
+        rate.tat = tat
+        bulkhead.active += 1
+        return calm
+
+    def leave(self, calm: float) -> bool:
+        """Take the success of a call that `enter` admitted; False if something was disturbed.
+
+        An undisturbed success is one more in the tally. Whatever disturbs the breaker puts
+        another object at `calm_until`, so `is` tells all of it.
+        """
+        breaker, bulkhead = self.breaker, self.bulkhead
+        if calm is not breaker.calm_until or bulkhead.waiting or not self.budget.idle:
+            return False
+        bulkhead.active -= 1
+        breaker.tally += 1
+        return True
+
+    # -- the full path -------------------------------------------------------------------
+
+    def begin(self, now: float) -> None:
+        """Note a call that begins by the full path."""
+        self.used = now
+        self.breaker.renew(now, ENOUGH - len(self.durations))
+
+    def measured(self, seconds: float) -> None:
+        """Take the duration of a success."""
         self.durations.add(seconds)
         if self.hedge is not None:
             self.hedge.measured(seconds)
-        self.stride = STRIDE if len(self.durations) >= ENOUGH else 0
 
     @property
     def in_use(self) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import math
-from types import CoroutineType, coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from holdfast.core.call import Attempt, Call, GiveUp, Wait
@@ -21,7 +20,8 @@ from holdfast.runtime.base import (
 from holdfast.runtime.clock import clock
 from holdfast.runtime.ending import Outcome, final_error, has_fallback, outcome_of, too_late
 from holdfast.runtime.hub import hub
-from holdfast.runtime.scope import scope
+from holdfast.runtime.limit import Expired, limited, steps_of, suspended
+from holdfast.runtime.scope import around, scope
 
 if TYPE_CHECKING:
     from collections.abc import (
@@ -30,97 +30,87 @@ if TYPE_CHECKING:
         AsyncIterator,
         Awaitable,
         Callable,
-        Generator,
         Iterable,
     )
 
     from holdfast.core.deadline import Scope
+    from holdfast.core.policy import Lane
     from holdfast.core.verdict import Verdict
-    from holdfast.runtime.timers import Alarm
 
 T = TypeVar("T")
 
 _scope_get, _scope_set, _scope_reset = scope.get, scope.set, scope.reset
-_NEVER = math.inf
+_around_get, _around_set, _around_reset = around.get, around.set, around.reset
 
 
 class AsyncDriver(Base):
     """`acall`, `aoutcome` and `astream` of a policy."""
 
-    async def acall(self, fn: Callable[..., Awaitable[T]], /, *args: Any, **kwargs: Any) -> T:  # noqa: C901, PLR0912, PLR0915 - inlined: each call costs
+    async def acall(self, fn: Callable[..., Awaitable[T]], /, *args: Any, **kwargs: Any) -> T:
         """Return `await fn(*args, **kwargs)`, called as this policy says.
 
         Raises what the last attempt raised, with a note of what was tried; or Rejected or
         DeadlineExceeded if the policy decided so. Cancellation is passed on at once.
         """
-        lane = self._lane
-        if lane is None:
-            lane = self._lane_for(Request(fn, args, kwargs))
-        breaker, bulkhead, rate = lane.breaker, lane.bulkhead, lane.rate
-        outer = _scope_get()
-        monotonic = clock.monotonic  # in two steps: a method call on a slot costs 20 ns more
+        # Policies with one state for all calls have `fast_acall` in its place.
+        lane = self._lane_for(Request(fn, args, kwargs))
+        monotonic = clock.monotonic
         now = monotonic()
-        # From here to `try` no call, no loop: see `lock`. Everything that is open admits at
-        # once, so the order of the layers does not matter; else nothing was touched.
+        gen = lane.breaker.gen
+        calm = lane.enter(now) if _around_get() is None else None
+        if calm is None:
+            outer = _scope_get()
+            call = self._begin(lane, now, outer, None)
+            return await self._adrive(call, outer, fn, args, kwargs)  # type: ignore[no-any-return]  # it returns what `fn` does
         span = self._span
-        calm = breaker.calm_until
         expires = now + span
-        tat = rate.tat
-        if tat < now:
-            tat = now
-        tat += rate.interval
-        if (
-            outer is not OUTSIDE
-            or now >= calm
-            or bulkhead.active >= bulkhead.limit
-            or tat - now > rate.slack
-            or hub.watched
-        ):
-            return await self._acall_fully(fn, *args, **kwargs)
-        rate.tat = tat
-        bulkhead.active += 1
-        gen = breaker.gen
         try:
-            token = _scope_set((expires, self._retrying))
-            # Unpacking what is empty would cost up to 40 ns.
-            steps = fn(*args, **kwargs) if kwargs else fn(*args) if args else fn()
-            if span == _NEVER:
-                value = await steps
+            token = _around_set(expires if self._retrying else (expires, False))
+            if span == math.inf:
+                value = await fn(*args, **kwargs)
             else:
-                # `_limited` by hand: what never suspends needs neither it nor an alarm.
-                if type(steps) is not CoroutineType:
-                    steps = _steps(steps)
+                steps = steps_of(fn(*args, **kwargs))
                 try:
-                    waiting_for = steps.send(None)
+                    handed = [steps.send(None)]
                 except StopIteration as done:
                     value = done.value
                 else:
-                    value = await _suspended(steps, waiting_for, now, expires, span)
-            _scope_reset(token)
+                    value = await suspended(steps, handed, now, expires, span)
+            _around_reset(token)
         except BaseException as caught:
             error = caught
         else:
-            # Straight line again: an undisturbed success is one more in the tally. Whatever
-            # disturbs the breaker puts another object there, so `is` tells all of it.
-            if calm is breaker.calm_until and lane.budget.idle and not bulkhead.waiting:
-                bulkhead.active -= 1
-                breaker.tally = tally = breaker.tally + 1
-                if tally > lane.stride:
-                    self._measure(lane, now)
-                ring = hub.ring
-                if ring is not None:
-                    ring.append((self.name, lane.key, now, monotonic()))
+            if hub.watched or not lane.leave(calm):
+                self._adopt(lane, now, gen, succeeded=True)
                 return value
-            self._adopt(lane, now, outer, gen, succeeded=True)
+            ring = hub.ring
+            if ring is not None:
+                ring.append((self.name, lane.key, now, monotonic()))
             return value
-        _scope_set(outer)
-        call = self._adopt(lane, now, outer, gen)
         try:
-            if type(error) is _Expired:
-                error = too_late(Attempt(1, span, self._shape.seconds <= span), call)
-            return await self._adrive(call, outer, fn, args, kwargs, error)  # type: ignore[no-any-return]  # it returns what `fn` does
+            return await self._ago_on(lane, now, gen, fn, args, kwargs, error)  # type: ignore[no-any-return]  # it returns what `fn` does
         finally:
             del error  # with its traceback, it and this frame would keep each other alive
+
+    async def _ago_on(
+        self,
+        lane: Lane,
+        now: float,
+        gen: int,
+        fn: Callable[..., Awaitable[Any]],
+        args: Iterable[Any],
+        kwargs: dict[str, Any],
+        error: BaseException,
+    ) -> Any:
+        """Go on by the full path after the attempt failed that a fast path began at `now`."""
+        _around_set(None)  # it was outside, or it would not have been a fast path
+        call = self._adopt(lane, now, gen)
+        try:
+            if type(error) is Expired:
+                error = too_late(Attempt(1, self._span, self._shape.seconds <= self._span), call)
+            return await self._adrive(call, OUTSIDE, fn, args, kwargs, error)
+        finally:
+            del error  # no cycle through the traceback
 
     async def _acall_fully(
         self, fn: Callable[..., Awaitable[T]], /, *args: Any, **kwargs: Any
@@ -206,8 +196,8 @@ class AsyncDriver(Base):
                 return await self._hedged(call, step, lambda: fn(*args, **kwargs))
             if step.timeout == math.inf:
                 return await fn(*args, **kwargs)
-            return await _limited(fn(*args, **kwargs), now, expires, self._span)
-        except _Expired:
+            return await limited(fn(*args, **kwargs), now, expires, self._span)
+        except Expired:
             raise too_late(step, call) from None
         finally:
             _scope_reset(token)
@@ -287,11 +277,11 @@ class AsyncDriver(Base):
                         items = aiter(source())
                     step = anext(items)
                     item = await (
-                        step if expires == math.inf else _limited(step, now, expires, self._span)
+                        step if expires == math.inf else limited(step, now, expires, self._span)
                     )
                 except StopAsyncIteration:
                     return
-                except _Expired:
+                except Expired:
                     final = call.expires <= now + self._shape.limit
                     raise too_late(Attempt(0, expires - now, final), call) from None
                 finally:
@@ -301,84 +291,6 @@ class AsyncDriver(Base):
             close = getattr(items, "aclose", None)
             if close is not None:
                 await close()
-
-
-class _Expired(BaseException):
-    """The limit of an attempt passed; never leaves this module."""
-
-
-async def _limited(awaitable: Awaitable[T], now: float, expires: float, span: float) -> T:
-    """Await with a limit; raise `_Expired` when it passes.
-
-    What never suspends never needs an alarm: the first step is made by hand, and only if it
-    hands out a future is an alarm armed and the rest delegated.
-    """
-    steps = _steps(awaitable)
-    try:
-        waiting_for = steps.send(None)
-    except StopIteration as done:
-        return done.value  # type: ignore[no-any-return]  # the value of a coroutine
-    return await _suspended(steps, waiting_for, now, expires, span)  # type: ignore[no-any-return]  # same
-
-
-@coroutine
-def _suspended(
-    inner: Any, waiting_for: Any, now: float, expires: float, span: float
-) -> Generator[Any, Any, Any]:
-    """Await the rest of a coroutine that has handed out its first future, with an alarm."""
-    try:
-        alarm = _arm(now, expires, span)
-    except BaseException:
-        inner.close()  # outside a task there is no way to go on
-        raise
-    try:
-        try:
-            yield waiting_for
-        except BaseException as thrown:
-            value = yield from _thrown(inner, thrown)
-        else:
-            value = yield from inner
-    except BaseException as error:
-        if alarm.caused(error):
-            raise _Expired from error
-        raise
-    alarm.caused(None)
-    return value
-
-
-def _steps(awaitable: Awaitable[T]) -> Any:
-    if type(awaitable) is CoroutineType:
-        return awaitable
-    try:
-        return awaitable.__await__()
-    except AttributeError:
-        kind = type(awaitable).__name__
-        raise TypeError(f"`acall` needs a function that returns an awaitable: {kind}") from None
-
-
-@coroutine
-def _thrown(inner: Any, error: BaseException) -> Generator[Any, Any, Any]:
-    """Throw into a suspended coroutine and go on delegating to it."""
-    while True:
-        try:
-            waiting_for = inner.throw(error)
-        except StopIteration as done:
-            return done.value
-        try:
-            yield waiting_for
-        except BaseException as again:
-            error = again
-        else:
-            return (yield from inner)
-
-
-def _arm(now: float, expires: float, limit: float) -> Alarm:
-    """Load the timers, which need asyncio, when the first task needs one."""
-    global _arm  # noqa: PLW0603 - replaces itself: importing on each call would cost
-    from holdfast.runtime.timers import arm
-
-    _arm = arm
-    return arm(now, expires, limit)
 
 
 def _resumed(resume: Callable[[T], AsyncIterable[T]], last: T) -> Callable[[], AsyncIterable[T]]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from holdfast.core import events
 from holdfast.core.call import Call, Step
 from holdfast.core.classify import classify
+from holdfast.core.deadline import OUTSIDE
 from holdfast.core.policy import Lane, Shape
 from holdfast.core.verdict import Kind, Verdict
 from holdfast.runtime.clock import clock
@@ -51,7 +52,7 @@ class Base:
         self._max_keys = max_keys
         self._parent = parent
         self._lanes: dict[str, Lane] = {}
-        # What the fast paths need to know, worked out once.
+        # What the drivers need to know, worked out once.
         self._span = min(shape.seconds, shape.limit)
         self._retrying = shape.rule is not None
         self._lane: Lane | None = None  # the only one, if there is no `key=`
@@ -89,8 +90,8 @@ class Base:
     # -- the machine's steps -----------------------------------------------------------
 
     def _begin(self, lane: Lane, now: float, outer: Scope, request: Request | None) -> Call:
-        lane.used = now
         with deciding:
+            lane.begin(now)
             return Call(
                 self._shape,
                 lane,
@@ -103,23 +104,15 @@ class Base:
                 draw=rng.draw,
             )
 
-    def _adopt(
-        self, lane: Lane, now: float, outer: Scope, gen: int, *, succeeded: bool = False
-    ) -> Call:
+    def _adopt(self, lane: Lane, now: float, gen: int, *, succeeded: bool = False) -> Call:
         """Go on by the full path with an attempt that a fast path began at `now`."""
         with deciding:
-            call = self._begin(lane, now, outer, None)
+            call = self._begin(lane, now, OUTSIDE, None)
             call.adopt(gen)
             if succeeded:
                 call.succeeded(clock.monotonic())
         flush(call)
         return call
-
-    def _measure(self, lane: Lane, now: float) -> None:
-        """Take the duration of a success that a fast path began at `now`."""
-        ended = clock.monotonic()
-        with deciding:
-            lane.measured(ended - now, ended)
 
     def _failed(self, call: Call, error: BaseException) -> Step:
         """Tell the machine of a failure; a cancellation is none and is raised again."""

@@ -29,6 +29,7 @@ from holdfast.runtime.aio import AsyncDriver
 from holdfast.runtime.base import HAS_GIL, text_of
 from holdfast.runtime.block import Attempts
 from holdfast.runtime.clock import clock
+from holdfast.runtime.fast import fast_acall, fast_call
 from holdfast.runtime.hub import hub
 from holdfast.runtime.lock import deciding, deliver
 from holdfast.runtime.sync import SyncDriver
@@ -56,13 +57,29 @@ class Policy(SyncDriver, AsyncDriver):
     def __init__(self, shape: Shape, *, checked: bool, **options: Any) -> None:
         super().__init__(shape, **options)
         self._checked = checked
+        self._choose()
+
+    def _choose(self) -> None:
+        """Choose how calls are made: once, not on each call."""
+        shape, lane = self._shape, self._lane
         if not HAS_GIL or shape.part(ClientThrottle) is not None:
-            self.call, self.acall = self._call_fully, self._acall_fully  # type: ignore[method-assign]  # chosen once, not asked per call
-        elif shape.limited and shape.interrupt:
+            self.call, self.acall = self._call_fully, self._acall_fully  # type: ignore[method-assign]  # the machine
+        elif lane is not None:
+            self.call, self.acall = fast_call(self, lane), fast_acall(self, lane)  # type: ignore[method-assign]  # see there
+        if shape.limited and shape.interrupt:
             self.call = self._call_fully  # type: ignore[method-assign]  # worker threads
         if shape.hedge is not None:
             self.acall = self._acall_fully  # type: ignore[method-assign]  # it has the copies
             self.call = self.outcome = self.stream = self._only_async  # type: ignore[method-assign]  # see there
+
+    def __getstate__(self) -> dict[str, Any]:
+        # What `_choose` chose is bound to this object.
+        chosen = ("call", "acall", "outcome", "stream")
+        return {name: value for name, value in self.__dict__.items() if name not in chosen}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._choose()
 
     def _only_async(self, fn: object, /, *_: Any, **__: Any) -> NoReturn:
         """Refuse a synchronous call: a function on a thread cannot be cancelled once it lost."""

@@ -20,13 +20,14 @@ from holdfast.runtime.base import (
 from holdfast.runtime.clock import clock
 from holdfast.runtime.ending import Outcome, final_error, has_fallback, outcome_of, too_late
 from holdfast.runtime.hub import hub
-from holdfast.runtime.scope import scope
+from holdfast.runtime.scope import around, scope
 from holdfast.runtime.workers import workers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator
 
     from holdfast.core.deadline import Scope
+    from holdfast.core.policy import Lane
 
 T = TypeVar("T")
 
@@ -34,6 +35,7 @@ LOOK_EVERY = 0.1
 """Seconds after which a waiter for a permit looks whether it was asked to stop."""
 
 _scope_get, _scope_set, _scope_reset = scope.get, scope.set, scope.reset
+_around_get, _around_set, _around_reset = around.get, around.set, around.reset
 
 
 class SyncDriver(Base):
@@ -45,64 +47,57 @@ class SyncDriver(Base):
         Raises what the last attempt raised, with a note of what was tried; or Rejected or
         DeadlineExceeded if the policy decided so.
         """
-        lane = self._lane
-        if lane is None:
-            lane = self._lane_for(Request(fn, args, kwargs))
-        breaker, bulkhead, rate = lane.breaker, lane.bulkhead, lane.rate
-        outer = _scope_get()
-        monotonic = clock.monotonic  # in two steps: a method call on a slot costs 20 ns more
+        # Policies with one state for all calls have `fast_call` in its place.
+        lane = self._lane_for(Request(fn, args, kwargs))
+        monotonic = clock.monotonic
         now = monotonic()
-        # From here to `try` no call, no loop: see `lock`. Everything that is open admits at
-        # once, so the order of the layers does not matter; else nothing was touched.
-        calm = breaker.calm_until
-        expires = now + self._span
-        tat = rate.tat
-        if tat < now:
-            tat = now
-        tat += rate.interval
-        if (
-            outer is not OUTSIDE
-            or now >= calm
-            or bulkhead.active >= bulkhead.limit
-            or tat - now > rate.slack
-            or hub.watched
-        ):
-            return self._call_fully(fn, *args, **kwargs)
-        rate.tat = tat
-        bulkhead.active += 1
-        gen = breaker.gen
+        gen = lane.breaker.gen
+        calm = lane.enter(now) if _around_get() is None else None
+        if calm is None:
+            outer = _scope_get()
+            call = self._begin(lane, now, outer, None)
+            return self._drive(call, outer, fn, args, kwargs)  # type: ignore[no-any-return]  # it returns what `fn` does
         try:
-            token = _scope_set((expires, self._retrying))
-            # Unpacking what is empty would cost up to 40 ns.
-            value = fn(*args, **kwargs) if kwargs else fn(*args) if args else fn()
-            _scope_reset(token)
+            token = _around_set(now + self._span if self._retrying else (now + self._span, False))
+            value = fn(*args, **kwargs)
+            _around_reset(token)
         except BaseException as caught:
             error = caught
         else:
-            # Straight line again: an undisturbed success is one more in the tally. Whatever
-            # disturbs the breaker puts another object there, so `is` tells all of it.
-            if calm is breaker.calm_until and lane.budget.idle and not bulkhead.waiting:
-                bulkhead.active -= 1
-                breaker.tally = tally = breaker.tally + 1
-                if tally > lane.stride:
-                    self._measure(lane, now)
-                ring = hub.ring
-                if ring is not None:
-                    ring.append((self.name, lane.key, now, monotonic()))
+            if hub.watched or not lane.leave(calm):
+                self._adopt(lane, now, gen, succeeded=True)
                 return value
-            self._adopt(lane, now, outer, gen, succeeded=True)
+            ring = hub.ring
+            if ring is not None:
+                ring.append((self.name, lane.key, now, monotonic()))
             return value
-        _scope_set(outer)
-        call = self._adopt(lane, now, outer, gen)
         try:
-            return self._drive(call, outer, fn, args, kwargs, error)  # type: ignore[no-any-return]  # it returns what `fn` does
+            return self._go_on(lane, now, gen, fn, args, kwargs, error)  # type: ignore[no-any-return]  # it returns what `fn` does
         finally:
             del error  # with its traceback, it and this frame would keep each other alive
+
+    def _go_on(
+        self,
+        lane: Lane,
+        now: float,
+        gen: int,
+        fn: Callable[..., Any],
+        args: Iterable[Any],
+        kwargs: dict[str, Any],
+        error: BaseException,
+    ) -> Any:
+        """Go on by the full path after the attempt failed that a fast path began at `now`."""
+        _around_set(None)  # it was outside, or it would not have been a fast path
+        call = self._adopt(lane, now, gen)
+        try:
+            return self._drive(call, OUTSIDE, fn, args, kwargs, error)
+        finally:
+            del error  # no cycle through the traceback
 
     def _call_fully(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
         """Do what `call` does, by the machine from the start.
 
-        It stands in for `call` in policies whose calls the fast path cannot serve.
+        It stands in for `call` in policies whose calls a fast path cannot serve.
         """
         lane = self._lane_for(Request(fn, args, kwargs))
         outer = _scope_get()

@@ -11,13 +11,13 @@ from __future__ import annotations
 import asyncio
 import threading
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary, ref
 
 from holdfast.runtime.clock import clock
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Generator
 
     from holdfast.core.bulkhead import Ticket
     from holdfast.runtime.clock import Timer
@@ -27,10 +27,10 @@ class Alarm:
     """One attempt's limit: cancels its task when it goes off, and tells that from others.
 
     The bookkeeping is that of `asyncio.timeout`: a cancellation that came from outside, even
-    in the same tick, wins over ours.
+    in the same tick, wins over ours. To await it is to go through `steps`: see `limit`.
     """
 
-    __slots__ = ("_cancelling", "_home", "_task", "fired", "when")
+    __slots__ = ("_cancelling", "_home", "_task", "fired", "steps", "when")
 
     def __init__(self, task: asyncio.Task[object], when: float) -> None:
         self._task = task
@@ -38,6 +38,10 @@ class Alarm:
         self._home: dict[Alarm, None] | Timer | None = None
         self.when = when
         self.fired = False
+        self.steps: Any = None
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        return self.steps  # type: ignore[no-any-return]  # an iterator is enough
 
     def fire(self) -> None:
         """Cancel the task."""
