@@ -141,8 +141,9 @@ def _watch(conn: Any, sock: Any, this: Try) -> None:
     guard = this.guard
     if guard is None:
         return
-    while not isinstance(sock, socket.socket | None):
-        sock = getattr(sock, "socket", None)  # TLS within TLS, pyOpenSSL: wrapped by hand
+    # TLS within TLS and pyOpenSSL are wrapped by hand.
+    while (inner := getattr(sock, "socket", None)) is not None:
+        sock = inner
     conn._holdfast_guard = guard
     guard.watch(sock)
 

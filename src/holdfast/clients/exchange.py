@@ -25,7 +25,7 @@ from holdfast.core.classify import verdict_for_status, with_kind
 from holdfast.core.deadline import TICK
 from holdfast.core.retry import Request, Retry
 from holdfast.core.verdict import Kind, Sent, Verdict
-from holdfast.runtime.base import abandon, flush, next_step, succeeded
+from holdfast.runtime.base import abandon, answered, flush, next_step, succeeded
 from holdfast.runtime.clock import clock
 from holdfast.runtime.ending import final_error, has_fallback, too_late
 from holdfast.runtime.lock import deciding
@@ -191,8 +191,11 @@ class Exchange:
 
     def _broke(self, error: BaseException, this: Try) -> Verdict:
         verdict = self._policy._verdict(error, self.call, connecting=this.connecting)
-        if this.answered and verdict.sent is Sent.MAYBE:
-            return replace(verdict, sent=Sent.YES)
+        if verdict.sent is Sent.MAYBE:
+            if this.answered:
+                return replace(verdict, sent=Sent.YES)
+            if this.connecting:  # our own limit, for instance, which knows of no connection
+                return replace(verdict, sent=Sent.NO)
         return verdict
 
     def answered(self, answer: Answer[Any], this: Try) -> Step | None:
@@ -201,6 +204,7 @@ class Exchange:
         A good one that is complete ends the call; else its body is `open` now.
         """
         self.call.reused = this.reused
+        answered(self.call, answer.headers)
         verdict = self._judged(answer)
         if verdict is not None:
             return self._told(verdict, None)
