@@ -12,10 +12,12 @@ from __future__ import annotations
 import io
 import re
 import warnings
+import zlib
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import (  # type: ignore[import-untyped]  # it has no types
+    ChecksumError,
     ClientError,
     ConnectionClosedError,
     IncompleteReadError,
@@ -68,7 +70,7 @@ class StreamExchange(Exchange):
         advanced: bytes came since the last failure, which starts the attempts afresh.
         """
         guard = self._guard
-        if guard is not None and guard.fired:
+        if guard is not None and guard.over:
             error = self.body_late(error)
         self._unguard()
         verdict = self._policy._verdict(error, self.call, connecting=False)
@@ -251,11 +253,14 @@ class Held(io.IOBase):
 
     def __del__(self) -> None:
         """Give back what a reader forgot to."""
-        exchange = self.__dict__.get("_exchange")
-        if exchange is not None and exchange.open:
-            warnings.warn("a streamed body was neither read nor closed", ResourceWarning, 2, self)
+        exchange: StreamExchange | None = self.__dict__.get("_exchange")
+        forgotten = exchange is not None and exchange.open
+        if exchange is not None and forgotten:
             exchange.abandon()
         self.close()
+        if forgotten:
+            text = "a streamed body was neither read to its end nor closed"
+            warnings.warn(text, ResourceWarning, 2, self)
 
     def _piece(self, amt: int) -> bytes:
         return self._one(lambda n: self._raw.read(n), amt)  # noqa: PLW0108 - `_raw` is replaced
@@ -268,6 +273,8 @@ class Held(io.IOBase):
         while True:
             try:
                 data = read(amt)
+                if not data:
+                    self._really_ended()
             except BaseException as error:  # noqa: BLE001 - what it means is decided there
                 self._go_on(error)
                 continue
@@ -278,6 +285,11 @@ class Held(io.IOBase):
                 self._ended = True
                 self._exchange.body_closed()
             return data
+
+    def _really_ended(self) -> None:
+        """Raise if the end of the connection, which ends the body, was our own doing."""
+        if self._exchange.cut:
+            raise ResponseStreamingError(error="the connection was ended at the limit")
 
     def _go_on(self, error: BaseException) -> None:
         """Reopen after `error`, or raise it."""
@@ -323,7 +335,7 @@ class Held(io.IOBase):
         try:
             self._raw = self._resume.open(self._at, this, expires)
         except Exception as error:  # noqa: BLE001 - the machine decides about all of them
-            failure = exchange.late(error) if guard is not None and guard.fired else error
+            failure = exchange.late(error) if guard is not None and guard.over else error
             return failure, exchange.failed(failure, this)
         finally:
             scope.reset(token)
@@ -359,6 +371,18 @@ def content(raw: Any, url: str, *, streaming: bool = False) -> bytes:
         if failure is error:
             raise
         raise failure from error
+
+
+def check_crc32(response: Any) -> None:
+    """Raise ChecksumError if an answer of DynamoDB is not what its checksum says.
+
+    botocore's own check is a part of the retry handlers that are taken away.
+    """
+    stated = str(response.headers.get("x-amz-crc32", ""))
+    if stated.isdigit() and int(stated) != (found := zlib.crc32(response.content)):
+        raise ChecksumError(
+            checksum_type="crc32", expected_checksum=int(stated), actual_checksum=found
+        )
 
 
 def of_reading(error: Exception, url: str = "", *, streaming: bool = True) -> Exception:

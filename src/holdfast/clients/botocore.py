@@ -25,7 +25,14 @@ from urllib.parse import urlsplit
 
 from botocore.httpsession import URLLib3Session  # type: ignore[import-untyped]  # it has no types
 
-from holdfast.clients._botocore_body import Held, Resume, StreamExchange, content, whole
+from holdfast.clients._botocore_body import (
+    Held,
+    Resume,
+    StreamExchange,
+    check_crc32,
+    content,
+    whole,
+)
 from holdfast.clients._botocore_operations import is_safe_to_repeat
 from holdfast.clients._botocore_requests import Upload, pools
 from holdfast.clients._urllib3 import sending
@@ -126,10 +133,25 @@ def _without_own_retries(client: Any) -> None:
 
 def _watch(session: Any) -> None:
     """Give this session, and no other, pools that tell what their connections do."""
+    _close_pools(session)  # of the client's earlier calls
     classes = session._pool_classes_by_scheme = pools(session._pool_classes_by_scheme)
-    for manager in (session._manager, *session._proxy_managers.values()):
+    for manager in _managers(session):
         manager.pool_classes_by_scheme = classes
-        manager.clear()  # pools of the client's earlier calls
+        manager.clear()
+
+
+def _managers(session: Any) -> list[Any]:
+    return [session._manager, *session._proxy_managers.values()]
+
+
+def _close_pools(session: Any) -> None:
+    # urllib3 lets go of its pools and trusts that they are collected then; but each of its
+    # errors is in a cycle with the frames that hold the pool, so that may be much later.
+    for manager in _managers(session):
+        for key in manager.pools.keys():  # noqa: SIM118 - it cannot be iterated over
+            pool = manager.pools.get(key)
+            if pool is not None:
+                pool.close()
 
 
 class _Session:
@@ -143,6 +165,7 @@ class _Session:
         return self._inner.send(request) if flight is None else flight.send(self._inner, request)
 
     def close(self) -> None:
+        _close_pools(self._inner)
         self._inner.close()
 
     def __getattr__(self, name: str) -> Any:
@@ -238,7 +261,7 @@ def _note_params(params: Any, context: Any, **_: Any) -> None:
 
 
 class _Instead(BaseException):
-    """The result of a fallback, on its way past botocore."""
+    """A result that is not the answer to an attempt, on its way past botocore."""
 
     def __init__(self, response: tuple[Any, Any]) -> None:
         super().__init__()
@@ -319,7 +342,10 @@ class Flight:
         exchange.release()
         if held is not None and not exchange.open:
             held.close()  # opened, and then something went wrong
+        # Errors hold frames, frames hold this, and this may hold them: no cycle may keep a
+        # connection until the garbage collector comes.
         self._held = self._this = self._last = self._final = None
+        self._request = {}
 
     # -- the hooks ---------------------------------------------------------------------------
 
@@ -339,6 +365,8 @@ class Flight:
             except BaseException as error:
                 self._final = error
                 raise
+            assert self._last is not None
+            raise _Instead(self._last)  # after a wait that was the last thing to do
         assert type(step) is Attempt
         self._expires = clock.monotonic() + step.timeout
         self._this = Try(step.no, step.timeout, exchange.guard(step.timeout))
@@ -347,6 +375,7 @@ class Flight:
         """Send; and once more, on a fresh connection, if the one that was kept alive was stale."""
         exchange, this = self.exchange, self._this
         assert this is not None
+        guard = this.guard
         token = exchange.enter(self._expires)
         try:
             while True:
@@ -354,18 +383,24 @@ class Flight:
                     with sending(this):
                         response = inner.send(request)
                         self._take(response, request)
+                    if guard is None or not guard.fired:
                         return response
                 except Exception as error:
-                    guard = this.guard
-                    if guard is not None and guard.fired:
+                    # `over`: a timeout of the library's own, set to the same moment, may be faster.
+                    if guard is not None and guard.over:
                         raise exchange.late(error) from error
                     if not exchange.may_resend(error, this, self._expires):
                         raise
+                else:
+                    # Where the end of the connection ends the body, it was our own doing.
+                    response.raw.close()
+                    raise exchange.late(None)
                 left = self._expires - clock.monotonic()
                 self._this = this = Try(this.no, left, this.guard, fresh=True)
                 self._upload.rewind()
         finally:
             scope.reset(token)
+            del this
 
     def decide(self, response: tuple[Any, Any] | None, error: Exception | None) -> int | None:
         """Take how the attempt went, and wait for the next: 0; or None if there is none."""
@@ -418,17 +453,18 @@ class Flight:
     def _end(self, step: GiveUp) -> None:
         """Raise what giving up means; return if that is the last response."""
         value = self.exchange.ended(step, self._this)
-        last = self._last
-        if last is None or value is not last[1]:
-            raise _Instead((_Nothing() if last is None else last[0], value))
+        if self._last is None or value is not self._last[1]:
+            raise _Instead((_Nothing(), value))
 
     # -- answers -----------------------------------------------------------------------------
 
     def _take(self, response: Any, request: Any) -> None:
         """Read at once what can be: then a cut is a failed attempt, not the reader's problem."""
         self._complete, self._held = True, None
-        if not request.stream_output:
-            return  # the session has read it
+        if not request.stream_output:  # the session has read it
+            if self.attached.service == "dynamodb":
+                check_crc32(response)
+            return
         raw, url = response.raw, request.url
         if response.status_code >= 300:
             response._content = content(raw, url)
@@ -436,6 +472,8 @@ class Flight:
         headers = _lower(response.headers)
         text = headers.get("content-length", "")
         length = int(text) if text.isascii() and text.isdigit() else None
+        if response.status_code == 204:
+            length = 0  # RFC 9110, 15.3.5
         if (
             length is not None
             and length <= self.attached.options.buffer
