@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import copy
 import dis
+import math
 import pickle
 import sys
 import threading
+import types
 
 import pytest
 
@@ -220,6 +223,30 @@ def test_a_copied_policy_makes_its_own_calls(twin):
         for _ in range(30):
             other.call(int)
     assert {event.policy for event in recording.events()} == {"second"}
+
+
+@pytest.mark.parametrize("key", [None, lambda _: "k"], ids=["one state", "keyed"])
+def test_a_closed_call_leaves_its_own_scope_and_no_other(key):
+    policy = hf.policy(hf.Retry(2), key=key)
+    for _ in range(30):
+        policy.call(int)
+
+    @types.coroutine
+    def suspended():
+        yield
+
+    async def waiting():
+        await suspended()
+
+    here, elsewhere = policy.acall(waiting), policy.acall(waiting)
+    contextvars.copy_context().run(elsewhere.send, None)
+    here.send(None)
+    here.close()
+    assert hf.remaining() == math.inf
+    with hf.deadline(5):
+        elsewhere.close()  # as a garbage collection may do
+        assert hf.remaining() <= 5
+    assert policy.state("k" if key else "")["active"] == 0
 
 
 def test_a_crowd_keeps_to_the_fast_path():

@@ -21,7 +21,7 @@ from holdfast.runtime.clock import clock
 from holdfast.runtime.ending import Outcome, final_error, has_fallback, outcome_of, too_late
 from holdfast.runtime.hub import hub
 from holdfast.runtime.limit import Expired, limited, steps_of, suspended
-from holdfast.runtime.scope import around, scope
+from holdfast.runtime.scope import around, leave, scope
 
 if TYPE_CHECKING:
     from collections.abc import (
@@ -87,6 +87,8 @@ class AsyncDriver(Base):
             if ring is not None:
                 ring.append((self.name, lane.key, now, monotonic()))
             return value
+        if type(error) is GeneratorExit:
+            leave(token)  # type: ignore[possibly-undefined]  # it came from an `await`
         try:
             return await self._ago_on(lane, now, gen, fn, args, kwargs, error)  # type: ignore[no-any-return]  # it returns what `fn` does
         finally:
@@ -103,7 +105,8 @@ class AsyncDriver(Base):
         error: BaseException,
     ) -> Any:
         """Go on by the full path after the attempt failed that a fast path began at `now`."""
-        _around_set(None)  # it was outside, or it would not have been a fast path
+        if type(error) is not GeneratorExit:  # see `leave`
+            _around_set(None)  # it was outside, or it would not have been a fast path
         call = self._adopt(lane, now, gen)
         try:
             if type(error) is Expired:
@@ -200,7 +203,7 @@ class AsyncDriver(Base):
         except Expired:
             raise too_late(step, call) from None
         finally:
-            _scope_reset(token)
+            leave(token)
 
     async def _hedged(self, call: Call, step: Attempt, send: Callable[[], Awaitable[Any]]) -> Any:
         from holdfast.runtime.hedging import hedged  # it needs asyncio

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 from holdfast.runtime.clock import clock
 from holdfast.runtime.hub import hub
 from holdfast.runtime.limit import Expired, alarm_for, rest_of, steps_of, thrown_into
-from holdfast.runtime.scope import around
+from holdfast.runtime.scope import around, leave
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -172,6 +172,8 @@ def fast_acall(policy: AsyncDriver, lane: Lane) -> Callable[..., Any]:  # noqa: 
                 return value
             policy._adopt(lane, now, gen, succeeded=True)
             return value
+        if type(failure) is GeneratorExit:
+            leave(token)  # type: ignore[possibly-undefined]  # it came from an `await`
         try:
             return await policy._ago_on(lane, now, gen, fn, args, kwargs, failure)
         finally:

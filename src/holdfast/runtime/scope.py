@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -43,6 +43,15 @@ class _Scope:
 
 
 scope = _Scope()
+
+
+def leave(token: Token[Any]) -> None:
+    """Reset the scope, unless this is another context than that in which it was set.
+
+    So it is when a garbage collection closes a coroutine: that context's scope stays.
+    """
+    with suppress(ValueError):
+        around.reset(token)
 
 
 @contextmanager
