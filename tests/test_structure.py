@@ -18,6 +18,7 @@ from holdfast.cli.main import COMMANDS
 from holdfast.core import events
 from holdfast.core.budget import ConcurrentBudget, RatioBudget, SwitchBudget
 from holdfast.core.policy import Strategy
+from holdfast.telemetry.alerts import METRICS as ALERT_METRICS
 
 ROOT = Path(__file__).parents[1]
 SRC = ROOT / "src" / "holdfast"
@@ -274,3 +275,49 @@ def test_every_command_has_its_heading() -> None:
     ]
     for name in COMMANDS:
         assert any(f"holdfast {name}" in line for line in headings), name
+
+
+# -- telemetry: metrics, log fields, spans, alerts ---------------------------------------------
+
+
+def event_kinds() -> list[type[events.Event]]:
+    kinds = [kind for kind in vars(events).values() if inspect.isclass(kind)]
+    return [kind for kind in kinds if issubclass(kind, events.Event) and kind is not events.Event]
+
+
+def test_every_metric_has_its_heading_and_names_its_labels() -> None:
+    families = list(hf.telemetry.Metrics().registry)
+    assert len(families) >= 14
+    for family in families:
+        body = section(page("telemetry.md"), family.name).partition("\n###")[0]
+        assert body.strip().lower().startswith(family.kind), family.name
+        assert set(re.findall(r"`(\w+)`", body.partition("Labels:")[2])) == set(family.labels)
+
+
+def test_every_log_field_has_its_row() -> None:
+    rows = re.findall(r"^\| (.*?) \|", section(page("telemetry.md"), "Log fields"), re.MULTILINE)
+    documented = {name for row in rows for name in re.findall(r"`(hf_\w+)`", row)}
+    fields = {spec.name for kind in event_kinds() for spec in dataclasses.fields(kind)}
+    own = {"event", "repeated", "lines"}
+    assert {f"hf_{name}" for name in (fields - {"time"}) | own} - documented == set()
+
+
+def test_every_name_told_to_opentelemetry_has_its_row() -> None:
+    text = modules()["telemetry/otel.py"].partition("if TYPE_CHECKING")[2]
+    told = {f"holdfast.{what}.duration" for what in ("call", "attempt", "wait")}
+    told |= set(re.findall(r'"(holdfast\.[a-z.]+)"', text))
+    rows = section(page("telemetry.md"), "OpenTelemetry")
+    assert len(told) >= 8
+    assert [name for name in told if f"`{name}`" not in rows] == []
+
+
+def test_every_option_and_metric_of_an_alert_rule_has_its_row() -> None:
+    rows = re.findall(r"^\| (.*?) \|", section(page("telemetry.md"), "Alerts"), re.MULTILINE)
+    documented = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
+    assert set(options(hf.telemetry.Rule)) | set(ALERT_METRICS) == documented
+
+
+def test_every_option_of_log_to_has_its_row() -> None:
+    body = section(page("telemetry.md"), "Logs")
+    names = inspect.signature(hf.telemetry.log_to).parameters
+    assert [name for name in names if f"| `{name}` |" not in body] == []

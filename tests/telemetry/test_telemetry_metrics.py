@@ -97,10 +97,12 @@ def test_resumes_unclassified_types_and_the_version_are_there(metrics):
     hub.publish(events.Unclassified(time=0, policy="p", type="m.E"))
     hub.publish(events.Alert(time=0, name="circuit", text="t", cleared=True))
     hub.publish(events.Progress(time=0, bytes=1))
+    hub.publish(events.Hedged(time=0, policy="p", no=1, hedge=1, after=0.5, budget_left=3))
     value = metrics.value
     assert value("holdfast_download_resumes_total", outcome="accepted", reason="strong-etag") == 1
     assert value("holdfast_download_resumes_total", outcome="declined") == 1
     assert value("holdfast_unclassified_total", policy="p") == 1
+    assert value("holdfast_hedges_total", policy="p") == 1
     assert value("holdfast_alert_active", rule="circuit") == 0
     assert value("holdfast_events_total", event="Progress") == 1
     assert value("holdfast_build_info", version=hf.__version__) == 1

@@ -82,4 +82,4 @@ def number(value: float) -> str:
     """Return a number as both formats write it."""
     if math.isinf(value):
         return "+Inf" if value > 0 else "-Inf"
-    return "NaN" if math.isnan(value) else repr(value)
+    return "NaN" if math.isnan(value) else repr(float(value))

@@ -50,6 +50,7 @@ _TEXTS: dict[type[events.Event], str] = {
     events.Waited: "waits {seconds:.3g} s: {why}",
     events.GaveUp: "gave up: {reason}, attempts: {attempts}, {seconds:.3g} s",
     events.Refused: "refused: {kind}",
+    events.Hedged: "attempt {no} is sent once more after {after:.3g} s",
     events.CircuitOpened: "circuit opened: {why}",
     events.CircuitHalfOpened: "circuit half-open: {why}",
     events.CircuitClosed: "circuit closed: {why}",

@@ -47,6 +47,10 @@ COUNTERS = {
         "Calls refused before any I/O, by the class of the refusal.",
         ("policy", "key", "kind"),
     ),
+    "holdfast_hedges_total": (
+        "Second copies of slow attempts that were sent.",
+        ("policy", "key"),
+    ),
     "holdfast_breaker_transitions_total": (
         "Transitions of the circuit breaker, by the state entered.",
         ("policy", "key", "state"),
@@ -115,6 +119,7 @@ class Metrics:
         self._on(events.Waited, self._waited)
         self._on(events.GaveUp, self._gave_up)
         self._on(events.Refused, self._refused)
+        self._on(events.Hedged, self._hedged)
         self._on(events.CircuitOpened, self._opened)
         self._on(events.CircuitHalfOpened, lambda event: self._moved(event, "half_open"))
         self._on(events.CircuitClosed, lambda event: self._moved(event, "closed"))
@@ -235,6 +240,9 @@ class Metrics:
 
     def _refused(self, event: events.Refused) -> None:
         self._add("holdfast_refusals_total", event.policy, event.key, event.kind)
+
+    def _hedged(self, event: events.Hedged) -> None:
+        self._add("holdfast_hedges_total", event.policy, event.key)
 
     def _opened(self, event: events.CircuitOpened) -> None:
         self._moved(event, "isolated" if event.why.startswith("isolate ") else "open")
