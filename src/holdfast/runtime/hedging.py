@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-GRACE = 0.05
-"""Seconds that a caller waits for losers: what a deadline of one second may be late by."""
+GRACE = 0.04
+"""Seconds that a caller waits for losers. With it a deadline of one second is kept to 1.05."""
 
 MOST_LEFT = 64
 """Losers that are left to end by themselves, in the whole process."""
