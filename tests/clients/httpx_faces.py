@@ -177,7 +177,7 @@ class Connection:
         if headers.get("transfer-encoding") != "chunked":
             return self._reader.read(int(headers.get("content-length", 0)))
         pieces = []
-        while size := int(self._reader.readline(), 16):
+        while size := int(self._reader.readline() or _hung_up(), 16):
             pieces.append(self._reader.read(size))
             self._reader.readline()
         self._reader.readline()
@@ -195,6 +195,10 @@ class Connection:
         with suppress(OSError):
             while self._reader.read(65536):
                 pass
+
+
+def _hung_up() -> bytes:
+    raise ConnectionResetError
 
 
 @dataclass

@@ -39,6 +39,9 @@ if TYPE_CHECKING:
 
 NAMES = ("httpx2", "httpx")
 
+KEPT = 4 << 20
+"""Decoded bytes of a body that are kept for its reader, if it was read inside the attempt."""
+
 # What httpx asks for of itself if brotli or zstandard is installed. A user who wants one of
 # them for a reason asks for it in other words ("br", "zstd, gzip") and is left alone.
 _AUTOMATIC = frozenset({"gzip, deflate, br", "gzip, deflate, zstd", "gzip, deflate, br, zstd"})
@@ -97,6 +100,7 @@ class Line:
     def __init__(self, lib: Library, inner: Any, *, is_async: bool) -> None:
         self.lib = lib
         self.inner = inner
+        self.is_async = is_async
         method = "handle_async_request" if is_async else "handle_request"
         self.handle = getattr(inner, method)
         self.fresh = None
@@ -149,7 +153,9 @@ class _AsyncBody:
         return aiter(self._source)
 
 
-def body_of(lib: Library, request: Any, options: Options) -> tuple[Any, Body | None]:
+def body_of(
+    lib: Library, request: Any, options: Options, *, is_async: bool
+) -> tuple[Any, Body | None]:
     """Return the stream to send for `request`, as often as asked, and whether that is possible.
 
     The library's own streams give a file or an iterator once, and then, silently, nothing.
@@ -160,7 +166,7 @@ def body_of(lib: Library, request: Any, options: Options) -> tuple[Any, Body | N
         return stream, None
     known = getattr(stream, "_holdfast_body", None)
     if known is None:
-        known = _wrapped(lib, stream, options)
+        known = _wrapped(lib, stream, options, is_async=is_async)
         # For the next hop of a redirect, or the second request of an authentication: they
         # have the same stream, which stands somewhere else by then.
         with suppress(AttributeError):
@@ -171,7 +177,9 @@ def body_of(lib: Library, request: Any, options: Options) -> tuple[Any, Body | N
     return wrapped, body
 
 
-def _wrapped(lib: Library, stream: Any, options: Options) -> tuple[Any, Body | None]:
+def _wrapped(
+    lib: Library, stream: Any, options: Options, *, is_async: bool
+) -> tuple[Any, Body | None]:
     fields = getattr(stream, "fields", None)
     if isinstance(fields, list):  # multipart: its files are rewound by the library, if they can be
         if all(_is_repeatable(getattr(field, "file", b"")) for field in fields):
@@ -183,12 +191,11 @@ def _wrapped(lib: Library, stream: Any, options: Options) -> tuple[Any, Body | N
         if is_seekable_file(source):
             file = File(source)
             return lib.body(file), file
-    if isinstance(stream, lib.module.SyncByteStream):
-        once = Once(stream, options.replay_buffer)
-        if not isinstance(stream, lib.module.AsyncByteStream):
-            return lib.body(once), once
-    both = AsyncOnce(stream, options.replay_buffer)
-    return lib.async_body(both), both
+    if is_async:
+        aonce = AsyncOnce(stream, options.replay_buffer)
+        return lib.async_body(aonce), aonce
+    once = Once(stream, options.replay_buffer)
+    return lib.body(once), once
 
 
 def _is_repeatable(content: object) -> bool:
@@ -205,9 +212,7 @@ class Plan:
     stated: its end is told by more than the end of the connection.
     """
 
-    __slots__ = ("decoder", "length", "stated", "take")
-
-    decoder: Decoder | None
+    __slots__ = ("_coding", "_limit", "decoder", "length", "stated", "take")
 
     def __init__(self, method: str, response: Any, options: Options) -> None:
         headers, status = response.headers, response.status_code
@@ -216,14 +221,15 @@ class Plan:
         self.stated = (
             chunked or self.length is not None or response.http_version.startswith("HTTP/2")
         )
-        self.decoder = None
+        self.decoder: Decoder | None = None
         if method == "HEAD" or status in (204, 304) or self.length == 0:
             self.take = math.inf
             return
         coding = headers.get("content-encoding")
         if coding is not None:
-            limit = Limit(options.max_decoded, options.max_ratio)
-            self.decoder = decoder_for(coding, limit=limit)
+            self._coding = coding
+            self._limit = Limit(options.max_decoded, options.max_ratio)
+            self.decoder = self.new_decoder()
         self.take = 0.0
         if status == 101 or method == "CONNECT" or _is_events(headers):
             return
@@ -233,6 +239,25 @@ class Plan:
             # An error's text, mostly short: the attempt's limit is over it, and its provider's
             # code can be read.
             self.take = options.buffer
+
+    def new_decoder(self) -> Decoder | None:
+        """Return a decoder for the body, None if it is not coded in a way that is ours."""
+        return decoder_for(self._coding, limit=self._limit)
+
+    def decoded(self, raw: bytes) -> tuple[bytes, int]:
+        """Return the body and its size; of a large one only the beginning, the rest is checked.
+
+        Whoever streams a body must not find 100 MiB of it in memory, because its 1 MiB was
+        read ahead.
+        """
+        assert self.decoder is not None
+        pieces, size = [], 0
+        for piece in self.decoder.feed(raw):
+            if size <= KEPT:
+                pieces.append(piece)
+            size += len(piece)
+        self.decoder.end(empty=self.stated)
+        return b"".join(pieces), size
 
 
 def stated_length(headers: Any) -> int | None:
@@ -283,23 +308,24 @@ def with_fields(request: Any, key: str | None) -> Any:
 class _Decoding:
     """The body of an answer, decoded in pieces of at most 64 KiB."""
 
-    def __init__(self, lib: Library, stream: Any, plan: Plan, request: Any) -> None:
+    def __init__(
+        self, lib: Library, stream: Any, decoder: Decoder, plan: Plan, request: Any
+    ) -> None:
         self._lib = lib
         self._stream = stream
-        self._plan = plan
+        self._decoder = decoder
+        self._stated = plan.stated
         self._request = request
 
     def __iter__(self) -> Generator[bytes]:
-        assert self._plan.decoder is not None
         try:
-            yield from decoded(self._stream, self._plan.decoder, empty=self._plan.stated)
+            yield from decoded(self._stream, self._decoder, empty=self._stated)
         except DecodingFault as fault:
             raise self._lib.fault(fault, self._request) from fault
 
     async def __aiter__(self) -> AsyncGenerator[bytes]:
-        assert self._plan.decoder is not None
         try:
-            async for piece in adecoded(self._stream, self._plan.decoder, empty=self._plan.stated):
+            async for piece in adecoded(self._stream, self._decoder, empty=self._stated):
                 yield piece
         except DecodingFault as fault:
             raise self._lib.fault(fault, self._request) from fault

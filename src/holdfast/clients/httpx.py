@@ -198,7 +198,7 @@ class _Call:
         self.line = line
         self.request = request
         self.options = options
-        self._stream, self._body = body_of(line.lib, request, options)
+        self._stream, self._body = body_of(line.lib, request, options, is_async=line.is_async)
         self._headers = request.headers
 
     def exchange(self, policy: Policy) -> Exchange:
@@ -218,10 +218,11 @@ class _Call:
         self._headers = with_fields(request, exchange.key)
         return exchange
 
-    def attempt(self, this: Try, *, is_async: bool) -> tuple[Sending, Any]:
+    def attempt(self, this: Try) -> tuple[Sending, Any]:
         """Return a copy of the request for one try, and what is told of it."""
         request = self.request
         extensions = dict(request.extensions)
+        is_async = self.line.is_async
         told = Sending(this, request, can_refresh=self.line.fresh is not None)
         extensions["trace"] = told.acall if is_async else told
         if this.limit != math.inf and not is_async:  # the loop cancels asynchronous ones
@@ -239,24 +240,41 @@ class _Call:
         return told, copied
 
     def planned(self, response: Any) -> Plan:
-        """Return what to do with the body, which is decoded from now on."""
-        lib = self.line.lib
+        """Return what to do with the body."""
         try:
-            plan = Plan(self.request.method, response, self.options)
+            return Plan(self.request.method, response, self.options)
         except DecodingFault as fault:
-            raise lib.fault(fault, self.request) from fault
-        if plan.decoder is not None:
-            response.stream = lib.decoding(lib, response.stream, plan, self.request)
-            undress(response)
-        return plan
+            raise self.line.lib.fault(fault, self.request) from fault
 
-    def answer(self, response: Any, content: bytes | None) -> Answer[Any]:
-        """Return the answer; content: its whole body, None if it is open."""
-        code = None
-        if content is not None:
-            response.stream = self.line.lib.byte_stream(content)
-            code = code_in(content, self.options.provider)
-        return Answer(response, response.status_code, response.headers, content is not None, code)
+    def whole(self, response: Any, plan: Plan, raw: bytes) -> Answer[Any]:
+        """Return the answer whose body has arrived as `raw`."""
+        lib = self.line.lib
+        content = raw
+        if plan.decoder is not None:
+            try:
+                content, size = plan.decoded(raw)
+            except DecodingFault as fault:
+                raise lib.fault(fault, self.request) from fault
+            undress(response)
+            if size > len(content):  # too large to hold unasked: again, when it is read
+                decoder = plan.new_decoder()
+                assert decoder is not None
+                response.stream = lib.decoding(
+                    lib, lib.byte_stream(raw), decoder, plan, self.request
+                )
+                return Answer(response, response.status_code, response.headers, complete=True)
+        response.stream = lib.byte_stream(content)
+        code = code_in(content, self.options.provider)
+        return Answer(response, response.status_code, response.headers, complete=True, code=code)
+
+    def opened(self, response: Any, plan: Plan, stream: Any) -> Answer[Any]:
+        """Return the answer whose body is still to be read, from `stream`."""
+        if plan.decoder is not None:
+            lib = self.line.lib
+            stream = lib.decoding(lib, stream, plan.decoder, plan, self.request)
+            undress(response)
+        response.stream = stream
+        return Answer(response, response.status_code, response.headers, complete=False)
 
     @property
     def concurrent(self) -> bool:
@@ -281,7 +299,7 @@ class _Sender:
     def send(self, this: Try) -> Answer[Any]:
         """See `sync.Sender`."""
         line = self._call.line
-        told, request = self._call.attempt(this, is_async=False)
+        told, request = self._call.attempt(this)
         token = sending.set(told)
         try:
             handle = line.fresh if this.fresh and line.fresh is not None else line.handle
@@ -297,31 +315,29 @@ class _Sender:
             told.over()
 
     def _read(self, response: Any, this: Try) -> Answer[Any]:
-        opened = response.stream
+        call, stream = self._call, response.stream
         try:
-            plan = self._call.planned(response)
+            plan = call.planned(response)
             if not plan.take:
-                return self._call.answer(response, None)
-            pieces, size, rest = [], 0, iter(response.stream)
+                return call.opened(response, plan, stream)
+            pieces, size, rest = [], 0, iter(stream)
             for piece in rest:
                 pieces.append(piece)
                 size += len(piece)
                 if size > plan.take:
-                    response.stream = self._call.line.lib.begun(pieces, rest, opened)
-                    return self._call.answer(response, None)
+                    begun = call.line.lib.begun(pieces, rest, stream)
+                    return call.opened(response, plan, begun)
         except BaseException:
-            opened.close()
+            stream.close()
             raise
         guard = this.guard
         if guard is not None:
             guard.watch(None)  # the next user of the connection has a guard of its own
-        opened.close()
+        stream.close()
         if guard is not None and guard.fired and not plan.stated:
             # The end of the connection was the end of the body, and it was our doing.
-            raise self._call.line.lib.module.ReadTimeout(
-                "no end of the body", request=self._call.request
-            )
-        return self._call.answer(response, b"".join(pieces))
+            raise call.line.lib.module.ReadTimeout("no end of the body", request=call.request)
+        return call.whole(response, plan, b"".join(pieces))
 
     def discard(self, answer: Answer[Any]) -> None:
         """See `sync.Sender`."""
@@ -358,7 +374,7 @@ class _AsyncSender:
     async def send(self, this: Try) -> Answer[Any]:
         """See `aio.AsyncSender`."""
         line = self._call.line
-        told, request = self._call.attempt(this, is_async=True)
+        told, request = self._call.attempt(this)
         token = sending.set(told)
         try:
             handle = line.fresh if this.fresh and line.fresh is not None else line.handle
@@ -370,23 +386,23 @@ class _AsyncSender:
             told.over()
 
     async def _read(self, response: Any) -> Answer[Any]:
-        opened = response.stream
+        call, stream = self._call, response.stream
         try:
-            plan = self._call.planned(response)
+            plan = call.planned(response)
             if not plan.take:
-                return self._call.answer(response, None)
-            pieces, size, rest = [], 0, aiter(response.stream)
+                return call.opened(response, plan, stream)
+            pieces, size, rest = [], 0, aiter(stream)
             async for piece in rest:
                 pieces.append(piece)
                 size += len(piece)
                 if size > plan.take:
-                    response.stream = self._call.line.lib.async_begun(pieces, rest, opened)
-                    return self._call.answer(response, None)
+                    begun = call.line.lib.async_begun(pieces, rest, stream)
+                    return call.opened(response, plan, begun)
         except BaseException:
-            await opened.aclose()
+            await stream.aclose()
             raise
-        await opened.aclose()
-        return self._call.answer(response, b"".join(pieces))
+        await stream.aclose()
+        return call.whole(response, plan, b"".join(pieces))
 
     async def discard(self, answer: Answer[Any]) -> None:
         """See `aio.AsyncSender`."""
