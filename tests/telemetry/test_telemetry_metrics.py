@@ -204,6 +204,16 @@ def test_a_hedged_copy_that_lost_leaves_nothing_behind(metrics):
     assert metrics.value("holdfast_calls_total") == 1
 
 
+def test_a_call_that_its_hedge_won_took_as_long_as_its_caller_waited(metrics):
+    labels = {"policy": "p", "call_id": 6, "no": 1}
+    metrics.hear(events.Hedged(time=3.0, hedge=1, after=1.0, budget_left=0.0, **labels))
+    metrics.hear(events.Attempt(time=3.25, kind="cancelled", seconds=1.25, **labels))
+    metrics.hear(events.Attempt(time=3.25, kind="ok", seconds=0.25, hedge=1, **labels))
+    assert metrics.value("holdfast_hedges_total") == 1
+    assert 'holdfast_call_seconds_sum{policy="p",outcome="ok"} 1.25' in metrics.text()
+    assert metrics._begun == {}
+
+
 STRANGE = ['a"b', "a\\b", "a\nb", "a\r\x0bb\x1b", "", "ü\u2028", "\ud800", "}", "{", "a,b=c", "#"]
 
 

@@ -209,6 +209,17 @@ def test_the_copy_of_a_hedged_attempt_that_lost_opens_no_call(rig):
     assert len(rig.spans("holdfast.attempt")) == 1
 
 
+def test_a_hedged_call_has_a_span_per_copy_and_begins_with_the_first(rig):
+    spans = otel.Spans(rig.tracers, rig.meters)
+    found = {"policy": "p", "call_id": 900_003, "no": 1}
+    spans.hear(events.Hedged(time=3.0, hedge=1, after=1.0, budget_left=0.0, **found))
+    spans.hear(events.Attempt(time=3.25, kind="cancelled", seconds=1.25, **found))
+    spans.hear(events.Attempt(time=3.25, kind="ok", seconds=0.25, hedge=1, **found))
+    (call,) = rig.spans("holdfast.call")
+    assert call.end_time - call.start_time == pytest.approx(1.25e9)
+    assert len(rig.spans("holdfast.attempt")) == 2
+
+
 def test_metric_labels_are_bounded(rig):
     spans = otel.Spans(rig.tracers, rig.meters)
     for n in range(500):

@@ -243,6 +243,8 @@ class Metrics:
 
     def _hedged(self, event: events.Hedged) -> None:
         self._add("holdfast_hedges_total", event.policy, event.key)
+        # If the hedge wins, its own duration says nothing of when the call began.
+        self._begin(event.call_id, event.time - event.after)
 
     def _opened(self, event: events.CircuitOpened) -> None:
         self._moved(event, "isolated" if event.why.startswith("isolate ") else "open")

@@ -131,6 +131,8 @@ class Spans:
         elif isinstance(event, events.Refused):
             self._note(event, self._call_of(event, event.time))
             self._refusals.add(1, self._labels(event.policy, kind=event.kind))
+        elif isinstance(event, events.Hedged):
+            self._note(event, self._call_of(event, event.time - event.after))
         else:
             if isinstance(event, _CIRCUIT):
                 state = _snake(type(event).__name__).removeprefix("circuit_")
