@@ -16,6 +16,7 @@ from holdfast.clients import aio, sync
 from holdfast.clients.body import Once
 from holdfast.clients.exchange import Answer, Exchange
 from holdfast.clients.options import Options
+from holdfast.core.policy import ENOUGH
 from holdfast.core.retry import Request
 
 OK = (200, {}, b"fine")
@@ -109,15 +110,22 @@ async def agiven(pieces):
 
 
 class Both:
-    """One library call, by either loop."""
+    """One library call, by either loop. fast: on the fast path, which has to be warm."""
 
-    def __init__(self, kind):
+    def __init__(self, kind, *, fast=False):
         self.kind = kind
+        self.fast = fast
         self.script = None
 
+    def warm(self, policy):
+        if self.fast:
+            for _ in range(ENOUGH + 1):
+                policy.outcome(int)
+
     def call(self, policy, *steps, method="GET", options=None, reused=False, **how):
-        request = Request(method=method, host="h", replayable=how.pop("replayable", True))
-        exchange = Exchange(policy, options or Options(), request, **how)
+        self.warm(policy)
+        request = Request(method=method, host="h")
+        exchange = Exchange(policy, options or Options(), request, fast=self.fast, **how)
         self.exchange = exchange
         self.script = (SyncScript if self.kind == "sync" else AsyncScript)(*steps, reused=reused)
         if self.kind == "sync":
@@ -137,7 +145,8 @@ class Both:
             return got
 
         async def run():
-            self.exchange = Exchange(policy, Options(), Request(method="GET", host="h"))
+            request = Request(method="GET", host="h")
+            self.exchange = Exchange(policy, Options(), request, fast=self.fast)
             self.script = AsyncScript(*steps)
             response = await aio.arun(self.exchange, self.script)
             async with contextlib.aclosing(response.pieces) as pieces:
@@ -150,9 +159,10 @@ class Both:
         return got
 
 
-@pytest.fixture(params=["sync", "async"])
+@pytest.fixture(params=["sync", "async", "sync fast", "async fast"])
 def library(request):
-    return Both(request.param)
+    kind, _, path = request.param.partition(" ")
+    return Both(kind, fast=path == "fast")
 
 
 @pytest.fixture(autouse=True)
@@ -233,6 +243,19 @@ def test_the_policy_makes_one_key_per_logical_call(library):
     assert library.exchange.key != first
     library.call(one, OK, method="GET")
     assert library.exchange.key is None
+
+
+def test_a_good_call_of_a_warm_policy_needs_no_machine(library):
+    one = policy()
+    library.call(one, OK)
+    assert (library.exchange._call is None) is library.fast
+    assert idle(one)
+
+
+def test_what_the_server_says_of_its_limit_is_heard_on_either_path(library):
+    one = hf.policy(hf.RateLimit(1000), hf.Retry(2))
+    library.call(one, (200, {"RateLimit-Remaining": "0", "RateLimit-Reset": "30"}, b"last one"))
+    assert one.state()["rate_wait"] > 20
 
 
 # -- stale connections -------------------------------------------------------------------
@@ -561,6 +584,6 @@ def test_a_code_of_the_provider_decides():
 def test_events_tell_of_reuse(library):
     with hf.record() as recording:
         library.call(policy(), OK, reused=True)
-    (event,) = recording.events()
+    *_, event = recording.events()
     assert event.reused
     assert event.kind == "ok"

@@ -22,12 +22,14 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from holdfast.core.call import Attempt, GiveUp, Phase, Step
 from holdfast.core.classify import verdict_for_status, with_kind
-from holdfast.core.deadline import TICK
+from holdfast.core.deadline import OUTSIDE, TICK
+from holdfast.core.rate_headers import mentions_limits
 from holdfast.core.retry import Request, Retry
 from holdfast.core.verdict import Kind, Sent, Verdict
 from holdfast.runtime.base import abandon, answered, flush, next_step, succeeded
 from holdfast.runtime.clock import clock
 from holdfast.runtime.ending import final_error, has_fallback, too_late
+from holdfast.runtime.hub import hub
 from holdfast.runtime.lock import deciding
 from holdfast.runtime.random import rng
 from holdfast.runtime.scope import scope
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
 
     from holdfast.clients.body import Body
     from holdfast.clients.options import Options
+    from holdfast.core.call import Call
     from holdfast.core.deadline import Scope
     from holdfast.core.retry_after import Headers
     from holdfast.runtime.policy import Policy
@@ -110,7 +113,10 @@ class Answer(Generic[R]):
 class Exchange:
     """The steps of one logical call. Not shared between threads at the same time."""
 
-    __slots__ = ("_attempt", "_body", "_guard", "_outer", "_policy", "call", "key", "options")
+    __slots__ = (
+        "_attempt", "_began", "_body", "_call", "_calm", "_gen", "_guard", "_lane", "_outer",
+        "_over", "_policy", "key", "options", "request",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -120,8 +126,14 @@ class Exchange:
         *,
         body: Body | None = None,
         keyed: bool = False,
+        fast: bool = False,
     ) -> None:
-        """Begin. keyed: the request has an Idempotency-Key of its own."""
+        """Begin. keyed: the request has an Idempotency-Key of its own.
+
+        fast: a loop of `sync` or `aio` drives this, and nobody looks at `call` before they
+        have returned: then a good answer of an undisturbed policy needs no machine, which
+        saves 15 us of the 20 that a logical call costs.
+        """
         self._policy = policy
         self.options = options
         self._body = body
@@ -136,14 +148,35 @@ class Exchange:
             if retry is not None and retry.idempotency_key:
                 self.key = rng.token(16)
                 request = replace(request, idempotent=True)
-        lane = policy._lane_for(request)
-        self.call = policy._begin(lane, clock.monotonic(), self._outer, request)
+        self.request = request
+        self._over = False  # ended on the fast path
+        self._lane = lane = policy._lane_for(request)
+        self._began = now = clock.monotonic()
+        self._call: Call | None = None
+        self._gen = lane.breaker.gen
+        calm = lane.enter(now) if fast and policy._fast and self._outer is OUTSIDE else None
+        if calm is None:
+            self._call = policy._begin(lane, now, self._outer, request)
+        else:
+            self._calm = calm
+
+    @property
+    def call(self) -> Call:
+        """The machine; what the fast path began is handed over to it."""
+        call = self._call
+        if call is None:
+            call = self._call = self._policy._adopt(self._lane, self._began, self._gen)
+            call.request = self.request
+        return call
 
     # -- what to do ----------------------------------------------------------------------
 
     def next(self) -> Step:
         """Say what to do now."""
-        return self._noted(next_step(self.call))
+        if self._call is None:
+            self._attempt = first = self._policy._first
+            return first
+        return self._noted(next_step(self._call))
 
     def _noted(self, step: Step) -> Step:
         if type(step) is Attempt:
@@ -172,9 +205,7 @@ class Exchange:
             return False
         if clock.monotonic() + TICK >= expires:
             return False
-        request = self.call.request
-        assert request is not None
-        if which == "idempotent" and not request.is_safe_to_repeat:
+        if which == "idempotent" and not self.request.is_safe_to_repeat:
             return False
         if self._body is not None and not self._body.replayable:
             return False
@@ -203,6 +234,8 @@ class Exchange:
 
         A good one that is complete ends the call; else its body is `open` now.
         """
+        if self._call is None and self._leaves(answer, this):
+            return None
         self.call.reused = this.reused
         answered(self.call, answer.headers)
         verdict = self._judged(answer)
@@ -217,6 +250,20 @@ class Exchange:
         if self._guard is not None:
             self._guard.move(self.call.expires - now)
         return None
+
+    def _leaves(self, answer: Answer[Any], this: Try) -> bool:
+        """End on the fast path, if there is nothing to think about."""
+        if answer.status >= 400 or not answer.complete or answer.code is not None:
+            return False
+        lane, policy = self._lane, self._policy
+        if policy._hook is not None or (lane.rate.learns and mentions_limits(answer.headers)):
+            return False
+        self._over = True
+        if hub.listening or not lane.leave(self._calm):
+            call = self.call
+            call.reused = this.reused
+            succeeded(call)
+        return True
 
     @property
     def may_race(self) -> bool:
@@ -255,8 +302,7 @@ class Exchange:
         call = self.call
         body = self._body
         if body is not None and not body.replayable:
-            assert call.request is not None
-            call.request = replace(call.request, replayable=False)
+            call.request = replace(self.request, replayable=False)
         with deciding:
             step = call.failed(clock.monotonic(), verdict, error)
         flush(call)
@@ -274,7 +320,7 @@ class Exchange:
     @property
     def open(self) -> bool:
         """Whether a body is being read: neither ended, failed nor closed."""
-        return self.call.phase is Phase.COMMITTED
+        return self._call is not None and self._call.phase is Phase.COMMITTED
 
     @property
     def span(self) -> float:
@@ -334,7 +380,8 @@ class Exchange:
     def abandon(self) -> None:
         """End without a result; nothing happens if it has ended already."""
         self._unguard()
-        abandon(self.call)
+        if not self._over:
+            abandon(self.call)
 
     def _unguard(self) -> None:
         guard, self._guard = self._guard, None

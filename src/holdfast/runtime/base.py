@@ -8,7 +8,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from holdfast.core import events
-from holdfast.core.call import Call, Step
+from holdfast.core.call import Attempt, Call, Step
 from holdfast.core.classify import classify
 from holdfast.core.deadline import OUTSIDE
 from holdfast.core.policy import Lane, Shape
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from holdfast.core.deadline import Scope
     from holdfast.core.retry import Request
+    from holdfast.core.retry_after import Headers
 
 _call_ids = itertools.count(1)
 _unclassified: set[type] = set()
@@ -55,6 +56,7 @@ class Base:
         # What the drivers need to know, worked out once.
         self._span = min(shape.seconds, shape.limit)
         self._retrying = shape.rule is not None
+        self._first = Attempt(1, self._span, shape.seconds <= self._span)
         self._lane: Lane | None = None  # the only one, if there is no `key=`
         if key is None:
             self._lane = self._lane_of("")
@@ -157,10 +159,19 @@ def succeeded(call: Call) -> None:
     flush(call)
 
 
+def answered(call: Call, headers: Headers | None) -> None:
+    """Tell it of the headers of an answer, as soon as they are there."""
+    if call.learns:
+        with deciding:
+            call.answered(clock.monotonic(), headers, clock.wall())
+        flush(call)
+
+
 def item_out(call: Call, *, resumable: bool) -> None:
     """Tell it that a stream's item comes out: no repetition from the start, and progress."""
+    now = clock.monotonic()
     with deciding:
-        call.committed(resumable=resumable)
+        call.committed(now, resumable=resumable)
         call.progressed()
 
 

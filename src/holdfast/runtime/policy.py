@@ -10,6 +10,7 @@ import warnings
 from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar, cast
 
 from holdfast.core.breaker import Breaker, Input
+from holdfast.core.bulkhead import NO_LIMIT
 from holdfast.core.call import circuit_events
 from holdfast.core.checks import whole
 from holdfast.core.deadline import Deadline
@@ -62,7 +63,9 @@ class Policy(SyncDriver, AsyncDriver):
     def _choose(self) -> None:
         """Choose how calls are made: once, not on each call."""
         shape, lane = self._shape, self._lane
-        if not HAS_GIL or shape.part(ClientThrottle) is not None:
+        by_machine = not HAS_GIL or shape.learns or shape.part(ClientThrottle) is not None
+        self._fast = not by_machine and shape.hedge is None
+        if by_machine:
             self.call, self.acall = self._call_fully, self._acall_fully  # type: ignore[method-assign]  # the machine
         elif lane is not None:
             self.call, self.acall = fast_call(self, lane), fast_acall(self, lane)  # type: ignore[method-assign]  # see there
@@ -192,6 +195,8 @@ class Policy(SyncDriver, AsyncDriver):
                 "slow": slow,
                 "active": lane.bulkhead.active,
                 "queued": lane.bulkhead.queued,
+                "limit": None if lane.bulkhead.limit == NO_LIMIT else lane.bulkhead.limit,
+                "rate": lane.rate.rate,
                 "rate_wait": lane.rate.wait_time(now),
                 "budget": left if left < math.inf else None,
             }
