@@ -52,7 +52,7 @@ def check(every: int, *, stream: bool) -> None:
                 good = (requests.RequestException, hf.DeadlineExceeded)
                 assert isinstance(one.outcome, good), (one.case, repr(one.outcome))
         for held in (closing, silent):
-            assert held.state("127.0.0.1")["active"] == 0
+            assert held.state()["active"] == 0
         assert server.quiet()
 
 

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 from urllib3.exceptions import DecodeError, HTTPError, ProtocolError
 from urllib3.response import ContentDecoder, HTTPResponse
 
-from holdfast.clients.decoding import PIECE, DecodingFault, Limit, decoder_for
+from holdfast.clients.decoding import DecodingFault, Limit, decoder_for
 from holdfast.clients.exchange import DRAIN
 from holdfast.runtime.clock import clock
 
@@ -104,8 +104,7 @@ class Raw(HTTPResponse):
         try:
             with catcher:
                 yield
-            over = self.isclosed()
-            if over and exchange.cut:
+            if exchange.cut and self.isclosed():
                 # The end of the connection ends some bodies, and this end was our own.
                 raise ProtocolError("Connection broken: its time was over")  # noqa: TRY301 - as one that came from the connection
         except GeneratorExit:
@@ -116,8 +115,6 @@ class Raw(HTTPResponse):
             if failure is error:
                 raise
             raise failure from error
-        if over:
-            exchange.body_closed()
 
     def _update_chunk_length(self) -> None:
         self._holdfast_parsing = True
@@ -144,50 +141,86 @@ class Raw(HTTPResponse):
             )
         super().__del__()  # closes
 
-    # -- decoding ------------------------------------------------------------------------
+    # -- reading -------------------------------------------------------------------------
 
-    def stream(
+    def read(
         self,
-        amt: int | None = PIECE,
+        amt: int | None = None,
+        decode_content: bool | None = None,  # noqa: FBT001 - the signature of urllib3
+        *args: Any,
+        **kwargs: Any,
+    ) -> bytes:
+        """As urllib3's; compressed data must be whole at the end."""
+        data = super().read(amt, decode_content, *args, **kwargs)
+        if self.isclosed():
+            self._ended(decode_content)
+        return data
+
+    def read1(self, amt: int | None = None, decode_content: bool | None = None) -> bytes:  # noqa: FBT001 - the signature of urllib3
+        """As urllib3's; compressed data must be whole at the end."""
+        data = super().read1(amt, decode_content)
+        if self.isclosed():
+            self._ended(decode_content)
+        return data
+
+    def read_chunked(
+        self,
+        amt: int | None = None,
         decode_content: bool | None = None,  # noqa: FBT001 - the signature of urllib3
     ) -> Generator[bytes]:
         """As urllib3's; compressed data must be whole at the end."""
-        yield from super().stream(amt, decode_content)
-        wanted = self.decode_content if decode_content is None else decode_content
+        yield from super().read_chunked(amt, decode_content)
+        self._ended(decode_content)
+
+    def _ended(self, decode_content: bool | None) -> None:  # noqa: FBT001 - of the reader
+        """Take that nothing more comes from the connection."""
         decoder: ContentDecoder | None = self._decoder
+        wanted = self.decode_content if decode_content is None else decode_content
         if wanted and decoder is not None:
-            # With a Content-Length urllib3 stops reading when it is reached, and asks no more.
-            decoder.flush()
+            if decoder.has_unconsumed_tail:
+                return  # it will be asked for more
+            try:
+                decoder.flush()  # urllib3 does not when the stated length is reached
+            except (DecodeError, ProtocolError) as error:
+                raise self._failed(error) from error.__cause__
+        if self._holdfast_exchange is not None:
+            self._holdfast_exchange.body_closed()
+
+    # -- decoding ------------------------------------------------------------------------
 
     def _init_decoder(self) -> None:
         if self._holdfast_ready:
             return
-        self._holdfast_ready = True
         encoding = self.headers.get("content-encoding")
-        if encoding is None:
-            return
-        try:
-            decoder = decoder_for(encoding, limit=self._holdfast_limit)
-        except DecodingFault as fault:
-            raise _error_of(fault) from fault
-        if decoder is not None:
-            stated = self.chunked or self.length_remaining is not None
-            self._decoder = _Bounded(decoder, empty=stated)
-        else:
-            super()._init_decoder()
-            if self._decoder is not None:
-                self._decoder = _Checked(self._decoder, self._holdfast_limit)
+        if encoding is not None:
+            try:
+                decoder = decoder_for(encoding, limit=self._holdfast_limit)
+            except DecodingFault as fault:
+                raise self._failed(_error_of(fault)) from fault
+            if decoder is not None:
+                stated = self.chunked or self.length_remaining is not None
+                self._decoder = _Bounded(decoder, empty=stated)
+            else:
+                super()._init_decoder()
+                if self._decoder is not None:
+                    self._decoder = _Checked(self._decoder, self._holdfast_limit)
+        self._holdfast_ready = True
 
     def _decode(self, *args: Any, **kwargs: Any) -> bytes:
         try:
             return super()._decode(*args, **kwargs)
         except (DecodeError, ProtocolError) as error:
-            exchange = self._holdfast_exchange
-            failure = error if exchange is None else exchange.body_failed(error)
-            self.close()
+            failure = self._failed(error)
             if failure is error:
                 raise
             raise failure from error
+
+    def _failed(self, error: Exception) -> BaseException:
+        """Give the connection up; return what to raise for `error`."""
+        exchange = self._holdfast_exchange
+        failure = error if exchange is None else exchange.body_failed(error)
+        self.close()
+        return failure
 
 
 class _Kept(io.BytesIO):
