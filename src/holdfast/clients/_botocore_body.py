@@ -24,7 +24,6 @@ from botocore.exceptions import (  # type: ignore[import-untyped]  # it has no t
     ReadTimeoutError,
     ResponseStreamingError,
 )
-from urllib3 import HTTPResponse
 from urllib3.exceptions import ProtocolError
 from urllib3.exceptions import ReadTimeoutError as ReadTimedOut
 
@@ -343,31 +342,51 @@ class Held(io.IOBase):
         return None
 
 
-class _Memory(io.BytesIO):
-    """Bytes that were read already, with a socket whose timeout may be set (nothing comes)."""
+class Whole(io.BytesIO):
+    """A body that was read already, in the place of its urllib3 response."""
 
-    fp = raw = _sock = property(lambda self: self)
+    def __init__(self, data: bytes, raw: Any) -> None:
+        super().__init__(data)
+        self._raw = raw
+
+    # `StreamingBody.set_socket_timeout` goes this way to the socket; nothing comes from there.
+    _fp = fp = raw = _sock = property(lambda self: self)
 
     def settimeout(self, timeout: float | None) -> None:
-        """Do nothing: `StreamingBody.set_socket_timeout` ends here."""
+        """Do nothing."""
+
+    def stream(self, amt: int = PIECE, **_: Any) -> Iterator[bytes]:
+        """Give the body in pieces."""
+        while piece := self.read(amt):
+            yield piece
+
+    def __getattr__(self, name: str) -> Any:
+        """Return what else a urllib3 response has: headers, status, ..."""
+        if name == "_raw":
+            raise AttributeError(name)
+        return getattr(self._raw, name)
 
 
-def whole(raw: Any, length: int, url: str) -> HTTPResponse:
+def whole(raw: Any, length: int, url: str) -> Whole:
     """Read all of `raw` and return it as a response whose body cannot fail any more."""
-    data = content(raw, url, streaming=True)
+    try:
+        data = raw.read(decode_content=False)
+    except Exception as error:
+        failure = of_reading(error, url)
+        if failure is error:
+            raise
+        raise failure from error
     if len(data) != length:
         raise IncompleteReadError(actual_bytes=len(data), expected_bytes=length)
-    return HTTPResponse(
-        _Memory(data), raw.headers, raw.status, preload_content=False, decode_content=False
-    )
+    return Whole(data, raw)
 
 
-def content(raw: Any, url: str, *, streaming: bool = False) -> bytes:
-    """Read all of `raw`; raise what botocore raises where it expects that a read fails."""
+def content(raw: Any, url: str) -> bytes:
+    """Read all of an error's body; raise what botocore raises where it expects that this fails."""
     try:
         return b"".join(raw.stream(PIECE, decode_content=False))
     except Exception as error:
-        failure = of_reading(error, url, streaming=streaming)
+        failure = of_reading(error, url, streaming=False)
         if failure is error:
             raise
         raise failure from error

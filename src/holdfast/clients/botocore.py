@@ -469,8 +469,7 @@ class Flight:
         if response.status_code >= 300:
             response._content = content(raw, url)
             return
-        headers = _lower(response.headers)
-        text = headers.get("content-length", "")
+        text = response.headers.get("content-length", "")
         length = int(text) if text.isascii() and text.isdigit() else None
         if response.status_code == 204:
             length = 0  # RFC 9110, 15.3.5
@@ -482,7 +481,7 @@ class Flight:
             response.raw = whole(raw, length, url)
             return
         self._complete = False
-        resume = self._resume(response.status_code, headers, length)
+        resume = self._resume(response.status_code, _lower(response.headers), length)
         response.raw = self._held = Held(raw, self.exchange, length, resume)
 
     def _resume(self, status: int, headers: Mapping[str, str], length: int | None) -> Resume | None:
