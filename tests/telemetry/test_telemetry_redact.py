@@ -77,6 +77,24 @@ def test_the_value_of_a_header_that_authorises_is_masked(name):
         assert name.lower() in shown.lower()
 
 
+@pytest.mark.parametrize(
+    ("line", "shown"),
+    [
+        (
+            f"map[Authorization:[Bearer {KEY}] Accept:[a/b]]",
+            "map[Authorization:[***] Accept:[a/b]]",
+        ),
+        (f'{{"cookie": ["a={KEY}", "b={KEY}"], "n": 1}}', '{"cookie": [***], "n": 1}'),
+        (f"get(url, auth=('user', '{KEY}'), timeout=3)", "get(url, auth=(***), timeout=3)"),
+        (f"--header=authorization:({KEY}", "--header=authorization:(***"),
+        ("cookies=[], auth=()", "cookies=[], auth=()"),
+    ],
+)
+def test_a_list_of_values_is_masked_as_a_whole(line, shown):
+    assert redact.text(line) == shown
+    assert redact.text(shown) == shown
+
+
 def test_other_headers_stay_and_their_urls_lose_secrets():
     given_pairs = [("Accept", "a/b"), ("Location", f"https://u:{KEY}@h/p?sig={KEY}&v=1")]
     assert redact.headers(given_pairs) == [

@@ -105,7 +105,7 @@ _PARAMETER_ENCODED = re.compile(
 _PAIR = re.compile(
     r"""(?<![\w.%-])(?P<name>[\w.%-]++)
     (?:(?P<between>\\?["']?\s{0,3}(?!://)[:=]\s{0,3}b?) | (?P<comma>\\?["'],\s{0,3}b?(?=\\?["'])))
-    (?P<quote>\\?["'])?""",
+    (?P<quote>\\?["']|[(\[])?""",
     re.VERBOSE,
 )
 _PAIR_OPENS = re.compile(r"""[(\[]\s{0,3}b?\\?["']\Z""")
@@ -125,6 +125,8 @@ _QUOTED = {
     "'": re.compile(r"(?:[^'\\]++|\\.)*+", re.DOTALL),
     '\\"': re.compile(r'[^"\\]*+'),
     "\\'": re.compile(r"[^'\\]*+"),
+    "(": re.compile(r"[^)]*+"),  # `auth=("user", "password")`
+    "[": re.compile(r"[^\]]*+"),
 }
 _NOTHING = frozenset({"", "None", "null", "True", "False", "true", "false"})
 
