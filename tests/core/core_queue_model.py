@@ -15,7 +15,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from holdfast.core.adaptive import Sample
+from holdfast.core.samples import Sample
 from holdfast.runtime.random import SeededRandom
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 class Model:
     """The backend, and an open loop of callers that come at `rate` per second.
 
+    callers: if not 0, a closed loop instead: so many, each with one call at a time.
     jitter: share by which a service time scatters either way.  patience: seconds after which a
     caller takes its call for failed.  room: calls that may wait in the backend; one more fails
     at once.  constant: answer after `service` seconds whatever the load.
@@ -37,6 +38,7 @@ class Model:
     capacity: int = 10
     service: float = 0.1
     rate: float = 1000.0
+    callers: int = 0
     jitter: float = 0.2
     patience: float = math.inf
     room: float = math.inf
@@ -52,7 +54,8 @@ class Model:
         self._numbers = itertools.count()
         self._waiting: deque[list[float]] = deque()
         self._working = 0
-        self._at(0.0, self._arrive)
+        for _ in range(self.callers or 1):
+            self._at(0.0, self._arrive)
 
     def run(self, seconds: float) -> list[int]:
         """Go on for so long; return the limit at each change, and at the end."""
@@ -82,9 +85,11 @@ class Model:
         heapq.heappush(self._events, (time, next(self._numbers), act))
 
     def _arrive(self) -> None:
-        self._at(self.now - math.log(1.0 - self._draw()) / self.rate, self._arrive)
+        if not self.callers:
+            self._at(self.now - math.log(1.0 - self._draw()) / self.rate, self._arrive)
         if self.state.acquire() is not True:
             self.refused += 1
+            self._again(0.01)
             return
         if len(self._waiting) >= self.room:
             self._answered(self.now, failed=True, timed=False)
@@ -119,3 +124,8 @@ class Model:
         sample = Sample(self.now, self.now - began, self.state.active, failed, timed)
         self.state.heard(sample, self._draw)
         self.state.release()
+        self._again(0.0)
+
+    def _again(self, pause: float) -> None:
+        if self.callers:
+            self._at(self.now + pause, self._arrive)

@@ -236,12 +236,24 @@ def test_drops_after_progress_do_not_open_the_breaker():
 def test_a_committed_stream_is_not_repeated_unless_it_can_resume():
     call = begin(hf.Retry(3))
     call.next(0)
-    call.committed(resumable=False)
+    call.committed(0.0, resumable=False)
     assert call.failed(0, DROP).reason == "committed"
     resumed = begin(hf.Retry(3))
     resumed.next(0)
-    resumed.committed(resumable=True)
+    resumed.committed(0.0, resumable=True)
     assert isinstance(resumed.failed(0, DROP), Wait)
+
+
+def test_the_duration_of_a_stream_is_the_time_to_its_first_item():
+    shape = compile_shape([hf.Retry(3)])
+    lane = Lane(shape, "")
+    for _ in range(20):
+        call = begin(hf.Retry(3), lane=lane)
+        call.next(0)
+        call.committed(0.25, resumable=False)
+        call.committed(30.0, resumable=False)
+        call.succeeded(60.0)
+    assert lane.durations.median() == 0.25
 
 
 # -- permits -----------------------------------------------------------------------------

@@ -371,6 +371,26 @@ def test_an_attempt_fails_when_all_its_copies_have():
     assert (again.no, again.hedge_after) == (2, 1)
 
 
+def test_each_copy_that_is_throttled_slows_an_adaptive_rate_down():
+    busy = Verdict(hf.THROTTLED, Sent.YES, "http 429")
+    rates = []
+    for failing in ((), (0,), (0, 1)):
+        bench = Bench(hf.Retry(2), ALWAYS, hf.RateLimit.adaptive())
+        bench.succeed(*[0.1] * 9)
+        call, _ = bench.attempt()
+        call.hedge(1)
+        for copy in failing:
+            waits = call.copy_failed(2, copy, busy)
+            assert waits == (copy == 0)
+        if len(failing) < 2:
+            call.won(2, 1)
+            call.succeeded(2)
+        else:
+            call.failed(2, busy)
+        rates.append(bench.lane.rate.rate or math.inf)
+    assert rates[0] > rates[1] > rates[2]
+
+
 @pytest.mark.parametrize("copy", [0, 1])
 def test_what_all_copies_would_be_told_ends_the_attempt_at_once(copy):
     bench, call = hedged()

@@ -159,12 +159,16 @@ def _plan(text: str, args: argparse.Namespace) -> Plan:
 NAMES: dict[str, Any] = {
     name: getattr(hf, name)
     for name in (
-        "Breaker", "Budget", "Bulkhead", "ClientThrottle", "Constant", "Deadline", "Decorrelated",
-        "Exponential", "Fallback", "Hedge", "Linear", "RateLimit", "Retry", "Timeout",
+        "AdaptiveBulkhead", "Breaker", "Budget", "Bulkhead", "ClientThrottle", "Constant",
+        "Deadline", "Decorrelated", "Exponential", "Fallback", "Hedge", "Linear", "RateLimit",
+        "Retry", "Timeout",
         *hf.Kind.__members__,
     )
 }  # fmt: skip
 """What may be named in an expression, with or without `hf.` before it."""
+
+MAKERS = {"Budget": ("concurrent", "ratio", "switch"), "RateLimit": ("adaptive",)}
+"""Other ways to make one of these."""
 
 
 def _read(text: str) -> list[Any]:
@@ -195,8 +199,8 @@ def _value(node: ast.expr) -> Any:  # noqa: ANN401 - an option may be of any typ
             if name in NAMES:
                 return NAMES[name]
             raise SyntaxError(f"`{name}` is no strategy, backoff, budget or kind")
-        case ast.Attribute(value=ast.Name(id="Budget"), attr="concurrent" | "ratio" | "switch"):
-            return getattr(hf.Budget, node.attr)
+        case ast.Attribute(value=ast.Name(id=owner), attr=name) if name in MAKERS.get(owner, ()):
+            return getattr(NAMES[owner], name)
         case ast.Call(func=func, args=args, keywords=keywords) if all(k.arg for k in keywords):
             named = {str(word.arg): _value(word.value) for word in keywords}
             return _value(func)(*map(_value, args), **named)

@@ -21,7 +21,8 @@ that brings no more throughput is not raised, it is lowered, until throughput do
 
 `base` falls with whatever is faster, and is measured anew now and then in a window with fewer
 calls in flight, as few as should leave nothing waiting: measured under full load it would
-creep up to what overload looks like, and the limit with it.
+creep up to what overload looks like, and the limit with it. If as much gets done in that window,
+the lower limit stays: nothing tells more than an experiment.
 
 Sources: Brakmo and Peterson, "TCP Vegas"; Netflix, concurrency-limits (Vegas, Gradient2,
 AIMD); failsafe-go's adaptive limiter for the idea of correlating load and throughput.
@@ -30,34 +31,27 @@ AIMD); failsafe-go's adaptive limiter for the idea of correlating load and throu
 from __future__ import annotations
 
 import math
-from array import array
-from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from holdfast.core.bulkhead import Bulkhead, BulkheadState
 from holdfast.core.checks import one_of, positive, whole
+from holdfast.core.samples import FEWEST, FOLLOWS, Trend, Window
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from holdfast.core.bulkhead import Ticket
+    from holdfast.core.samples import Look, Sample
 
-SHORTEST = 1.0
-LONGEST = 30.0
-FEWEST = 50
-"""A window: seconds at least and at most, answers at least."""
-
-_KEPT = 256  # durations of one window; of more, every second, fourth, ... is kept
 _ROOM = 5.0  # the limit may be this many times what was in flight: room for a burst
 _BASE_WEIGHT = 2.0 / 11.0  # of a moving average over ten windows
 _LONG_WEIGHT = 2.0 / 601.0  # ... over 600
 _PROBE_EVERY = 30.0  # rounds of L answers
 _PROBE_FEWEST = 20.0 * FEWEST  # answers, at small limits
 _PROBE_SHARE = 0.8  # of the limit, at most, while `base` is measured anew
-_TREND = 12  # windows that the guard looks back on
-_TREND_FEWEST = 5
-_FOLLOWS = 0.3  # throughput follows the load if it grows at least that much as fast
+_PROBE_TELLS = 0.1  # the load must have fallen by more for the throughput to tell anything
+_USED = 0.8  # of the limit: with fewer in flight it was not the limit that made the difference
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,120 +91,6 @@ class LimitChange(NamedTuple):
     why: str
 
 
-class Sample(NamedTuple):
-    """One answer.
-
-    in_flight: when it came, itself included.  failed: it says that the backend is not well.
-    timed: `seconds` is how long the backend took, or longer than anybody waits.
-    """
-
-    now: float
-    seconds: float
-    in_flight: int
-    failed: bool
-    timed: bool
-
-
-class Look(NamedTuple):
-    """What a window of samples says. load: mean number in flight; peak: the most."""
-
-    p90: float
-    mean: float
-    load: float
-    peak: int
-    throughput: float
-
-
-class Window:
-    """Samples until there are enough for a look, of bounded size."""
-
-    __slots__ = ("_answers", "_began", "_good", "_load", "_next", "_peak", "_stride", "_times")
-
-    def __init__(self) -> None:
-        self._times = array("d")
-        self._began = -math.inf
-        self._start(-math.inf)
-
-    def _start(self, now: float) -> None:
-        self._began = now
-        del self._times[:]
-        self._answers = self._good = self._load = self._peak = 0
-        self._stride = self._next = 1
-
-    def add(self, sample: Sample) -> Look | None:
-        """Take a sample; return what the window says if it is full, and begin the next."""
-        now = sample.now
-        if now - self._began > LONGEST:  # too few answers to say anything; or the first of all
-            self._start(now - sample.seconds if self._began == -math.inf else now)
-        self._answers += 1
-        self._good += not sample.failed
-        self._load += sample.in_flight
-        self._peak = max(self._peak, sample.in_flight)
-        if sample.timed and now - sample.seconds >= self._began:
-            self._keep(sample.seconds)
-        if now - self._began < SHORTEST or len(self._times) * self._stride < FEWEST:
-            return None
-        look = self._look(now)
-        self._start(now)
-        return look
-
-    def _keep(self, seconds: float) -> None:
-        self._next -= 1
-        if self._next:
-            return
-        self._times.append(seconds)
-        if len(self._times) >= _KEPT:
-            self._times = self._times[::2]
-            self._stride *= 2
-        self._next = self._stride
-
-    def _look(self, now: float) -> Look:
-        times = sorted(self._times)
-        return Look(
-            p90=times[math.ceil(len(times) * 0.9) - 1],
-            mean=math.fsum(times) / len(times),
-            load=self._load / self._answers,
-            peak=self._peak,
-            throughput=self._good / (now - self._began),
-        )
-
-
-class Trend:
-    """Whether throughput follows the load, over the last windows.
-
-    A backend with room gives half as much again when half as much again is asked of it at
-    once: elasticity 1. One that is full gives the same: elasticity 0, and by Little's law
-    latency grows instead. That is a regression, and it is heeded only if the load varied
-    enough for it to mean something.
-    """
-
-    __slots__ = ("_points",)
-
-    def __init__(self) -> None:
-        self._points: deque[tuple[float, float]] = deque(maxlen=_TREND)
-
-    def add(self, load: float, throughput: float) -> None:
-        """Take one window."""
-        self._points.append((load, throughput))
-
-    def is_flat(self) -> bool:
-        """Say whether more in flight has brought no more throughput, with some confidence."""
-        n = len(self._points)
-        if n < _TREND_FEWEST:
-            return False
-        load = math.fsum(x for x, _ in self._points) / n
-        throughput = math.fsum(y for _, y in self._points) / n
-        spread = math.fsum((x - load) ** 2 for x, _ in self._points)
-        if spread < n * (0.01 * load) ** 2:
-            return False
-        if not throughput > 0.0:
-            return True  # nothing good came of it at all
-        slope = math.fsum((x - load) * (y - throughput) for x, y in self._points) / spread
-        rest = math.fsum((y - throughput - slope * (x - load)) ** 2 for x, y in self._points)
-        doubt = math.sqrt(rest / (n - 2) / spread)
-        return (slope + doubt) * load / throughput < _FOLLOWS
-
-
 class Law(Protocol):
     """Turns samples into limits."""
 
@@ -227,14 +107,15 @@ def _step(limit: float) -> float:
 class Vegas:
     """By how many calls wait in the backend, told from latency with and without load."""
 
-    __slots__ = ("_base", "_countdown", "_resume", "_trend", "_window", "why")
+    __slots__ = ("_base", "_countdown", "_probe", "_trend", "_window", "why")
 
     def __init__(self) -> None:
         self._window = Window()
         self._trend = Trend()
         self._base = math.inf
         self._countdown = math.inf  # answers until `base` is measured anew
-        self._resume = 0.0  # the limit to go on with after that; 0: it is not being measured
+        # While it is being measured: the limit to go on with, and the look before it was lowered.
+        self._probe: tuple[float, Look] | None = None
         self.why = ""
 
     def sample(self, limit: float, sample: Sample, draw: Callable[[], float]) -> float:
@@ -246,19 +127,28 @@ class Vegas:
         if self._countdown == math.inf:
             self._countdown = self._pause(limit, draw)
         self._trend.add(look.load, look.throughput)
-        if self._resume:
-            limit, self._resume = self._resume, 0.0
-            self._base = look.p90
-            self.why = "measured"
-            return limit
+        if self._probe is not None:
+            return self._measured(limit, look, *self._probe)
         if look.p90 < self._base:
             faster = self._base == math.inf
             self._base = look.p90 if faster else self._base + _BASE_WEIGHT * (look.p90 - self._base)
         if self._countdown <= 0 and limit >= 2.0:
             self._countdown = self._pause(limit, draw)
-            self._resume, self.why = limit, "measuring"
-            return max(1.0, limit * min(_PROBE_SHARE, self._base / look.p90))
+            self._probe, self.why = (limit, look), "measuring"
+            return max(1.0, min(limit, look.peak) * min(_PROBE_SHARE, self._base / look.p90))
         return self._decide(limit, look)
+
+    def _measured(self, limit: float, look: Look, resume: float, before: Look) -> float:
+        """Go back to the limit before, unless fewer calls at once gave as much."""
+        self._probe = None
+        self._base = look.p90
+        less = 1.0 - look.load / before.load
+        lost = 1.0 - look.throughput / before.throughput if before.throughput else 0.0
+        if less > _PROBE_TELLS and lost < FOLLOWS * less:
+            self.why = "no gain"
+            return limit
+        self.why = "measured"
+        return resume
 
     def _decide(self, limit: float, look: Look) -> float:
         waiting = math.ceil(limit * (1.0 - self._base / look.p90))
@@ -266,7 +156,7 @@ class Vegas:
         if waiting > max(3.0, 6.0 * log) or limit > _ROOM * look.peak + _step(limit):
             self.why = "waiting" if waiting > max(3.0, 6.0 * log) else "unused"
             return limit - _step(limit)
-        if self._trend.is_flat():
+        if look.peak >= _USED * limit and self._trend.is_flat():
             self.why = "no gain"
             return limit - _step(limit)
         if waiting < max(1.5, 3.0 * log) and limit < _ROOM * look.peak:
@@ -306,7 +196,7 @@ class Gradient:
         if look.peak < limit / 2.0:
             return limit
         after = 0.8 * limit + 0.2 * (gradient * limit + 4.0)
-        if after > limit and self._trend.is_flat():
+        if after > limit and look.peak >= _USED * limit and self._trend.is_flat():
             self.why = "no gain"
             return limit - _step(limit)
         self.why = "room" if after > limit else "waiting"

@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias, TypedDict
 
 from holdfast.core import events
+from holdfast.core.adaptive import LimitChange
 from holdfast.core.breaker import Change, Permit, Result, State
 from holdfast.core.deadline import TICK
 from holdfast.core.errors import (
@@ -35,6 +36,7 @@ from holdfast.core.errors import (
     RateLimited,
     Rejected,
 )
+from holdfast.core.feedback import heard_answer, heard_failure, heard_success, limit_event
 from holdfast.core.hedge import Copies, enter_at_once, hedge_after, is_final
 from holdfast.core.retry import Request, Rule, gate, most_retries
 from holdfast.core.retry_after import combine
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
     from holdfast.core.bulkhead import Ticket
     from holdfast.core.deadline import Scope
     from holdfast.core.policy import Lane, Shape
+    from holdfast.core.retry_after import Headers
 
 
 class Labels(TypedDict):
@@ -138,6 +141,7 @@ Step: TypeAlias = Attempt | Wait | GiveUp
 
 _FAILURES = Kind.CONNECT | Kind.TRANSIENT | Kind.TIMEOUT | Kind.UNKNOWN
 _OVERLOAD = Kind.CONNECT | Kind.TRANSIENT | Kind.TIMEOUT | Kind.THROTTLED | Kind.CONCURRENCY
+_EARLY = 1e-8  # seconds that a loop may wake a task early: its clock's resolution, and rounding
 _KEPT_VERDICTS = 100  # a download may make thousands of attempts with progress between them
 _CIRCUIT_EVENTS = {
     State.OPEN: events.CircuitOpened,
@@ -161,8 +165,9 @@ class Call:
     """One logical call. See the module's text."""
 
     __slots__ = (
-        "_advanced", "_attempt_at", "_budget_ends", "_copies", "_cost", "_due", "_held", "_lane",
-        "_last_u", "_layers", "_name", "_retries", "_shape", "_ticket", "_u", "_wait_why",
+        "_advanced", "_attempt_at", "_budget_ends", "_copies", "_cost", "_due", "_first_item_at",
+        "_held", "_lane", "_last_u", "_layers", "_name", "_retries", "_shape", "_ticket", "_u",
+        "_wait_why",
         "attempts", "call_id", "expires", "nested", "outbox", "phase", "reason", "request",
         "resumable", "retry_after", "reused", "started", "verdicts", "waited", "watched",
     )  # fmt: skip
@@ -211,6 +216,7 @@ class Call:
         self._wait_why = ""
         self._ticket: Ticket | None = None
         self._attempt_at = now
+        self._first_item_at: float | None = None  # of the attempt at hand, if it is a stream
         self._advanced = False  # the attempt at hand made progress
         self._copies: Copies | None = None  # of the attempt at hand, once it is hedged
         lane.budget.started(now)
@@ -237,7 +243,7 @@ class Call:
                 return Wait(self.expires - now, "bulkhead", ticket)
             self._ticket = None
             self._held.append(None)
-        elif now < self._due:
+        elif now < self._due - _EARLY:
             return Wait(self._due - now, self._wait_why)
         if self._budget_ends:
             return self._give_up("budget", now)
@@ -255,6 +261,7 @@ class Call:
         self._go(Input.ADMITTED)
         self.attempts += 1
         self._attempt_at = now
+        self._first_item_at = None
         self._advanced = False
         left = self.expires - now
         limit = self._shape.limit
@@ -389,7 +396,9 @@ class Call:
         if copies is None:
             return False
         result = Result.NEUTRAL if self._advanced else result_of(verdict)
-        began = self._leave_copy(copies, copy, result, now, verdict)
+        began = copies.out[copy][0] if copy else self._attempt_at
+        self._hear_failure(now, now - began, verdict, result)
+        self._leave_copy(copies, copy, result, now, verdict)
         if self.watched:
             self._say_attempt(now, verdict.kind.name or "", verdict, copy, began)
         if is_final(verdict) or not (copies.first or copies.out):
@@ -423,7 +432,7 @@ class Call:
         """Take the success of the attempt: the call is done."""
         self._go(Input.SUCCEEDED)
         copies, self._copies = self._copies, None
-        ended = now
+        ended = now if self._first_item_at is None else self._first_item_at
         copy = 0
         began = self._attempt_at
         lane = self._lane
@@ -437,6 +446,8 @@ class Call:
             self._lose(copies, now, first=copy > 0)
         seconds = ended - self._attempt_at
         lane.measured(seconds)
+        if self._shape.learns:
+            self._say_limits(now, heard_success(lane, now, seconds, self._u))
         self._settle(0, Result.OK, seconds, now)
         lane.budget.ended(self._cost, ok=True)
         if self.watched:
@@ -463,11 +474,20 @@ class Call:
         # What gave something before it broke is not down: a download of fifty drops that
         # advances each time must not open its own breaker.
         result = Result.NEUTRAL if self._advanced else result_of(verdict)
+        if copies is None or copies.first:  # else each copy was heard as it failed
+            self._hear_failure(now, seconds, verdict, result)
         self._settle(len(self._shape.outer), result, seconds, now, verdict)
         lane.budget.failed()
         if committed and not self.resumable:
             return self._give_up("committed", now)
         return self._repeat(now, verdict, error)
+
+    def _hear_failure(self, now: float, seconds: float, verdict: Verdict, result: Result) -> None:
+        lane = self._lane
+        if self._shape.learns or lane.rate.learns:
+            unwell = result is Result.FAILED
+            heard = heard_failure(lane, now, seconds, self._u, verdict=verdict, failed=unwell)
+            self._say_limits(now, heard)
 
     def _repeat(self, now: float, verdict: Verdict, error: BaseException | None) -> Step:
         """Decide in this order: gate, `on`, attempts, budget, deadline; the first no ends it."""
@@ -517,13 +537,35 @@ class Call:
         self._say_wait(now, step)
         return step
 
+    @property
+    def learns(self) -> bool:
+        """Whether `answered` is of any use."""
+        return self._lane.rate.learns
+
+    def answered(self, now: float, headers: Headers | None, now_wall: float | None = None) -> None:
+        """Take the headers of an answer, good or bad: the rate limit learns from them.
+
+        To be told as soon as they are there, once per answer, in any phase. headers: a mapping
+        or pairs, names in any case, text or bytes; an iterator is not rewound.  now_wall:
+        seconds since the epoch, for a reset that is a time of day.
+        """
+        if self.learns:
+            news = heard_answer(self._lane, now, headers, now_wall)
+            if news is not None:
+                self._say_limits(now, [news])
+
     def progressed(self) -> None:
         """Start the attempts and the backoff afresh; deadline and budget go on."""
         self._retries = 0
         self._advanced = True
 
-    def committed(self, *, resumable: bool) -> None:
-        """Note that the first item of a stream went out: no repetition from the start."""
+    def committed(self, now: float, *, resumable: bool) -> None:
+        """Note that an item of a stream went out: no repetition from the start.
+
+        The attempt took until its first item; how long the rest is read is up to the reader.
+        """
+        if self.phase is Phase.ATTEMPT:
+            self._first_item_at = now
         self._go(Input.COMMIT)
         self.resumable = resumable
 
@@ -666,6 +708,13 @@ class Call:
                     budget_left=left if left < math.inf else None,
                 )
             )
+
+    def _say_limits(self, now: float, heard: list[LimitChange | Ticket]) -> None:
+        for item in heard:
+            if not isinstance(item, LimitChange):
+                self._wake(item)
+            elif self.watched:
+                self.outbox.append(limit_event(item, self._labels(now)))
 
     def _say_changes(self, now: float) -> None:
         changes = self._lane.breaker.changes

@@ -91,7 +91,7 @@ class AdaptiveRate(LearningRate):
 
     def __init__(self, options: AdaptiveRateLimit) -> None:
         super().__init__(None)
-        self.slack = self.own_slack = _IDLE_SLACK
+        self.slack = _IDLE_SLACK
         self._cubic = Cubic(options)
         self._measured = Measured()
         self._least = options.least
@@ -109,22 +109,28 @@ class AdaptiveRate(LearningRate):
         """Answers per second, as measured."""
         return self._measured.rate
 
-    def answered(self, now: float, *, throttled: bool) -> tuple[float | None, float] | None:
-        """Take an answer. Returns (rate before, rate now) of a cut, else None."""
+    def succeeded(self, now: float) -> None:
+        """Take a success: the rate grows by the curve."""
+        measured = self._measured.add(now)
+        self._allow(self._cubic.grown(now), measured)
+        if self.enabled:
+            self._use(now)
+
+    def throttled(self, now: float) -> tuple[float | None, float]:
+        """Take a throttled answer; return the rate before it, if there was one, and now."""
         measured = self._measured.add(now)
         before = self.allowed if self.enabled else None
-        if throttled:
-            rate = self._cubic.cut(now, measured if before is None else min(measured, before))
-        else:
-            rate = self._cubic.grown(now)
-        self.allowed = max(min(rate, 2.0 * measured), self._least)
-        if throttled or self.enabled:
-            self._use(now)
-        return (before, self.allowed) if throttled else None
+        rate = measured if before is None else min(measured, before)
+        self._allow(self._cubic.cut(now, rate), measured)
+        self._use(now)
+        return before, self.allowed
 
     def counted(self, now: float) -> None:
         """Take an answer that says nothing about rates: a failure of another kind."""
         self._measured.add(now)
+
+    def _allow(self, rate: float, measured: float) -> None:
+        self.allowed = max(min(rate, 2.0 * measured), self._least)
 
     def _use(self, now: float) -> None:
         """Make the bucket one of `allowed`, with the tokens that it has; of the first, none.
@@ -133,18 +139,19 @@ class AdaptiveRate(LearningRate):
         """
         interval = 1.0 / self.allowed
         slack = max(1.0, interval)
-        old = self.interval
+        old, server = self.interval, self._server
         # Straight line from here on: see `take`.
-        ahead = self.tat - now - self.own_slack
+        ahead = (self.tat if server is None else server.own) - now - self.slack
         if ahead > 0.0:  # slots are given out up to then, or the server has named that time
             ahead += slack
         else:
             ahead = slack + ahead / old * interval if old else slack  # as many tokens as before
             if ahead < 0.0:  # noqa: PLR1730 - `max` would be a call
                 ahead = 0.0
-        self.tat = now + ahead
+        if server is None:
+            self.tat = now + ahead
+        else:
+            server.own = now + ahead
         self.interval = interval
-        self.own_slack = slack
-        if self._server is None:
-            self.slack = slack
+        self.slack = slack
         self.enabled = True

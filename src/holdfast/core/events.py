@@ -118,6 +118,20 @@ class CircuitClosed(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LimitChanged(Event):
+    """A limit that follows the backend is another now.
+
+    what: "concurrency" (calls at once) or "rate" (per second).  before: what it was, or None
+    if there was none.  limit: what it is.  why: in words, from a fixed set.
+    """
+
+    what: str
+    before: float | None
+    limit: float
+    why: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Alert(Event):
     """Something a person should know. One when it starts, one (`cleared`) when it ends."""
 

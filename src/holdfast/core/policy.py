@@ -10,14 +10,21 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from holdfast.core.adaptive import AdaptiveBulkhead, AdaptiveState
 from holdfast.core.breaker import Breaker, BreakerState, NoBreaker
 from holdfast.core.budget import BudgetState, Unlimited
 from holdfast.core.bulkhead import Bulkhead, BulkheadState
+from holdfast.core.cubic import AdaptiveRate
 from holdfast.core.deadline import Deadline, Timeout
 from holdfast.core.fallback import Fallback
 from holdfast.core.hedge import Hedge, HedgeState
 from holdfast.core.matching import Matcher, compile_on
-from holdfast.core.ratelimit import RateLimit, RateLimitState
+from holdfast.core.ratelimit import (
+    AdaptiveRateLimit,
+    LearningRate,
+    RateLimit,
+    RateLimitState,
+)
 from holdfast.core.retry import Retry, Rule
 from holdfast.core.throttle import ClientThrottle, ThrottleState
 from holdfast.core.verdict import Kind
@@ -27,17 +34,32 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 Strategy: TypeAlias = (
-    Deadline | Bulkhead | RateLimit | ClientThrottle | Retry | Hedge | Breaker | Timeout | Fallback
+    Deadline
+    | Bulkhead
+    | AdaptiveBulkhead
+    | RateLimit
+    | AdaptiveRateLimit
+    | ClientThrottle
+    | Retry
+    | Hedge
+    | Breaker
+    | Timeout
+    | Fallback
 )
 
-# The strategies that admit or refuse, by the name of their state in a `Lane`.
+# The strategies that admit or refuse, by the name of their state in a `Lane`. Two of one name
+# are two kinds of the same thing: a policy has one of them.
 ADMISSION: dict[type, str] = {
     Bulkhead: "bulkhead",
+    AdaptiveBulkhead: "bulkhead",
     RateLimit: "rate",
+    AdaptiveRateLimit: "rate",
     ClientThrottle: "throttle",
     Breaker: "breaker",
 }
 
+
+_LEARNING = frozenset((AdaptiveBulkhead, AdaptiveRateLimit))
 
 ENOUGH = 20
 """Durations that make a median; until then every call goes by the full path, to be measured."""
@@ -55,6 +77,7 @@ class Shape:
     whole call and around each attempt.  seconds: of the Deadline; limit: of the Timeout;
     both infinite if absent.  warnings: what is legal but rarely meant.  hedge_from: how many
     of the layers, outer and inner, are entered once per attempt; those after it per copy.
+    learns: a limit follows the results, so each of them has to be heard of.
     """
 
     parts: tuple[Strategy, ...]
@@ -69,10 +92,11 @@ class Shape:
     warnings: tuple[str, ...]
     hedge: Hedge | None
     hedge_from: int
+    learns: bool
 
-    def part(self, kind: type[Any]) -> Any:
-        """Return the strategy of this type, or None."""
-        return next((part for part in self.parts if type(part) is kind), None)
+    def part(self, *kinds: type[Any]) -> Any:
+        """Return the strategy of this type, or of one of these, or None."""
+        return next((part for part in self.parts if type(part) in kinds), None)
 
     @property
     def limited(self) -> bool:
@@ -81,7 +105,8 @@ class Shape:
 
 
 USUAL_ORDER: tuple[type, ...] = (
-    Fallback, Deadline, Bulkhead, RateLimit, Retry, Hedge, ClientThrottle, Breaker, Timeout,
+    Fallback, Deadline, Bulkhead, AdaptiveBulkhead, RateLimit, AdaptiveRateLimit, Retry, Hedge,
+    ClientThrottle, Breaker, Timeout,
 )  # fmt: skip
 """Outer to inner, as most compositions want it."""
 
@@ -89,14 +114,19 @@ USUAL_ORDER: tuple[type, ...] = (
 def with_change(parts: tuple[Strategy, ...], change: Strategy) -> tuple[Strategy, ...]:
     """Return `parts` with `change` in place of its type's strategy, or at its usual place."""
     kinds = [type(part) for part in parts]
-    if type(change) in kinds:
-        at = kinds.index(type(change))
+    slots = [_slot(part) for part in parts]
+    if _slot(change) in slots:
+        at = slots.index(_slot(change))
         return (*parts[:at], change, *parts[at + 1 :])
     if type(change) not in USUAL_ORDER:
         return (*parts, change)  # not a strategy: `compile_shape` says so
     rank = USUAL_ORDER.index(type(change))
     at = next((i for i, kind in enumerate(kinds) if USUAL_ORDER.index(kind) > rank), len(parts))
     return (*parts[:at], change, *parts[at:])
+
+
+def _slot(part: Strategy) -> object:
+    return ADMISSION.get(type(part), type(part))
 
 
 def compile_shape(parts: tuple[Strategy, ...]) -> Shape:
@@ -110,6 +140,10 @@ def compile_shape(parts: tuple[Strategy, ...]) -> Shape:
             )
         if type(part) in seen:
             raise ValueError(f"`policy(...)` takes at most one {type(part).__name__}")
+        other = next((kind for kind in seen if _slot(seen[kind]) == _slot(part)), None)
+        if other is not None:
+            names = f"{other.__name__} or {type(part).__name__}"
+            raise ValueError(f"`policy(...)` takes either {names}, not both")
         seen[type(part)] = part
     retry, deadline, timeout = (seen.get(kind) for kind in (Retry, Deadline, Timeout))
     fallback, hedge = seen.get(Fallback), seen.get(Hedge)
@@ -133,6 +167,7 @@ def compile_shape(parts: tuple[Strategy, ...]) -> Shape:
         warnings=tuple(_order_warnings([type(part) for part in parts])),
         hedge=hedge if isinstance(hedge, Hedge) else None,
         hedge_from=len(_layers(parts[:copied])),
+        learns=not _LEARNING.isdisjoint(seen),
     )
 
 
@@ -164,6 +199,30 @@ def _order_warnings(kinds: list[type]) -> list[str]:
     return found
 
 
+def _bulkhead(part: Bulkhead | AdaptiveBulkhead | None) -> BulkheadState:
+    return AdaptiveState(part) if isinstance(part, AdaptiveBulkhead) else BulkheadState(part)
+
+
+def _rate(part: RateLimit | AdaptiveRateLimit | None) -> RateLimitState:
+    if isinstance(part, AdaptiveRateLimit):
+        return AdaptiveRate(part)
+    return LearningRate(part) if part is not None and part.learn else RateLimitState(part)
+
+
+_BUILDERS: dict[str, tuple[tuple[type, ...], Callable[[Any], Any]]] = {
+    "breaker": ((Breaker,), lambda part: BreakerState(part) if part else NoBreaker()),
+    "bulkhead": ((Bulkhead, AdaptiveBulkhead), _bulkhead),
+    "rate": ((RateLimit, AdaptiveRateLimit), _rate),
+    "throttle": ((ClientThrottle,), lambda part: ThrottleState(part) if part else None),
+    "hedge": ((Hedge,), lambda part: HedgeState(part) if part else None),
+    "budget": (
+        (Retry,),
+        lambda part: part.budget.build() if part and part.budget else Unlimited(),
+    ),
+}
+"""Name in a `Lane` -> the strategies whose state it is, and how it is built from one or None."""
+
+
 class Lane:
     """The state of one key. Not thread-safe: the driver holds the lock, but see `enter`."""
 
@@ -189,20 +248,9 @@ class Lane:
         self.key = key
         self.durations = Durations() if parent is None else parent[1].durations
         self.used = -math.inf
-        builders: dict[str, tuple[type, Callable[[Any], Any]]] = {
-            "breaker": (Breaker, lambda part: BreakerState(part) if part else NoBreaker()),
-            "bulkhead": (Bulkhead, BulkheadState),
-            "rate": (RateLimit, RateLimitState),
-            "throttle": (ClientThrottle, lambda part: ThrottleState(part) if part else None),
-            "hedge": (Hedge, lambda part: HedgeState(part) if part else None),
-            "budget": (
-                Retry,
-                lambda part: part.budget.build() if part and part.budget else Unlimited(),
-            ),
-        }
-        for name, (kind, build) in builders.items():
-            part = shape.part(kind)
-            if parent is not None and part is not None and parent[0].part(kind) is part:
+        for name, (kinds, build) in _BUILDERS.items():
+            part = shape.part(*kinds)
+            if parent is not None and part is not None and parent[0].part(*kinds) is part:
                 setattr(self, name, getattr(parent[1], name))
             else:
                 setattr(self, name, build(part))

@@ -71,7 +71,8 @@ _SPAN_UNITS = {
     "ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0,
 }  # fmt: skip
 _SPAN_PART = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,15})?)(ns|us|µs|ms|s|m|h|d)")
-_PIECES = re.compile(r'"(?:[^"\\]|\\.)*"|[^",;]+|[,;]')
+# A quote that is never closed ends with the text: without that each one would be searched anew.
+_PIECES = re.compile(r'"(?:[^"\\]|\\.)*(?:"|\\?\Z)|[^",;]+|[,;]', re.DOTALL)
 _PLAIN = re.compile(r"(?:x-)?rate-?limit-(limit|remaining|reset)(?:-(.+))?")
 _ANTHROPIC = re.compile(r"anthropic-ratelimit-(.+)-(limit|remaining|reset)")
 _SCOPE_WINDOWS = {"second": 1.0, "minute": 60.0, "hour": 3600.0, "day": 86400.0}

@@ -9,8 +9,8 @@ What a server says of its own limit (`rate_headers`) can only make requests rare
     nothing left until the reset   `tat` moves so far that the next slot is at the reset
     a smaller limit                a second bucket stands beside ours until its window ends
 
-While there are two buckets `slack` is minus infinity. That closes the drivers' fast path,
-which knows one bucket, and costs it nothing.
+While there are two buckets `tat` is infinite and the true one is kept beside the server's. That
+closes the drivers' fast path, which knows one bucket, and costs it nothing.
 """
 
 from __future__ import annotations
@@ -122,85 +122,90 @@ class RateLimitState:
         """Undo one `take` whose slot will not be used."""
         self.tat -= self.interval
 
+    def learn(self, now: float, limits: ServerLimits) -> tuple[float | None, float] | None:  # noqa: ARG002 - see `LearningRate`
+        """Ignore what the server says."""
+        return None
+
+    def hold(self, until: float) -> None:
+        """Ignore until when the server wants to hear nothing."""
+
 
 class _Server:
-    """The server's bucket: one slot per `interval`, without bursts, until `until`."""
+    """The server's bucket: one slot per `interval`, without bursts, until `until`.
 
-    __slots__ = ("interval", "tat", "until")
+    tat: when its next slot is.  own: the `tat` of our own bucket meanwhile.  undo: both before
+    the last `take`.
+    """
 
-    def __init__(self, interval: float, until: float, tat: float) -> None:
-        self.interval, self.until, self.tat = interval, until, tat
+    __slots__ = ("interval", "own", "tat", "undo", "until")
+
+    def __init__(self, interval: float, until: float, tat: float, own: float) -> None:
+        self.interval, self.until = interval, until
+        self.tat, self.own = tat, own
+        self.undo = tat, own
 
 
 class LearningRate(RateLimitState):
-    """A bucket that heeds what the server says of its own.
+    """A bucket that heeds what the server says of its own."""
 
-    `slack` is what the fast path looks at; `own_slack` is ours, whether or not a server's
-    bucket stands beside it.
-    """
-
-    __slots__ = ("_server", "_undo", "own_slack")
+    __slots__ = ("_server",)
 
     learns = True
 
     def __init__(self, options: RateLimit | None) -> None:
         super().__init__(options)
-        self.own_slack = self.slack
         self._server: _Server | None = None
-        self._undo = (0.0, 0.0)  # both `tat`s before the last `take` from two buckets
 
-    def learn(self, now: float, limits: ServerLimits) -> float | None:
-        """Heed what a response says; return the new slots per second if it is news.
+    def learn(self, now: float, limits: ServerLimits) -> tuple[float | None, float] | None:
+        """Heed what a response says; return (slots per second before, now) if it is news.
 
         It never loosens anything but what a server's earlier answer had tightened.
         """
         if limits.wait > 0.0:
             self.hold(now + limits.wait)
-        interval, server = limits.interval, self._server
         if not limits.lasts > 0.0:
             return None
+        before, interval, server = self.rate, limits.interval, self._server
         if interval <= self.interval:  # ours is the smaller one
-            if server is not None:
-                self._forget()
-            return None
-        if server is None:
+            self._forget()
+        elif server is None:
             # The answer that says so has just used a slot of the server's.
-            self._server = _Server(interval, now + limits.lasts, now + interval)
-            self.slack = -math.inf
-            return 1.0 / interval
-        news = server.interval != interval
-        server.interval, server.until = interval, now + limits.lasts
-        return 1.0 / interval if news else None
+            tat = self.tat
+            self.tat = math.inf
+            self._server = _Server(interval, now + limits.lasts, now + interval, tat)
+        else:
+            server.interval, server.until = interval, now + limits.lasts
+        after = self.rate
+        return (before, after) if after is not None and after != before else None
 
     def hold(self, until: float) -> None:
         """Let no slot begin before `until`, and no burst at it: the server's bucket was empty."""
+        self._push(until + self.slack - self.interval)
+
+    def _push(self, tat: float) -> None:
         # Straight line: see `take`.
-        tat = until + self.own_slack - self.interval
-        if tat > self.tat:  # noqa: PLR1730 - the same
+        server = self._server
+        if server is not None:
+            if tat > server.own:  # noqa: PLR1730 - `max` would be a call
+                server.own = tat
+        elif tat > self.tat:
             self.tat = tat
 
     def _forget(self) -> None:
-        self._server = None
-        self.slack = self.own_slack
+        server, self._server = self._server, None
+        if server is not None:
+            self.tat = server.own
 
     @property
     def rate(self) -> float | None:
         """Slots per second, the server's limit included, or None without a limit."""
-        interval = self.interval
-        if self._server is not None:
-            interval = max(interval, self._server.interval)
+        interval = self.interval if self._server is None else self._server.interval
         return 1.0 / interval if interval else None
-
-    def _start(self, now: float) -> float:
-        """Return when the next slot begins by both buckets."""
-        start = max(now, max(now, self.tat) + self.interval - self.own_slack)
-        server = self._server
-        # Where its window ends, the server's bucket ends.
-        return start if server is None else max(start, min(server.tat, server.until))
 
     def wait_time(self, now: float) -> float:
         """Return the seconds until the next slot; 0 if it is free now. Changes nothing."""
-        return self._start(now) - now
+        server = self._server
+        return super().wait_time(now) if server is None else self._start(now, server) - now
 
     def take(self, now: float) -> float:
         """Reserve the next slot and return the seconds to wait for it."""
@@ -209,23 +214,25 @@ class LearningRate(RateLimitState):
             self._forget()
             server = None
         if server is None:
-            tat = self.tat
-            if tat < now:  # noqa: PLR1730 - see the bucket above
-                tat = now
-            tat += self.interval
-            self.tat = tat
-            return max(0.0, tat - now - self.slack)
-        start = self._start(now)
-        self._undo = self.tat, server.tat
+            return super().take(now)
+        start = self._start(now, server)
+        server.undo = server.tat, server.own
         # The slot counts in our bucket from where it begins, or those that had to wait for
         # the server would all be let go at once when its window ends.
-        self.tat = max(start, self.tat) + self.interval
+        server.own = max(start, server.own) + self.interval
         server.tat = max(start, server.tat) + server.interval
         return start - now
 
+    def _start(self, now: float, server: _Server) -> float:
+        """Return when the next slot begins by both buckets."""
+        start = max(now, max(now, server.own) + self.interval - self.slack)
+        # Where its window ends, the server's bucket ends.
+        return max(start, min(server.tat, server.until))
+
     def give_back(self) -> None:
         """Undo the `take` before, whose slot will not be used."""
-        if self._server is None:
-            self.tat -= self.interval
+        server = self._server
+        if server is None:
+            super().give_back()
         else:
-            self.tat, self._server.tat = self._undo
+            server.tat, server.own = server.undo

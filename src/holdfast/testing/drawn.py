@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from holdfast.core.adaptive import AdaptiveBulkhead
 from holdfast.core.backoff import Constant, Decorrelated, Exponential, Linear
 from holdfast.core.breaker import Breaker
 from holdfast.core.budget import Budget
 from holdfast.core.bulkhead import Bulkhead
 from holdfast.core.deadline import Deadline, Timeout
 from holdfast.core.fallback import Fallback
-from holdfast.core.ratelimit import RateLimit
+from holdfast.core.ratelimit import AdaptiveRateLimit, RateLimit
 from holdfast.core.retry import Retry
 from holdfast.core.throttle import ClientThrottle
 from holdfast.core.verdict import CONNECT, THROTTLED, TIMEOUT, TRANSIENT, UNKNOWN
@@ -73,16 +74,28 @@ class Draw:
         """Return a limit between `low` and `high` latencies; some are the same on purpose."""
         return self._latency * low * float((high / low) ** (self._source.between(0, 8) / 8))
 
-    def _bulkhead(self) -> Bulkhead:
+    def _bulkhead(self) -> Bulkhead | AdaptiveBulkhead:
         source = self._source
         limit = source.between(1, 6)
         order = source.choice(("fifo", "fifo", "lifo"))
-        return Bulkhead(limit, queue=source.between(0, 12), order=order)
+        queue = source.between(0, 12)
+        # Mostly "aimd": its limit moves with single failures, the others need hundreds of calls.
+        kind = source.choice((None, None, None, "aimd", "aimd", "aimd", "vegas", "gradient"))
+        if kind is None:
+            return Bulkhead(limit, queue=queue, order=order)
+        return AdaptiveBulkhead(
+            max=limit + source.between(0, 6), start=limit, min=1, kind=kind, queue=queue,
+            order=order, slow_after=self._seconds(2, 20),
+        )  # fmt: skip
 
-    def _rate(self) -> RateLimit:
+    def _rate(self) -> RateLimit | AdaptiveRateLimit:
         source = self._source
         limit = 0.2 / self._latency * 50 ** source.draw()
-        return RateLimit(limit, burst=source.choice((None, 1, 3)))
+        learn = source.draw() < 0.6
+        if source.draw() < 0.4:
+            wmax = source.choice(("before", "after"))
+            return RateLimit.adaptive(least=limit / 10, wmax=wmax, learn=learn)
+        return RateLimit(limit, burst=source.choice((None, 1, 3)), learn=learn)
 
     def _breaker(self) -> Breaker:
         source = self._source

@@ -14,13 +14,14 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from holdfast.core.adaptive import AdaptiveBulkhead
 from holdfast.core.breaker import Breaker
 from holdfast.core.budget import Budget, ConcurrentBudget
 from holdfast.core.bulkhead import Bulkhead
 from holdfast.core.deadline import Deadline, Timeout
 from holdfast.core.errors import Rejected
 from holdfast.core.fallback import Fallback
-from holdfast.core.ratelimit import RateLimit
+from holdfast.core.ratelimit import AdaptiveRateLimit, RateLimit
 from holdfast.core.retry import Retry
 from holdfast.core.verdict import CONCURRENCY, THROTTLED, Kind
 from holdfast.runtime.policy import Policy, policy
@@ -39,7 +40,7 @@ NEAR = 1e-6
 """Seconds within which two moments are one."""
 
 _EVENTS = {"Attempt": "attempts", "GaveUp": "surrenders", "Refused": "refusals"}
-_INSIDE_MAY_WAIT = (Bulkhead, RateLimit)
+_INSIDE_MAY_WAIT = (Bulkhead, AdaptiveBulkhead, RateLimit, AdaptiveRateLimit)
 
 
 @dataclass(slots=True, eq=False)
@@ -114,7 +115,11 @@ class Guard:
         self.at_next_release: list[Callable[[], object]] = []
         self._unsure = 0
         self._keys: defaultdict[str, _Truth] = defaultdict(_Truth)
-        self._bulkhead = self.part(Bulkhead)
+        bulkhead, self._adaptive = self.part(Bulkhead), self.part(AdaptiveBulkhead)
+        # A limit that follows the backend may fall while more are in flight, but not above.
+        self._at_once = bulkhead.limit if bulkhead else math.inf
+        if self._adaptive is not None:
+            self._at_once = self._adaptive.max
         self._breaker = self.part(Breaker)
         self._rate = self.part(RateLimit)
         retry = self.part(Retry)
@@ -126,7 +131,7 @@ class Guard:
             kind in _INSIDE_MAY_WAIT or kind is Retry for kind in inside[Breaker]
         )
         self._rate_exact = RateLimit in inside and not (
-            Bulkhead in inside[RateLimit] or Retry in inside[RateLimit]
+            {Bulkhead, AdaptiveBulkhead, Retry}.intersection(inside[RateLimit])
         )
 
     def part(self, kind: type[T]) -> T | None:
@@ -154,8 +159,7 @@ class Guard:
         if not call.safe and call.maybe_sent:
             self.sim.violation("sent twice", f"call {call.number} of {name}")
         truth.in_flight += 1
-        if self._bulkhead is not None:
-            check(truth.in_flight <= self._bulkhead.limit, "bulkhead exceeded", name)
+        check(truth.in_flight <= self._at_once, "bulkhead exceeded", name)
         if self._breaker_exact:
             self._check_admission(call, truth)
         # Whose slot came while the machine slept goes at once when it wakes: with all the others.
@@ -279,12 +283,24 @@ class Guard:
             for what in ("active", "queued", "probes"):
                 check(state[what] == 0, "permits left", f"{self.name}: {what} {state[what]}")
             check(self._keys[key].in_flight == 0, "attempt left", self.name)
+            self._check_limits(state)
             left, budget = state["budget"], self._budget
             if isinstance(budget, Budget):
                 assert isinstance(left, float | int)  # noqa: S101 - tells the type checker
                 check(0 <= left <= budget.capacity, "budget", f"{self.name}: {left}")
             elif isinstance(budget, ConcurrentBudget) and not budget.shared:
                 check(left == budget.floor, "budget", f"{self.name}: {left}")
+
+    def _check_limits(self, state: dict[str, object]) -> None:
+        """Check that limits which follow the backend are within their bounds."""
+        limit, rate, check = state["limit"], state["rate"], self.sim.check
+        adaptive, curve = self._adaptive, self.part(AdaptiveRateLimit)
+        if adaptive is not None:
+            assert isinstance(limit, int)  # noqa: S101 - tells the type checker
+            check(adaptive.min <= limit <= adaptive.max, "limit", f"{self.name}: {limit}")
+        if curve is not None and not curve.learn and rate is not None:
+            assert isinstance(rate, float)  # noqa: S101 - tells the type checker
+            check(rate >= curve.least - NEAR, "rate", f"{self.name}: {rate:g}")
 
     def compare(self) -> None:
         """Check that what the policy said is what happened. Only if somebody listened."""

@@ -231,6 +231,20 @@ class Load:
             seconds = self.patience
         return kind, seconds, size
 
+    def headers(self, source: SeededRandom) -> dict[str, str]:
+        """Return what an answer says of the server's rate limit; mostly nothing."""
+        scale, left = self.latency * 10 ** (3 * source.draw()), source.between(0, 3)
+        quota = f'"a";r={left};t={scale:.9f}'
+        return source.choice(
+            (
+                {},
+                {"RateLimit": quota},
+                {"RateLimit": quota, "RateLimit-Policy": f'"a";q={left + 1};w={scale:.9f}'},
+                {"Retry-After": f"{scale:.9f}"},
+                {"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": "never"},
+            )
+        )
+
     def end_of(self, first: int) -> tuple[int, Decision | None]:
         """Return where a stream that begins at item `first` ends, and why."""
         fault = self.sim.faults.at("item", self.sim.clock.monotonic())

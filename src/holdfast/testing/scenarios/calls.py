@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
+from holdfast.runtime.base import answered
 from holdfast.runtime.scope import deadline
 from holdfast.testing.simulation import Scenario, Sim
 from holdfast.testing.workload import (
@@ -102,11 +103,11 @@ class Program(Load):
         """Use the block form, half of the time for what must not be sent twice."""
         call.safe = source.draw() < 0.5
         value: object = None
-        async for attempt in guard.policy.attempts(
-            key=call.key, method="GET" if call.safe else "POST"
-        ):
+        attempts = guard.policy.attempts(key=call.key, method="GET" if call.safe else "POST")
+        async for attempt in attempts:
             with attempt:
                 value = await self.attempt(call, guard)
+                answered(attempts.call, self.headers(source))
         return value
 
     async def left(self, call: Logical, guard: Guard, _: SeededRandom) -> object:

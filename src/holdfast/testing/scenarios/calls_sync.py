@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from holdfast.core.verdict import Kind
+from holdfast.runtime.base import answered
 from holdfast.runtime.clock import clock
 from holdfast.runtime.scope import deadline, remaining
 from holdfast.testing.simulation import Scenario, Sim
@@ -97,9 +98,11 @@ class Program(Load):
         """Use the block form, half of the time for what must not be sent twice."""
         call.safe = source.draw() < 0.5
         value: object = None
-        for attempt in guard.policy.attempts(key=call.key, method="GET" if call.safe else "POST"):
+        attempts = guard.policy.attempts(key=call.key, method="GET" if call.safe else "POST")
+        for attempt in attempts:
             with attempt:
                 value = self.attempt(call, guard)
+                answered(attempts.call, self.headers(source))
         return value
 
     def left(self, call: Logical, guard: Guard, _: SeededRandom) -> object:
