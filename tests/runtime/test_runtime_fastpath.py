@@ -249,6 +249,27 @@ def test_a_closed_call_leaves_its_own_scope_and_no_other(key):
     assert policy.state("k" if key else "")["active"] == 0
 
 
+@pytest.mark.parametrize("parts", [(hf.Breaker(window=30),), ()], ids=["breaker", "none"])
+@pytest.mark.parametrize("key", [None, lambda _: "k"], ids=["one state", "keyed"])
+def test_one_call_per_bucket_is_measured_once_there_are_twenty(parts, key):
+    policy = hf.policy(hf.Retry(2), *parts, key=key)
+    full = []
+    begin = policy._begin
+    policy._begin = lambda *args: full.append(clock.now) or begin(*args)
+    with hf.testing.clock() as clock:
+        for _ in range(15):
+            policy.outcome(_raise_value_error)  # no success: no duration
+        for _ in range(100):
+            policy.call(int)
+        first = len(full)
+        for _ in range(1000):
+            clock.advance(0.03)  # ten buckets of 3 s in all
+            policy.call(int)
+    later = len(full) - first
+    # Fifteen of the first twenty gave no duration, so the next bucket asks for that many more.
+    assert (first, later) == (20, 15 + 9)
+
+
 def test_a_crowd_keeps_to_the_fast_path():
     """Calls in flight must not disturb one another, nor wait for the first to succeed."""
 

@@ -31,7 +31,8 @@ PATIENCE = 10
 class Hub:
     """Subscribers and the ring of the latest events. Thread-safe.
 
-    watched: somebody wants each event as an object, which closes the drivers' fast path.
+    watched: somebody wants each event as an object; then what the drivers' fast path began
+    ends by the full path, which builds them.
     ring: where recordings collect and fast successes are heard, or None. Besides events it is
     given `(policy, key, began, ended)` of successes on the fast path, which cost a tenth of an
     event.

@@ -158,8 +158,8 @@ class Sim:
     def listen(self, *subscribers: Callable[[Event], object]) -> None:
         """Put every event of the hub into the trace, and give it to `subscribers`.
 
-        While somebody listens, policies take their full path; a run that wants their fast path
-        does not.
+        While somebody listens, what policies begin on their fast path ends by the full path; a
+        run that wants all of the fast path does not listen.
         """
         for subscriber in (self.trace.event, *subscribers):
             self.at_end.callback(hub.subscribe(subscriber))

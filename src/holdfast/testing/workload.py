@@ -192,7 +192,7 @@ class Load:
         draw = Draw(sim.random("policies"), self.latency, interrupt=interrupt)
         self.guards = [Guard(sim, f"p{i}", draw.strategies()) for i in range(swarm.whole(1, 4))]
         self.callers = swarm.whole(2, 20)
-        # Half of the seeds have no listener: then policies take their fast path.
+        # Half of the seeds have no listener: then policies take their fast path to its end.
         self.watched = swarm.whole(0, 1) == 1
         if self.watched:
             sim.listen(*(guard.hear for guard in self.guards))
