@@ -237,6 +237,16 @@ class _Connection(_AnyConnection):
         _watch(self, watched, this)
         return sock
 
+    @property
+    def has_connected_to_proxy(self) -> bool:
+        """Whether an error is not one of connecting to the proxy."""
+        # http.client closes a connection that ends before the answer, and urllib3 forgets with
+        # that what it was: its ProxyError would say that nothing was sent.
+        this = current.get()
+        if this is not None and this.connecting is False:
+            return True
+        return super().has_connected_to_proxy
+
     def getresponse(self) -> Any:
         kind: Any = self.response_class
         if isinstance(kind, partial):
