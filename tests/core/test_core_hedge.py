@@ -182,6 +182,18 @@ def test_no_more_copies_than_the_maximum():
     assert [call.hedge(1), call.hedge(2), call.hedge(3)] == [1, 2, None]
 
 
+def test_none_is_sent_once_it_is_decided_or_too_late():
+    bench = Bench(hf.Deadline(5), hf.Hedge(1, max=2, budget=1))
+    bench.succeed(1, 1, 1)
+    call, _ = bench.attempt()
+    assert call.hedge(1) == 1
+    call.won(2, 0)
+    assert call.hedge(2) is None
+    call.succeeded(2)
+    call, _ = bench.attempt()
+    assert call.hedge(5) is None
+
+
 def test_a_hedge_outside_an_attempt_is_a_drivers_mistake():
     call = Bench(ALWAYS).call()
     with pytest.raises(RuntimeError, match="`hedge` in phase NEW"):
@@ -203,15 +215,16 @@ def test_hedges_are_at_most_their_share_of_the_attempts(budget, wanted):
         assert hedges <= budget * attempts + 1e-6
 
 
-def test_every_twentieth_attempt_may_be_hedged_by_default():
-    bench = Bench(hf.Hedge(1))
+@pytest.mark.parametrize(("options", "every"), [({}, 20), ({"budget": 0.1}, 10)])
+def test_of_so_many_attempts_one_may_be_hedged(options, every):
+    bench = Bench(hf.Hedge(1, **options))
     hedged = []
     for no in range(1, 101):
         call, _ = bench.attempt()
         if call.hedge(1):
             hedged.append(no)
         call.succeeded(2)
-    assert hedged == [20, 40, 60, 80, 100]
+    assert hedged == list(range(every, 101, every))  # ten times 0.1 is not quite 1
 
 
 def test_quiet_times_save_up_ten_hedges():
@@ -238,6 +251,10 @@ def test_a_hedge_takes_permits_of_the_layers_inside_only():
     assert call.hedge(1) == 1
     assert bench.active == 2
     bench = Bench(hf.Retry(2), hf.Bulkhead(8), ALWAYS)
+    call, _ = bench.attempt()
+    assert call.hedge(1) == 1
+    assert bench.active == 1
+    bench = Bench(ALWAYS, hf.Bulkhead(8), hf.Retry(2))  # a copy has no retries of its own
     call, _ = bench.attempt()
     assert call.hedge(1) == 1
     assert bench.active == 1
@@ -371,24 +388,19 @@ def test_an_attempt_fails_when_all_its_copies_have():
     assert (again.no, again.hedge_after) == (2, 1)
 
 
-def test_each_copy_that_is_throttled_slows_an_adaptive_rate_down():
+def test_each_copy_that_is_throttled_slows_an_adaptive_rate_down_once():
     busy = Verdict(hf.THROTTLED, Sent.YES, "http 429")
-    rates = []
-    for failing in ((), (0,), (0, 1)):
-        bench = Bench(hf.Retry(2), ALWAYS, hf.RateLimit.adaptive())
-        bench.succeed(*[0.1] * 9)
-        call, _ = bench.attempt()
-        call.hedge(1)
-        for copy in failing:
-            waits = call.copy_failed(2, copy, busy)
-            assert waits == (copy == 0)
-        if len(failing) < 2:
-            call.won(2, 1)
-            call.succeeded(2)
-        else:
-            call.failed(2, busy)
-        rates.append(bench.lane.rate.rate or math.inf)
+    bench = Bench(hf.Retry(2), ALWAYS, hf.RateLimit.adaptive())
+    bench.succeed(*[0.1] * 9)
+    call, _ = bench.attempt()
+    call.hedge(1)
+    rates = [math.inf]
+    for copy in (0, 1):
+        assert call.copy_failed(2, copy, busy) == (copy == 0)
+        rates.append(bench.lane.rate.rate)
     assert rates[0] > rates[1] > rates[2]
+    call.failed(2, busy)
+    assert bench.lane.rate.rate == rates[2]
 
 
 @pytest.mark.parametrize("copy", [0, 1])
