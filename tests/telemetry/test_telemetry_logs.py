@@ -93,6 +93,13 @@ def fail():
             "INFO",
             "api: attempt 1 is sent once more after 0.5 s",
         ),
+        (
+            events.LimitChanged(
+                time=0, policy="api", what="rate", before=None, limit=2.5, why="throttled"
+            ),
+            "INFO",
+            "api: the rate limit is now 2.5: throttled",
+        ),
         (events.Alert(time=0, name="a", text="b"), "ERROR", "holdfast: alert a: b"),
         (
             events.Alert(time=0, name="a", text="b", cleared=True),

@@ -98,7 +98,10 @@ def test_resumes_unclassified_types_and_the_version_are_there(metrics):
     hub.publish(events.Alert(time=0, name="circuit", text="t", cleared=True))
     hub.publish(events.Progress(time=0, bytes=1))
     hub.publish(events.Hedged(time=0, policy="p", no=1, hedge=1, after=0.5, budget_left=3))
+    limit = {"policy": "p", "what": "rate", "before": None, "limit": 2.5, "why": "throttled"}
+    hub.publish(events.LimitChanged(time=0, **limit))
     value = metrics.value
+    assert value("holdfast_limit", policy="p", what="rate") == 2.5
     assert value("holdfast_download_resumes_total", outcome="accepted", reason="strong-etag") == 1
     assert value("holdfast_download_resumes_total", outcome="declined") == 1
     assert value("holdfast_unclassified_total", policy="p") == 1

@@ -51,6 +51,7 @@ _TEXTS: dict[type[events.Event], str] = {
     events.GaveUp: "gave up: {reason}, attempts: {attempts}, {seconds:.3g} s",
     events.Refused: "refused: {kind}",
     events.Hedged: "attempt {no} is sent once more after {after:.3g} s",
+    events.LimitChanged: "the {what} limit is now {limit:.4g}: {why}",
     events.CircuitOpened: "circuit opened: {why}",
     events.CircuitHalfOpened: "circuit half-open: {why}",
     events.CircuitClosed: "circuit closed: {why}",
@@ -61,7 +62,19 @@ _TEXTS: dict[type[events.Event], str] = {
 }
 
 # What makes two lines the same although their numbers differ.
-_SAME = ("kind", "sent", "reason", "why", "name", "text", "cleared", "type", "rung", "state")
+_SAME = (
+    "kind",
+    "sent",
+    "reason",
+    "why",
+    "name",
+    "text",
+    "cleared",
+    "type",
+    "rung",
+    "state",
+    "what",
+)
 
 
 def level_of(event: events.Event) -> int:

@@ -66,6 +66,10 @@ GAUGES = {
         "Tokens left in the retry budget, as of the last wait.",
         ("policy", "key"),
     ),
+    "holdfast_limit": (
+        "Limits that follow the backend: concurrency (calls at once), rate (per second).",
+        ("policy", "key", "what"),
+    ),
     "holdfast_breaker_state": (
         "State of the circuit breaker: 0 closed, 1 half-open, 2 open, 3 isolated.",
         ("policy", "key"),
@@ -120,6 +124,7 @@ class Metrics:
         self._on(events.GaveUp, self._gave_up)
         self._on(events.Refused, self._refused)
         self._on(events.Hedged, self._hedged)
+        self._on(events.LimitChanged, self._limited)
         self._on(events.CircuitOpened, self._opened)
         self._on(events.CircuitHalfOpened, lambda event: self._moved(event, "half_open"))
         self._on(events.CircuitClosed, lambda event: self._moved(event, "closed"))
@@ -245,6 +250,9 @@ class Metrics:
         self._add("holdfast_hedges_total", event.policy, event.key)
         # If the hedge wins, its own duration says nothing of when the call began.
         self._begin(event.call_id, event.time - event.after)
+
+    def _limited(self, event: events.LimitChanged) -> None:
+        self._gauges["holdfast_limit"].set(event.limit, event.policy, event.key, event.what)
 
     def _opened(self, event: events.CircuitOpened) -> None:
         self._moved(event, "isolated" if event.why.startswith("isolate ") else "open")
