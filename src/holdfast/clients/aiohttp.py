@@ -97,6 +97,7 @@ class Middleware:
                 replayable=body is None or body.replayable,
             ),
             body=body,
+            fast=True,
             keyed=KEY_HEADER in headers,
         )
         exchange.timer = req._timer
