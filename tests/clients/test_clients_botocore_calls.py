@@ -485,8 +485,10 @@ def test_without_an_attempt_nothing_is_held():
     def broken(**_):
         raise RuntimeError("a handler of the user")
 
-    client.meta.events.register("request-created.s3", broken)
-    with pytest.raises(RuntimeError, match="handler"):
-        client.put_object(Bucket="bucket", Key="key", Body=io.BytesIO(b"x"))
-    assert policy.state()["active"] == 0
+    for event in ("request-created.s3", "before-send.s3"):
+        client.meta.events.register_first(event, broken, unique_id=event)
+        with pytest.raises(RuntimeError, match="handler"):
+            client.put_object(Bucket="bucket", Key="key", Body=io.BytesIO(b"x"))
+        assert policy.state()["active"] == 0
+        client.meta.events.unregister(event, unique_id=event)
     client.close()

@@ -54,10 +54,11 @@ C = TypeVar("C")
 
 __all__ = ["attach"]
 
-_FLIGHT = "holdfast.flight"  # in the context of a request
-_PARAMS = "holdfast.params"
+_PARAMS = "holdfast.params"  # in the context of a request
 _OVER = frozenset((Phase.DONE, Phase.GAVE_UP, Phase.ABANDONED))
 
+# The call that is made in this thread. Not in the request: botocore tells its sessions the
+# context of a request only in newer versions (1.36 does not).
 _around: ContextVar[Flight | Single | None] = ContextVar("holdfast.clients.botocore", default=None)
 
 
@@ -161,7 +162,7 @@ class _Session:
         self._inner = inner
 
     def send(self, request: Any) -> Any:
-        flight = (request.context or {}).get(_FLIGHT)
+        flight = _around.get()
         return self._inner.send(request) if flight is None else flight.send(self._inner, request)
 
     def close(self) -> None:
@@ -217,9 +218,7 @@ class _Attached:
                 flight = Single(self, Try(1, outer.left()), outer.exchange.call.expires)
             else:
                 flight = Flight(self, operation_model, request_dict)
-            context = request_dict["context"]
-            context[_FLIGHT] = flight
-            context.setdefault("retries", {})["max"] = self.attempts
+            request_dict["context"].setdefault("retries", {})["max"] = self.attempts
             return flight.fly(make_request, operation_model, request_dict)
 
         return made
@@ -243,17 +242,14 @@ def _lower(headers: Any) -> dict[str, str]:
 
 
 def _before_send(request: Any, **_: Any) -> None:
-    flight = (request.context or {}).get(_FLIGHT)
+    flight = _around.get()
     if flight is not None:
         flight.admit(request)
 
 
-def _needs_retry(request_dict: Any, response: Any, caught_exception: Any, **_: Any) -> int | None:
-    flight = request_dict["context"].get(_FLIGHT)
-    if flight is None:
-        return None
-    decided: int | None = flight.decide(response, caught_exception)
-    return decided
+def _needs_retry(response: Any, caught_exception: Any, **_: Any) -> int | None:
+    flight = _around.get()
+    return None if flight is None else flight.decide(response, caught_exception)
 
 
 def _note_params(params: Any, context: Any, **_: Any) -> None:
@@ -278,10 +274,10 @@ class _Nothing:
 
 
 class Flight:
-    """One logical call: what its attempts know of one another. Lives in the request's context."""
+    """One logical call: what its attempts know of one another."""
 
     __slots__ = (
-        "_complete", "_expires", "_final", "_held", "_last", "_operation", "_request", "_this",
+        "_complete", "_expires", "_held", "_last", "_operation", "_request", "_this",
         "_upload", "attached", "exchange",
     )  # fmt: skip
 
@@ -294,7 +290,6 @@ class Flight:
         self._this: Try | None = None
         self._expires = 0.0
         self._last: tuple[Any, Any] | None = None  # the last response, and what it says
-        self._final: BaseException | None = None  # raised by `admit`
         self._complete = True
         self._held: Held | None = None
         self.exchange = self._exchange()
@@ -344,7 +339,7 @@ class Flight:
             held.close()  # opened, and then something went wrong
         # Errors hold frames, frames hold this, and this may hold them: no cycle may keep a
         # connection until the garbage collector comes.
-        self._held = self._this = self._last = self._final = None
+        self._held = self._this = self._last = None
         self._request = {}
 
     # -- the hooks ---------------------------------------------------------------------------
@@ -360,11 +355,7 @@ class Flight:
             pause(step)
             step = exchange.next()
         if type(step) is GiveUp:
-            try:
-                self._end(step)
-            except BaseException as error:
-                self._final = error
-                raise
+            self._end(step)
             assert self._last is not None
             raise _Instead(self._last)  # after a wait that was the last thing to do
         assert type(step) is Attempt
@@ -405,15 +396,13 @@ class Flight:
     def decide(self, response: tuple[Any, Any] | None, error: Exception | None) -> int | None:
         """Take how the attempt went, and wait for the next: 0; or None if there is none."""
         exchange, this = self.exchange, self._this
+        if this is None or exchange.call.phase is not Phase.ATTEMPT:
+            return None  # it was not admitted; or a handler of the user's was in the way
         if response is None:
-            if error is None or error is self._final:
-                return None
-            if this is None:
-                this = Try(0, 0.0)
+            assert error is not None
             step = exchange.failed(error, this)
             this.error = error
         else:
-            assert this is not None
             following = self._answered(response, this)
             if following is None:
                 return None
@@ -520,9 +509,11 @@ class Single:
         own = None
         if self._this.guard is None and self._this.limit < float("inf"):
             own = self._this.guard = watchdog.guard(self._this.limit)
+        token = _around.set(self)
         try:
             return make_request(operation, request)
         finally:
+            _around.reset(token)
             if own is not None:
                 own.close()
 
