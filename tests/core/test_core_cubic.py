@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import dis
 import json
 import math
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 import holdfast as hf
 from holdfast.core.cubic import AdaptiveRate, Cubic
 from holdfast.core.events import LimitChanged
+from holdfast.core.ratelimit import LearningRate
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -249,6 +251,7 @@ def test_it_heeds_what_servers_say_before_and_after_the_first_throttle():
         max_size=200,
     )
 )  # fmt: skip
+@example(script=[(0.0, "throttle"), (0.0, "hold"), (2.0, "ok"), (0.0, "take")])
 def test_slots_come_no_faster_than_the_rate_that_was_allowed(script):
     state = AdaptiveRate(hf.RateLimit.adaptive())  # type: ignore[arg-type]  # same type
     now, begins, most, held = 1e6, [], 0.0, 0.0
@@ -275,6 +278,21 @@ def test_slots_come_no_faster_than_the_rate_that_was_allowed(script):
     for i, first in enumerate(begins):
         for count, last in enumerate(begins[i:], 1):
             assert count <= max(1.0, most) + (last - first) * most + 1 + 1e-3
+
+
+@pytest.mark.parametrize(
+    ("function", "last"), [(AdaptiveRate._use, "slack"), (LearningRate._push, "tat")]
+)
+def test_the_bucket_changes_without_interruption(function, last):
+    # A driver's fast path on another thread takes slots from it without the lock: between
+    # reading `tat` and writing it there is no call and no loop, where threads are switched.
+    ops = list(dis.get_instructions(function))
+    reads = [i for i, op in enumerate(ops) if op.opname == "LOAD_ATTR" and op.argval == "tat"]
+    writes = [i for i, op in enumerate(ops) if op.opname == "STORE_ATTR" and op.argval == last]
+    first, end = min(reads), max(writes)
+    assert first < end
+    switches = ("CALL", "JUMP_BACKWARD", "SEND", "FOR_ITER")
+    assert [op.opname for op in ops[first:end] if op.opname.startswith(switches)] == []
 
 
 @pytest.mark.parametrize(

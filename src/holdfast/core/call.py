@@ -38,6 +38,7 @@ from holdfast.core.errors import (
 )
 from holdfast.core.feedback import heard_answer, heard_failure, heard_success, limit_event
 from holdfast.core.hedge import Copies, enter_at_once, hedge_after, is_final
+from holdfast.core.rate_headers import mentions_limits
 from holdfast.core.retry import Request, Rule, gate, most_retries
 from holdfast.core.retry_after import combine
 from holdfast.core.verdict import Kind, Verdict
@@ -549,7 +550,8 @@ class Call:
         or pairs, names in any case, text or bytes; an iterator is not rewound.  now_wall:
         seconds since the epoch, for a reset that is a time of day.
         """
-        if self.learns:
+        # Most answers say nothing: then this is all, and takes less than a microsecond.
+        if self._lane.rate.learns and mentions_limits(headers):
             news = heard_answer(self._lane, now, headers, now_wall)
             if news is not None:
                 self._say_limits(now, [news])

@@ -141,17 +141,19 @@ class AdaptiveRate(LearningRate):
         slack = max(1.0, interval)
         old, server = self.interval, self._server
         # Straight line from here on: see `take`.
-        ahead = (self.tat if server is None else server.own) - now - self.slack
-        if ahead > 0.0:  # slots are given out up to then, or the server has named that time
-            ahead += slack
+        tat = self.tat if server is None else server.own
+        start = tat + old - self.slack  # of the next slot
+        if start > now:  # those before are given out, or the server has named that time
+            tat = start + slack - interval
         else:
-            ahead = slack + ahead / old * interval if old else slack  # as many tokens as before
-            if ahead < 0.0:  # noqa: PLR1730 - `max` would be a call
-                ahead = 0.0
+            tokens = (now + self.slack - tat) / old if old else 0.0  # as many as before; of none, 0
+            tat = now + slack - tokens * interval
+            if tat < now:  # noqa: PLR1730 - `max` would be a call
+                tat = now
         if server is None:
-            self.tat = now + ahead
+            self.tat = tat
         else:
-            server.own = now + ahead
+            server.own = tat
         self.interval = interval
         self.slack = slack
         self.enabled = True

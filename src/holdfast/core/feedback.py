@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from holdfast.core.adaptive import AdaptiveState, LimitChange
 from holdfast.core.cubic import AdaptiveRate
 from holdfast.core.events import LimitChanged
-from holdfast.core.rate_headers import mentions_limits, read_limits
+from holdfast.core.rate_headers import read_limits
 from holdfast.core.samples import Sample
 from holdfast.core.verdict import Hint, Kind
 
@@ -79,8 +79,6 @@ def heard_answer(
     lane: Lane, now: float, headers: Headers | None, now_wall: float | None
 ) -> LimitChange | None:
     """Take the headers of an answer; return the change if the server's rate is news."""
-    if not mentions_limits(headers):
-        return None
     news = lane.rate.learn(now, read_limits(headers, now_wall=now_wall))
     return None if news is None else LimitChange("rate", *news, "the server's limit")
 

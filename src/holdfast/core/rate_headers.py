@@ -105,7 +105,10 @@ def mentions_limits(headers: Headers | None) -> bool:
             names = b"\n".join(found).lower().decode("latin-1")
     except (TypeError, ValueError):
         return True  # text and bytes mixed, or nothing that we know: the slow way finds out
-    return "ratelimit" in names or "retry-after" in names or "rate-limit" in names
+    # Two searches for the most part: few names have "rate" in them.
+    return "retry-after" in names or (
+        "rate" in names and ("ratelimit" in names or "rate-limit" in names)
+    )
 
 
 def read_limits(headers: Headers | None, *, now_wall: float | None) -> ServerLimits:
@@ -116,8 +119,10 @@ def read_limits(headers: Headers | None, *, now_wall: float | None) -> ServerLim
     """
     pairs = _pairs(headers)
     fields = _fields(pairs)
-    hint = read_hint(pairs, now_wall=now_wall)
-    asked = hint.retry_after if hint.rule is Hint.HTTP else None
+    asked = None
+    if any("retry-after" in name for name, _ in pairs):
+        hint = read_hint(cast("Headers", pairs), now_wall=now_wall)
+        asked = hint.retry_after if hint.rule is Hint.HTTP else None
     if not fields:
         return NO_LIMITS if asked is None else ServerLimits(wait=asked)
     base = parse_http_date(fields["date"], near=now_wall) if "date" in fields else None
@@ -176,22 +181,23 @@ def _pace(quota: _Quota) -> tuple[float, float]:
 # -- fields ------------------------------------------------------------------------------
 
 
-def _pairs(headers: Headers | None) -> list[tuple[object, object]]:
+def _pairs(headers: Headers | None) -> list[tuple[str, object]]:
+    """Return the fields that may matter, names in lower case."""
     items: Callable[[], Iterable[tuple[object, object]]] | None
     items = getattr(headers, "items", None)
     try:
         pairs = cast("Iterable[tuple[object, object]]", headers or ()) if items is None else items()
-        return [(name, value) for name, value in pairs]
+        named = [(field_text(name).lower(), value) for name, value in pairs]
     except (TypeError, ValueError):  # not pairs: then there is nothing to read in it
         return []
+    return [pair for pair in named if "rate" in pair[0] or pair[0] == "date" or "retry" in pair[0]]
 
 
-def _fields(pairs: list[tuple[object, object]]) -> dict[str, str]:
-    """Return the fields about limits, names in lower case, lines of one name joined."""
+def _fields(pairs: list[tuple[str, object]]) -> dict[str, str]:
+    """Return the fields about limits, lines of one name joined."""
     found: dict[str, str] = {}
     date = ""
-    for name, value in pairs:
-        key = field_text(name).lower()
+    for key, value in pairs:
         if "ratelimit" in key or "rate-limit" in key:
             text = field_text(value)[:_LONGEST]
             found[key] = f"{found[key]}, {text}"[:_LONGEST] if key in found else text
@@ -215,7 +221,7 @@ def _quotas(fields: dict[str, str], wall: float | None) -> Iterator[_Quota]:
         elif (match := _PLAIN.fullmatch(name)) is not None:
             _read_simple(simple, match[2] or "", match[1], text, wall)
             if match[1] == "limit" and not match[2]:
-                windows += _windows(text)
+                windows += _windows(_items(text))
         elif (match := _ANTHROPIC.fullmatch(name)) is not None:
             _read_simple(simple, match[1], match[2], text, wall)
     yield from named.values()
@@ -261,19 +267,20 @@ def _read_current(
 
 def _read_policies(text: str, named: dict[str, _Quota], windows: list[tuple[float, float]]) -> None:
     """Read the `RateLimit-Policy` field, in the form of draft -08 or of those before."""
-    for item, parameters in _items(text):
+    items = _items(text)
+    for item, parameters in items:
         if "q" in parameters:
             quota = named.setdefault(item, _Quota())
             quota.limit = plain_number(parameters["q"])
             quota.window = _above_zero(parameters.get("w", ""))
             quota.requests = parameters.get("qu", "requests") == "requests"
-    windows += _windows(text)
+    windows += _windows(items)
 
 
-def _windows(text: str) -> list[tuple[float, float]]:
+def _windows(items: list[tuple[str, dict[str, str]]]) -> list[tuple[float, float]]:
     """Return (limit, window) of the items like `100;w=60`."""
     found = []
-    for item, parameters in _items(text):
+    for item, parameters in items:
         limit, window = _above_zero(item), _above_zero(parameters.get("w", ""))
         if limit is not None and window is not None:
             found.append((limit, window))
