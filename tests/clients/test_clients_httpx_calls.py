@@ -215,7 +215,7 @@ def test_a_deadline_around_the_client_holds_for_redirects_too(face):
         with hf.deadline(0.5), pytest.raises(hf.DeadlineExceeded):
             c.get(server.url)
         assert time.monotonic() - began < 0.6
-        assert len(server.requests) == 4
+        assert 2 <= len(server.requests) <= 4
 
 
 @each

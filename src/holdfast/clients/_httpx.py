@@ -25,6 +25,7 @@ from holdfast.clients.decoding import (
     decoded,
     decoder_for,
 )
+from holdfast.clients.exchange import KEY_HEADER
 from holdfast.clients.sync import reading
 from holdfast.core.tables.answers import provider_code
 
@@ -44,7 +45,7 @@ KEPT = 4 << 20
 
 # What httpx asks for of itself if brotli or zstandard is installed. A user who wants one of
 # them for a reason asks for it in other words ("br", "zstd, gzip") and is left alone.
-_AUTOMATIC = frozenset({"gzip, deflate, br", "gzip, deflate, zstd", "gzip, deflate, br, zstd"})
+_AUTOMATIC = frozenset({b"gzip, deflate, br", b"gzip, deflate, zstd", b"gzip, deflate, br, zstd"})
 
 
 # -- the library -------------------------------------------------------------------------
@@ -209,29 +210,26 @@ class Plan:
     """What is to be done with the body of an answer, found from its head.
 
     take: bytes to read inside the attempt; infinite: all of it, 0: nothing.
-    stated: its end is told by more than the end of the connection.
     """
 
-    __slots__ = ("_coding", "_limit", "decoder", "length", "stated", "take")
+    __slots__ = ("_coding", "_limit", "_response", "decoder", "length", "take")
 
     def __init__(self, method: str, response: Any, options: Options) -> None:
-        headers, status = response.headers, response.status_code
-        chunked = "transfer-encoding" in headers
-        self.length = None if chunked else stated_length(headers)
-        self.stated = (
-            chunked or self.length is not None or response.http_version.startswith("HTTP/2")
-        )
+        self._response = response
+        status = response.status_code
+        chunked, length, coding, kind = _described(response.headers.raw)
+        self.length = None if chunked or length is None else _number(length)
         self.decoder: Decoder | None = None
         if method == "HEAD" or status in (204, 304) or self.length == 0:
             self.take = math.inf
             return
-        coding = headers.get("content-encoding")
         if coding is not None:
-            self._coding = coding
+            self._coding = coding.decode("latin-1")
             self._limit = Limit(options.max_decoded, options.max_ratio)
             self.decoder = self.new_decoder()
         self.take = 0.0
-        if status == 101 or method == "CONNECT" or _is_events(headers):
+        events = kind is not None and kind.lower().startswith(b"text/event-stream")
+        if events or status == 101 or method == "CONNECT":
             return
         if self.length is not None and self.length <= options.buffer:
             self.take = math.inf
@@ -239,6 +237,16 @@ class Plan:
             # An error's text, mostly short: the attempt's limit is over it, and its provider's
             # code can be read.
             self.take = options.buffer
+
+    @property
+    def stated(self) -> bool:
+        """Whether the end of the body is told by more than the end of the connection."""
+        response = self._response
+        return (
+            self.length is not None
+            or "transfer-encoding" in response.headers
+            or bool(response.http_version.startswith("HTTP/2"))
+        )
 
     def new_decoder(self) -> Decoder | None:
         """Return a decoder for the body, None if it is not coded in a way that is ours."""
@@ -260,14 +268,35 @@ class Plan:
         return b"".join(pieces), size
 
 
+def _described(
+    raw: list[tuple[bytes, bytes]],
+) -> tuple[bool, bytes | None, bytes | None, bytes | None]:
+    """Return of a head: chunked, Content-Length, Content-Encoding and Content-Type.
+
+    In one pass, because each look into the library's Headers goes through all of them.
+    """
+    chunked, length, coding, kind = False, None, None, None
+    for name, value in raw:
+        match name.lower():
+            case b"content-length":
+                length = value
+            case b"content-type":
+                kind = value
+            case b"content-encoding":
+                coding = value if coding is None else coding + b", " + value
+            case b"transfer-encoding":
+                chunked = True
+    return chunked, length, coding, kind
+
+
+def _number(text: bytes) -> int | None:
+    return int(text) if text.isdigit() else None
+
+
 def stated_length(headers: Any) -> int | None:
     """Return the value of Content-Length, None without a proper one."""
     text = headers.get("content-length")
-    return int(text) if text is not None and text.isascii() and text.isdigit() else None
-
-
-def _is_events(headers: Any) -> bool:
-    return bool(headers.get("content-type", "").lower().startswith("text/event-stream"))
+    return None if text is None else _number(text.encode())
 
 
 def undress(response: Any) -> None:
@@ -287,22 +316,31 @@ def code_in(content: bytes, provider: str | None) -> str | None:
         return None
 
 
-def accept_encoding(headers: Any) -> bool:
-    """Say whether `headers` ask for codings that only httpx, without a limit, can undo."""
-    return headers.get("accept-encoding") in _AUTOMATIC
+class Asked:
+    """The header fields of a request. keyed: it has an Idempotency-Key."""
 
+    __slots__ = ("_automatic", "_headers", "keyed")
 
-def with_fields(request: Any, key: str | None) -> Any:
-    """Return the header fields to send for `request`, a copy only if there is a difference."""
-    headers = request.headers
-    if key is None and not accept_encoding(headers):
+    def __init__(self, headers: Any) -> None:
+        self._headers = headers
+        self._automatic = self.keyed = False
+        for name, value in headers.raw:  # in one pass, as above
+            match name.lower():
+                case b"accept-encoding":
+                    self._automatic = value in _AUTOMATIC
+                case b"idempotency-key":
+                    self.keyed = True
+
+    def with_key(self, key: str | None) -> Any:
+        """Return the fields to send, a copy only if there is a difference."""
+        if key is None and not self._automatic:
+            return self._headers
+        headers = self._headers.copy()
+        if key is not None:
+            headers[KEY_HEADER] = key
+        if self._automatic:
+            headers["Accept-Encoding"] = ACCEPT_ENCODING
         return headers
-    headers = headers.copy()
-    if key is not None:
-        headers["Idempotency-Key"] = key
-    if accept_encoding(headers):
-        headers["Accept-Encoding"] = ACCEPT_ENCODING
-    return headers
 
 
 class _Decoding:

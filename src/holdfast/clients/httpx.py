@@ -27,6 +27,7 @@ from holdfast.clients import aio, sync
 from holdfast.clients._httpcore import Sending, sending
 from holdfast.clients._httpx import (
     NAMES,
+    Asked,
     Library,
     Line,
     Plan,
@@ -37,10 +38,9 @@ from holdfast.clients._httpx import (
     library,
     stated_length,
     undress,
-    with_fields,
 )
 from holdfast.clients.decoding import DecodingFault
-from holdfast.clients.exchange import DRAIN, KEY_HEADER, Answer, Exchange
+from holdfast.clients.exchange import DRAIN, Answer, Exchange
 from holdfast.clients.options import Options
 from holdfast.core.retry import Request
 
@@ -65,6 +65,7 @@ else:
 __all__ = ["AsyncTransport", "Transport"]
 
 _DRAIN_SECONDS = 1.0
+_NO_TIMEOUT = dict.fromkeys(("connect", "read", "write", "pool"))
 
 
 class _Common:
@@ -204,6 +205,7 @@ class _Call:
     def exchange(self, policy: Policy) -> Exchange:
         """Begin the call."""
         request = self.request
+        fields = Asked(request.headers)
         exchange = Exchange(
             policy,
             self.options,
@@ -213,31 +215,28 @@ class _Call:
                 replayable=self._body is None or self._body.replayable,
             ),
             body=self._body,
-            keyed=KEY_HEADER in request.headers,
+            keyed=fields.keyed,
         )
-        self._headers = with_fields(request, exchange.key)
+        self._headers = fields.with_key(exchange.key)
         return exchange
 
-    def attempt(self, this: Try) -> tuple[Sending, Any]:
-        """Return a copy of the request for one try, and what is told of it."""
+    def attempt(self, this: Try) -> Any:
+        """Return a copy of the request for one try."""
         request = self.request
         extensions = dict(request.extensions)
-        is_async = self.line.is_async
-        told = Sending(this, request, can_refresh=self.line.fresh is not None)
-        extensions["trace"] = told.acall if is_async else told
-        if this.limit != math.inf and not is_async:  # the loop cancels asynchronous ones
-            own = extensions.get("timeout") or {}
+        limit = this.limit
+        if limit != math.inf and not self.line.is_async:  # the loop cancels asynchronous ones
+            own = extensions.get("timeout") or _NO_TIMEOUT
             extensions["timeout"] = {
-                name: this.within(own.get(name)) for name in ("connect", "read", "write", "pool")
+                name: limit if value is None or value > limit else value
+                for name, value in own.items()
             }
         # Not through its constructor, which would parse and encode everything again.
         copied = object.__new__(type(request))
         copied.__dict__.update(
             request.__dict__, headers=self._headers, stream=self._stream, extensions=extensions
         )
-        if self.line.fresh is not None:
-            this.connecting = True  # waiting for a connection is part of it
-        return told, copied
+        return copied
 
     def planned(self, response: Any) -> Plan:
         """Return what to do with the body."""
@@ -262,10 +261,12 @@ class _Call:
                 response.stream = lib.decoding(
                     lib, lib.byte_stream(raw), decoder, plan, self.request
                 )
-                return Answer(response, response.status_code, response.headers, complete=True)
+                return Answer(response, response.status_code, response.headers.raw, complete=True)
         response.stream = lib.byte_stream(content)
         code = code_in(content, self.options.provider)
-        return Answer(response, response.status_code, response.headers, complete=True, code=code)
+        return Answer(
+            response, response.status_code, response.headers.raw, complete=True, code=code
+        )
 
     def opened(self, response: Any, plan: Plan, stream: Any) -> Answer[Any]:
         """Return the answer whose body is still to be read, from `stream`."""
@@ -274,7 +275,7 @@ class _Call:
             stream = lib.decoding(lib, stream, plan.decoder, plan, self.request)
             undress(response)
         response.stream = stream
-        return Answer(response, response.status_code, response.headers, complete=False)
+        return Answer(response, response.status_code, response.headers.raw, complete=False)
 
     @property
     def concurrent(self) -> bool:
@@ -299,16 +300,18 @@ class _Sender:
     def send(self, this: Try) -> Answer[Any]:
         """See `sync.Sender`."""
         line = self._call.line
-        told, request = self._call.attempt(this)
+        request = self._call.attempt(this)
+        if line.fresh is None:  # another transport, which may not tell anything
+            response = line.handle(request)
+            stream = response.extensions.get("network_stream")
+            if stream is not None and this.guard is not None:
+                this.guard.watch(stream.get_extra_info("socket"))
+            return self._read(response, this)
+        told = Sending(this, request.method)
         token = sending.set(told)
         try:
-            handle = line.fresh if this.fresh and line.fresh is not None else line.handle
-            response = handle(request)
+            response = (line.fresh if this.fresh else line.handle)(request)
             this.answered = True
-            if line.fresh is None:
-                stream = response.extensions.get("network_stream")
-                if stream is not None:
-                    told.guard(stream.get_extra_info("socket"))
             return self._read(response, this)
         finally:
             sending.reset(token)
@@ -374,11 +377,13 @@ class _AsyncSender:
     async def send(self, this: Try) -> Answer[Any]:
         """See `aio.AsyncSender`."""
         line = self._call.line
-        told, request = self._call.attempt(this)
+        request = self._call.attempt(this)
+        if line.fresh is None:
+            return await self._read(await line.handle(request))
+        told = Sending(this, request.method)
         token = sending.set(told)
         try:
-            handle = line.fresh if this.fresh and line.fresh is not None else line.handle
-            response = await handle(request)
+            response = await (line.fresh if this.fresh else line.handle)(request)
             this.answered = True
             return await self._read(response)
         finally:
