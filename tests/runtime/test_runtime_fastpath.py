@@ -249,6 +249,7 @@ def test_a_closed_call_leaves_its_own_scope_and_no_other(key):
     assert policy.state("k" if key else "")["active"] == 0
 
 
+@needs_gil
 @pytest.mark.parametrize("parts", [(hf.Breaker(window=30),), ()], ids=["breaker", "none"])
 @pytest.mark.parametrize("key", [None, lambda _: "k"], ids=["one state", "keyed"])
 def test_one_call_per_bucket_is_measured_once_there_are_twenty(parts, key):
@@ -270,6 +271,7 @@ def test_one_call_per_bucket_is_measured_once_there_are_twenty(parts, key):
     assert (first, later) == (20, 15 + 9)
 
 
+@needs_gil
 def test_a_crowd_keeps_to_the_fast_path():
     """Calls in flight must not disturb one another, nor wait for the first to succeed."""
 
