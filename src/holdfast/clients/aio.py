@@ -47,7 +47,16 @@ async def arun(exchange: Exchange, sender: AsyncSender[R]) -> R:
         step = exchange.next()
         while True:
             if type(step) is Attempt:
-                this = await _aattempt(exchange, sender, step)
+                now = clock.monotonic()
+                expires = now + step.timeout
+                token = exchange.enter(expires)
+                try:
+                    if step.hedge_after is not None and exchange.may_race and sender.concurrent:
+                        this = await _raced(exchange, sender, step, expires)
+                    else:
+                        this = await _sent(exchange, sender, step, now, expires)
+                finally:
+                    scope.reset(token)
                 answer: Answer[R] | None = this.answer
                 if answer is None:
                     assert this.error is not None
@@ -72,18 +81,6 @@ async def arun(exchange: Exchange, sender: AsyncSender[R]) -> R:
         this = None  # no cycle through the traceback
 
 
-async def _aattempt(exchange: Exchange, sender: AsyncSender[R], step: Attempt) -> Try:
-    """Make one attempt: a sending, or a race of several if the policy hedges."""
-    expires = clock.monotonic() + step.timeout
-    token = exchange.enter(expires)
-    try:
-        if step.hedge_after is not None and exchange.may_race and sender.concurrent:
-            return await _raced(exchange, sender, step, expires)
-        return await _sent(exchange, sender, step, expires, alone=True)
-    finally:
-        scope.reset(token)
-
-
 async def _raced(exchange: Exchange, sender: AsyncSender[R], step: Attempt, expires: float) -> Try:
     """Make an attempt that may be hedged. Each copy is a try of its own."""
 
@@ -95,7 +92,7 @@ async def _raced(exchange: Exchange, sender: AsyncSender[R], step: Attempt, expi
         return await hedged(
             exchange.call,
             step,
-            lambda: _sent(exchange, sender, step, expires, alone=False),
+            lambda: _sent(exchange, sender, step, None, expires),
             judge=exchange.verdict_on,
             discard=discard,
         )
@@ -106,27 +103,33 @@ async def _raced(exchange: Exchange, sender: AsyncSender[R], step: Attempt, expi
 
 
 async def _sent(
-    exchange: Exchange, sender: AsyncSender[R], step: Attempt, expires: float, *, alone: bool
+    exchange: Exchange, sender: AsyncSender[R], step: Attempt, now: float | None, expires: float
 ) -> Try:
     """Send; and once more, on a fresh connection, if the one that was kept alive was stale.
 
-    alone: the limit is enforced here; in a race the race does that.
+    now: the limit is enforced here; None: in a race the race does that.
     """
-    now, limit = expires - step.timeout, step.timeout
+    limit = step.timeout
     fresh = False
     while True:
         this = Try(step.no, limit, fresh=fresh)
+        # As `limited`, which as a coroutine of its own would cost a microsecond more.
+        alarm = None if now is None or expires == math.inf else arm(now, expires, exchange.span)
         try:
-            sending = sender.send(this)
-            if alone and expires < math.inf:
-                sending = limited(sending, now, expires, exchange.span, exchange.late)
-            this.answer = await sending
+            this.answer = await sender.send(this)
         except BaseException as error:  # noqa: BLE001 - the machine decides about all of them
-            if exchange.may_resend(error, this, expires):
-                now = clock.monotonic()
-                limit, fresh = expires - now, True
+            if alarm is not None and alarm.caused(error):
+                this.error = exchange.late(error)
+            elif exchange.may_resend(error, this, expires):
+                again = clock.monotonic()
+                limit, fresh = expires - again, True
+                now = None if now is None else again
                 continue
-            this.error = error
+            else:
+                this.error = error
+        else:
+            if alarm is not None:
+                alarm.caused(None)
         return this
 
 
