@@ -313,7 +313,7 @@ class Content:
 def content_of(request: ClientRequest, options: Options) -> Content | None:
     """Return the body of a request, None if it has none."""
     payload: Any = request._body
-    return Content(payload, options) if isinstance(payload, Payload) else None
+    return None if payload is None else Content(payload, options)
 
 
 def can_rewind(payload: Payload) -> bool:
