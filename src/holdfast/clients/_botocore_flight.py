@@ -1,0 +1,381 @@
+"""One logical call of a botocore client, from `make_request` to the response or the error.
+
+A `Flight` is what the hooks of `botocore` (the module beside this one) work on. It is known by
+the thread that makes the call. A `Single` is one sending for the sake of a flight that is going
+on already: the rest of a body, or S3's question for a bucket's region.
+"""
+
+from __future__ import annotations
+
+import weakref
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from holdfast.clients._botocore_body import Held, Resume, StreamExchange
+from holdfast.clients._botocore_operations import is_safe_to_repeat
+from holdfast.clients._botocore_reading import check_crc32, content, whole
+from holdfast.clients._botocore_requests import Upload
+from holdfast.clients._urllib3 import sending
+from holdfast.clients.exchange import Answer, Try
+from holdfast.core.call import Attempt, GiveUp, Phase, Wait
+from holdfast.core.retry import Request, Retry
+from holdfast.runtime.clock import clock
+from holdfast.runtime.scope import scope
+from holdfast.runtime.sync import pause
+from holdfast.wire.watchdog import watchdog
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from holdfast.clients.options import Options
+    from holdfast.runtime.policy import Policy
+
+PARAMS = "holdfast.params"
+"""Where, in the context of a request, the parameters are kept that the user gave."""
+
+_OVER = frozenset((Phase.DONE, Phase.GAVE_UP, Phase.ABANDONED))
+
+# Not in the request: botocore tells its sessions the context of a request only in newer
+# versions (1.36 does not).
+_around: ContextVar[Flight | Single | None] = ContextVar("holdfast.clients.botocore", default=None)
+
+
+def current() -> Flight | Single | None:
+    """Return the call that is made in this thread."""
+    return _around.get()
+
+
+class Attached:
+    """A policy at a client: what all its flights share."""
+
+    def __init__(
+        self, client: Any, policy: Policy, options: Options, named: frozenset[str]
+    ) -> None:
+        self.client = weakref.ref(client)  # the client holds us
+        self.policy = policy
+        self.options = options
+        self._named = named
+        self._safe: dict[str, bool] = {}  # by operation
+        self.service: str = client.meta.service_model.service_id.hyphenize()
+        retry = policy._shape.part(Retry)
+        self.attempts = 1 if retry is None else retry.attempts
+
+    def may_repeat(self, operation: Any) -> bool:
+        safe = self._safe.get(operation.name)
+        if safe is None:
+            safe = self._safe[operation.name] = is_safe_to_repeat(operation, self._named)
+        return safe
+
+    def around(self, make_request: Any) -> Any:
+        """Return `make_request` with a flight around it."""
+
+        def made(operation_model: Any, request_dict: dict[str, Any]) -> Any:
+            outer = _around.get()
+            flight: Flight | Single
+            if isinstance(outer, Single) and outer.attached is self and not outer.used:
+                flight = outer
+            elif isinstance(outer, Flight) and outer.attached is self and outer.holds:
+                # S3's redirector asks for a bucket's region, between two attempts. The call
+                # that is going on has its permits, and might wait for itself.
+                flight = Single(self, Try(1, outer.left()), outer.exchange.call.expires)
+            else:
+                flight = Flight(self, operation_model, request_dict)
+            request_dict["context"].setdefault("retries", {})["max"] = self.attempts
+            return flight.fly(make_request, operation_model, request_dict)
+
+        return made
+
+    def ask(
+        self, client: Any, params: dict[str, Any], this: Try, expires: float
+    ) -> tuple[int, Mapping[str, str], Any]:
+        """Send GetObject once, as `Resume` wants it."""
+        single = Single(self, this, expires)
+        token = _around.set(single)
+        try:
+            client.get_object(**params)
+        finally:
+            _around.reset(token)
+        response = single.response
+        return response.status_code, _lower(response.headers), response.raw
+
+
+def _lower(headers: Any) -> dict[str, str]:
+    return {str(name).lower(): str(value) for name, value in headers.items()}
+
+
+class _Instead(BaseException):
+    """A result that is not the answer to an attempt, on its way past botocore."""
+
+    def __init__(self, response: tuple[Any, Any]) -> None:
+        super().__init__()
+        self.response = response
+
+
+class _Nothing:
+    """The HTTP response that belongs to the value of a fallback."""
+
+    status_code = 200
+    headers: Mapping[str, str] = {}
+    content = b""
+    raw = None
+
+
+class Flight:
+    """One logical call: what its attempts know of one another."""
+
+    __slots__ = (
+        "_complete", "_expires", "_held", "_last", "_operation", "_request", "_this",
+        "_upload", "attached", "exchange",
+    )  # fmt: skip
+
+    def __init__(self, attached: Attached, operation: Any, request: dict[str, Any]) -> None:
+        self.attached = attached
+        self._operation = operation
+        self._request = request
+        self._upload = Upload(request)
+        self._upload.keep(attached.options.replay_buffer)
+        self._this: Try | None = None
+        self._expires = 0.0
+        self._last: tuple[Any, Any] | None = None  # the last response, and what it says
+        self._complete = True
+        self._held: Held | None = None
+        self.exchange = self._exchange()
+
+    def _exchange(self) -> StreamExchange:
+        operation, attached = self._operation, self.attached
+        return StreamExchange(
+            attached.policy,
+            attached.options,
+            Request(
+                kwargs={"service": attached.service, "operation": operation.name},
+                method=operation.http["method"],
+                host=urlsplit(self._request["url"]).netloc,
+                idempotent=attached.may_repeat(operation),
+            ),
+            body=self._upload,
+        )
+
+    @property
+    def holds(self) -> bool:
+        """Whether permits are out."""
+        return self.exchange.call.attempts > 0 and self.exchange.call.phase not in _OVER
+
+    def left(self) -> float:
+        """Return the seconds until the deadline."""
+        return max(0.001, self.exchange.call.expires - clock.monotonic())
+
+    def fly(self, make_request: Any, operation: Any, request: dict[str, Any]) -> Any:
+        """Make the logical call."""
+        outer = scope.get()
+        # Whatever botocore asks meanwhile (credentials, a region) is under this deadline.
+        inside = scope.set((self.exchange.call.expires, outer[1]))
+        token = _around.set(self)
+        try:
+            return make_request(operation, request)
+        except _Instead as instead:
+            return instead.response
+        finally:
+            _around.reset(token)
+            scope.reset(inside)
+            self._land()
+
+    def _land(self) -> None:
+        exchange, held = self.exchange, self._held
+        exchange.release()
+        if held is not None and not exchange.open:
+            held.close()  # opened, and then something went wrong
+        # Errors hold frames, frames hold this, and this may hold them: no cycle may keep a
+        # connection until the garbage collector comes.
+        self._held = self._this = self._last = None
+        self._request = {}
+
+    # -- the hooks ---------------------------------------------------------------------------
+
+    def admit(self, request: Any) -> None:
+        """Wait for the permits of the next attempt, or raise what the policy decides."""
+        if self.exchange.call.phase in _OVER:
+            self.exchange = self._exchange()  # it was redirected: one more logical call
+        exchange = self.exchange
+        request.reset_stream = self._upload.rewind
+        step = exchange.next()
+        while type(step) is Wait:
+            pause(step)
+            step = exchange.next()
+        if type(step) is GiveUp:
+            self._end(step)
+            assert self._last is not None
+            raise _Instead(self._last)  # after a wait that was the last thing to do
+        assert type(step) is Attempt
+        self._expires = clock.monotonic() + step.timeout
+        self._this = Try(step.no, step.timeout, exchange.guard(step.timeout))
+
+    def send(self, inner: Any, request: Any) -> Any:
+        """Send; and once more, on a fresh connection, if the one that was kept alive was stale."""
+        exchange, this = self.exchange, self._this
+        assert this is not None
+        guard = this.guard
+        token = exchange.enter(self._expires)
+        try:
+            while True:
+                try:
+                    with sending(this):
+                        response = inner.send(request)
+                        self._take(response, request)
+                    if guard is None or not guard.fired:
+                        return response
+                except Exception as error:
+                    # `over`: a timeout of the library's own, set to the same moment, may be faster.
+                    if guard is not None and guard.over:
+                        raise exchange.late(error) from error
+                    if not exchange.may_resend(error, this, self._expires):
+                        raise
+                else:
+                    # Where the end of the connection ends the body, it was our own doing.
+                    response.raw.close()
+                    raise exchange.late(None)
+                left = self._expires - clock.monotonic()
+                self._this = this = Try(this.no, left, this.guard, fresh=True)
+                self._upload.rewind()
+        finally:
+            scope.reset(token)
+            del this
+
+    def decide(self, response: tuple[Any, Any] | None, error: Exception | None) -> int | None:
+        """Take how the attempt went, and wait for the next: 0; or None if there is none."""
+        exchange, this = self.exchange, self._this
+        if this is None or exchange.call.phase is not Phase.ATTEMPT:
+            return None  # it was not admitted; or a handler of the user's was in the way
+        if response is None:
+            assert error is not None
+            step = exchange.failed(error, this)
+            this.error = error
+        else:
+            following = self._answered(response, this)
+            if following is None:
+                return None
+            step = following
+        if type(step) is Wait:
+            if self._held is not None:
+                self._held.close()  # the policy's `classify` wants another
+                self._held = None
+            pause(step)
+            return 0
+        assert type(step) is GiveUp
+        try:
+            self._end(step)
+        except BaseException as final:
+            if final is not error:
+                raise
+        return None
+
+    def _answered(self, response: tuple[Any, Any], this: Try) -> Any:
+        http, parsed = response
+        answer = Answer[Any](
+            parsed,
+            parsed.get("ResponseMetadata", {}).get("HTTPStatusCode", http.status_code),
+            http.headers,
+            complete=self._complete,
+            code=parsed.get("Error", {}).get("Code"),
+        )
+        this.answer = answer
+        self._last = response
+        step = self.exchange.answered(answer, this)
+        if type(step) is GiveUp and step.reason == "attempts" and "ResponseMetadata" in parsed:
+            parsed["ResponseMetadata"]["MaxAttemptsReached"] = True  # as botocore says it
+        if step is None and self._held is not None and self._held.resumes:
+            self.exchange.resumable()
+        return step
+
+    def _end(self, step: GiveUp) -> None:
+        """Raise what giving up means; return if that is the last response."""
+        value = self.exchange.ended(step, self._this)
+        if self._last is None or value is not self._last[1]:
+            raise _Instead((_Nothing(), value))
+
+    # -- answers -----------------------------------------------------------------------------
+
+    def _take(self, response: Any, request: Any) -> None:
+        """Read at once what can be: then a cut is a failed attempt, not the reader's problem."""
+        self._complete, self._held = True, None
+        if not request.stream_output:  # the session has read it
+            if self.attached.service == "dynamodb":
+                check_crc32(response)
+            return
+        raw, url = response.raw, request.url
+        if response.status_code >= 300:
+            response._content = content(raw, url)
+            return
+        text = response.headers.get("content-length", "")
+        length = int(text) if text.isascii() and text.isdigit() else None
+        if response.status_code == 204:
+            length = 0  # RFC 9110, 15.3.5
+        if (
+            length is not None
+            and length <= self.attached.options.buffer
+            and not self._operation.has_event_stream_output
+        ):
+            response.raw = whole(raw, length, url)
+            return
+        self._complete = False
+        resume = self._resume(response.status_code, _lower(response.headers), length)
+        response.raw = self._held = Held(raw, self.exchange, length, resume)
+
+    def _resume(self, status: int, headers: Mapping[str, str], length: int | None) -> Resume | None:
+        params = self._request["context"].get(PARAMS)
+        etag = headers.get("etag", "")
+        place = Resume.place(status, headers)
+        client: Any = self.attached.client()
+        # RFC 9110, 13.1.1: If-Match compares strongly, so a weak ETag never matches.
+        if params is None or client is None or place is None or not etag.startswith('"'):
+            return None
+        if place[1] - place[0] + 1 != length:
+            return None
+        attached = self.attached
+
+        def ask(params: dict[str, Any], this: Try, expires: float) -> Any:
+            return attached.ask(client, params, this, expires)
+
+        return Resume(ask, params, etag, *place)
+
+
+class Single:
+    """One sending inside a logical call that is going on elsewhere: no permits, no repetition."""
+
+    __slots__ = ("_expires", "_this", "attached", "response", "used")
+
+    def __init__(self, attached: Attached, this: Try, expires: float) -> None:
+        self.attached = attached
+        self._this = this
+        self._expires = expires
+        self.used = False
+        self.response: Any = None
+
+    def fly(self, make_request: Any, operation: Any, request: dict[str, Any]) -> Any:
+        """Send it."""
+        self.used = True
+        own = None
+        if self._this.guard is None and self._this.limit < float("inf"):
+            own = self._this.guard = watchdog.guard(self._this.limit)
+        token = _around.set(self)
+        try:
+            return make_request(operation, request)
+        finally:
+            _around.reset(token)
+            if own is not None:
+                own.close()
+
+    def admit(self, request: Any) -> None:
+        """Nothing to wait for."""
+
+    def send(self, inner: Any, request: Any) -> Any:
+        """Send once."""
+        with sending(self._this):
+            response = inner.send(request)
+            if request.stream_output and response.status_code >= 300:
+                response._content = content(response.raw, request.url)
+        self.response = response
+        return response
+
+    def decide(self, response: Any, error: Exception | None) -> None:
+        """Who asked for it decides."""
