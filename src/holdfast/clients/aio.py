@@ -40,14 +40,18 @@ class AsyncSender(Protocol[R]):
         ...
 
 
-async def arun(exchange: Exchange, sender: AsyncSender[R]) -> R:
-    """Make the logical call and return its response; raise what the policy decides to raise."""
+async def arun(exchange: Exchange, sender: AsyncSender[R], since: float | None = None) -> R:
+    """Make the logical call and return its response; raise what the policy decides to raise.
+
+    since: when the first attempt began, if it has begun; its first `send` goes on with it.
+    """
     this: Try | None = None
     try:
         step = exchange.next()
         while True:
             if type(step) is Attempt:
-                now = clock.monotonic()
+                now = clock.monotonic() if since is None else since
+                since = None
                 expires = now + step.timeout
                 token = exchange.enter(expires)
                 try:

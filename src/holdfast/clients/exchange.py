@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
 from holdfast.core.call import Attempt, GiveUp, Phase, Step
 from holdfast.core.classify import verdict_for_status, with_kind
@@ -42,11 +42,15 @@ if TYPE_CHECKING:
     from holdfast.clients.options import Options
     from holdfast.core.call import Call
     from holdfast.core.deadline import Scope
+    from holdfast.core.policy import Lane
     from holdfast.core.retry_after import Headers
     from holdfast.runtime.policy import Policy
     from holdfast.wire.watchdog import Guard
 
 R = TypeVar("R")
+
+Entered: TypeAlias = "tuple[Lane, float, int, float]"
+"""The lane that was entered, when, the generation of its breaker, and what `enter` returned."""
 
 KEY_HEADER = "Idempotency-Key"
 
@@ -127,8 +131,11 @@ class Exchange:
         body: Body | None = None,
         keyed: bool = False,
         fast: bool = False,
+        entered: Entered | None = None,
     ) -> None:
         """Begin. keyed: the request has an Idempotency-Key of its own.
+
+        entered: the adapter has entered the lane itself, and takes the exchange for the rest.
 
         fast: a loop of `sync` or `aio` drives this, and nobody looks at `call` before they
         have returned: then a good answer of an undisturbed policy needs no machine, which
@@ -150,9 +157,12 @@ class Exchange:
                 request = replace(request, idempotent=True)
         self.request = request
         self._over = False  # ended on the fast path
+        self._call: Call | None = None
+        if entered is not None:
+            self._lane, self._began, self._gen, self._calm = entered
+            return
         self._lane = lane = policy._lane_for(request)
         self._began = now = clock.monotonic()
-        self._call: Call | None = None
         self._gen = lane.breaker.gen
         calm = lane.enter(now) if fast and policy._fast and self._outer is OUTSIDE else None
         if calm is None:
