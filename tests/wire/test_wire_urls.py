@@ -28,6 +28,7 @@ from holdfast.wire.urls import BadUrl, is_cross_site, parse, redirected
             "https://cdn.example/k?v=2",
         ),
         ("https://a.example/k?token=t", "https://a.example/k"),
+        ("https://a.example/k?api_key=s&Password=p&part=2", "https://a.example/k?part=2"),
         (
             "https://a.blob.example/k?sv=1&se=2&sr=b&sp=r&sig=s&comp=x",
             "https://a.blob.example/k?comp=x",

@@ -32,6 +32,15 @@ _SECRET = {
     "access_token",
     "awsaccesskeyid",
     "googleaccessid",
+    "api_key",
+    "api-key",
+    "apikey",
+    "auth",
+    "client_secret",
+    "jwt",
+    "passwd",
+    "password",
+    "secret",
 }
 _SECRET_PREFIXES = ("x-amz-", "x-goog-")
 # Azure's shared access signature: these mean a signature only where `sig` stands beside them.
