@@ -25,6 +25,7 @@ from botocore.config import Config
 import holdfast as hf
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Callable, Iterable, Iterator
 
     Script = Callable[["Asked"], Iterable[bytes | float | str]]
@@ -52,8 +53,10 @@ class Asked:
 class Scripted:
     """The server. `port`, `asked` (the requests), `connections` accepted, `open` right now."""
 
-    def __init__(self, script: Script) -> None:
+    def __init__(self, script: Script, context: ssl.SSLContext | None = None) -> None:
+        """context: for TLS."""
         self._script = script
+        self._context = context
         self._lock = threading.Lock()
         self._open: set[socket.socket] = set()
         self.asked: list[Asked] = []
@@ -65,7 +68,7 @@ class Scripted:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"http{'' if self._context is None else 's'}://127.0.0.1:{self.port}"
 
     @property
     def open(self) -> int:
@@ -103,16 +106,19 @@ class Scripted:
 
     def _serve(self, sock: socket.socket) -> None:
         turn = 0
+        own = sock
         try:
+            if self._context is not None:
+                sock = self._context.wrap_socket(sock, server_side=True)
             with sock, sock.makefile("rb") as reader:
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 while self._one(sock, reader, turn := turn + 1):
                     pass
         except OSError:
-            pass
+            own.close()
         finally:
             with self._lock:
-                self._open.discard(sock)
+                self._open.discard(own)
 
     def _one(self, sock: socket.socket, reader: Any, turn: int) -> bool:
         line = reader.readline()
@@ -159,8 +165,8 @@ def body_of(reader: Any, headers: dict[str, str]) -> bytes:
 
 
 @contextmanager
-def serving(script: Script) -> Iterator[Scripted]:
-    server = Scripted(script)
+def serving(script: Script, context: ssl.SSLContext | None = None) -> Iterator[Scripted]:
+    server = Scripted(script, context)
     try:
         yield server
     finally:
@@ -207,7 +213,9 @@ def session() -> Any:
     return boto3.session.Session()
 
 
-def bare(url: str, service: str = "s3", mode: str = "standard", **config: Any) -> Any:
+def bare(
+    url: str, service: str = "s3", mode: str = "standard", *, verify: object = None, **config: Any
+) -> Any:
     """Return a client of boto3 for `url`, without a policy."""
     s3 = {"addressing_style": "path"} if service == "s3" else None
     with warnings.catch_warnings():
@@ -218,6 +226,7 @@ def bare(url: str, service: str = "s3", mode: str = "standard", **config: Any) -
             region_name="us-east-1",
             aws_access_key_id="AKIDEXAMPLE",
             aws_secret_access_key="secret",
+            verify=verify,
             config=Config(retries={"mode": mode}, s3=s3, **config),
         )
 

@@ -7,6 +7,7 @@ import gc
 import hashlib
 import io
 import struct
+import threading
 import time
 import zlib
 
@@ -321,6 +322,66 @@ def test_a_short_body_of_another_operation_is_an_error():
         payload = client.invoke(FunctionName="f")["Payload"]
         with pytest.raises((ResponseStreamingError, IncompleteReadError)):
             payload.read()
+        assert len(server.asked) == 1
+
+
+# -- streams of events -------------------------------------------------------------------------
+
+
+def event(kind, payload):
+    headers = b""
+    for name, value in ((b":message-type", b"event"), (b":event-type", kind)):
+        headers += struct.pack(">B", len(name)) + name + struct.pack(">BH", 7, len(value)) + value
+    head = struct.pack(">II", 16 + len(headers) + len(payload), len(headers))
+    message = head + struct.pack(">I", zlib.crc32(head)) + headers + payload
+    return message + struct.pack(">I", zlib.crc32(message))
+
+
+EVENTS = [event(b"Records", b"one"), event(b"Records", b"two"), event(b"End", b"")]
+
+
+def selecting(s3):
+    return s3.select_object_content(
+        Bucket="bucket", Key="key", Expression="select", ExpressionType="SQL",
+        InputSerialization={"CSV": {}}, OutputSerialization={"CSV": {}},
+    )["Payload"]  # fmt: skip
+
+
+def streaming(*parts, end=b"0\r\n\r\n"):
+    yield b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+    for part in parts:
+        yield b"%x\r\n%s\r\n" % (len(part), part)
+    yield end
+
+
+def test_events_are_handed_out_when_they_come():
+    go_on = threading.Event()
+
+    def script(asked):
+        yield from streaming(EVENTS[0], end=b"")
+        assert go_on.wait(5)
+        yield from list(streaming(*EVENTS[1:]))[1:]
+
+    policy = quick()
+    with serving(script) as server, attached(server.url, policy) as s3:
+        events = iter(selecting(s3))
+        assert next(events)["Records"]["Payload"] == b"one"
+        assert policy.state()["active"] == 1
+        go_on.set()
+        assert [next(iter(one)) for one in events] == ["Records", "End"]
+        assert policy.state()["active"] == 0
+
+
+@pytest.mark.parametrize("fault", [RST, FIN])
+def test_a_stream_of_events_that_is_cut_is_an_error(fault):
+    def script(asked):
+        yield from streaming(EVENTS[0], EVENTS[1][:20], end=b"")
+        yield fault
+
+    with serving(script) as server, attached(server.url, quick()) as s3:
+        events = iter(selecting(s3))
+        with pytest.raises(ResponseStreamingError):
+            list(events)
         assert len(server.asked) == 1
 
 

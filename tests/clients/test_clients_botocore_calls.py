@@ -15,6 +15,7 @@ from botocore.exceptions import (
     ConnectionClosedError,
     EndpointConnectionError,
 )
+from botocore.parsers import ResponseParserError
 from botocore.stub import Stubber
 from clients_botocore_rig import (
     FIN,
@@ -309,6 +310,14 @@ def test_a_deadline_ends_a_call_whose_head_drips(operation):
         assert 0.95 < time.monotonic() - began < 1.05
 
 
+def test_a_deadline_around_the_call_counts_as_well():
+    with serving(in_turn([HOLE])) as server, attached(server.url, quick()) as s3:
+        began = time.monotonic()
+        with hf.deadline(0.3), pytest.raises(hf.DeadlineExceeded):
+            s3.get_object(Bucket="bucket", Key="key")
+        assert time.monotonic() - began < 0.35
+
+
 def test_a_timeout_ends_one_attempt_and_the_next_may_succeed():
     script = in_turn([HOLE], [answer(200, BODY)])
     with serving(script) as server, attached(server.url, quick(hf.Timeout(0.2))) as s3:
@@ -333,10 +342,10 @@ def test_a_connection_that_went_stale_is_replaced_without_being_counted():
         yield FIN  # right behind the answer: the client finds it in its pool
 
     with serving(script) as server, attached(server.url, quick()) as s3, listening() as events:
-        for _ in range(30):
+        for _ in range(200):
             s3.head_bucket(Bucket="bucket")
     attempts = attempts_of(events)
-    assert [event.kind for event in attempts] == ["ok"] * 30
+    assert [event.kind for event in attempts] == ["ok"] * 200
 
 
 def test_a_kept_connection_that_breaks_unanswered_is_used_once_more_afresh():
@@ -476,6 +485,29 @@ def test_the_client_of_a_resource_can_be_attached():
         assert resource.Object("bucket", "key").get()["Body"].read() == BODY
         assert len(server.asked) == 2
         resource.meta.client.close()
+
+
+@pytest.mark.parametrize("event", ["request-created", "before-send", "before-parse", "needs-retry"])
+def test_an_interrupted_call_leaves_nothing(event):
+    def interrupted(**_):
+        raise KeyboardInterrupt
+
+    policy = quick()
+    with serving(in_turn([answer(200, BODY)])) as server, attached(server.url, policy) as s3:
+        s3.meta.events.register(f"{event}.s3", interrupted, unique_id="interrupted")
+        with pytest.raises(KeyboardInterrupt):
+            s3.get_object(Bucket="bucket", Key="key")
+        assert policy.state()["active"] == 0
+        s3.meta.events.unregister(f"{event}.s3", unique_id="interrupted")
+        assert s3.get_object(Bucket="bucket", Key="key")["Body"].read() == BODY
+
+
+def test_an_answer_that_cannot_be_parsed_leaves_nothing():
+    policy = quick()
+    with serving(in_turn([answer(200, b"<html><br></html>")])) as server:
+        with attached(server.url, policy, "sts") as sts, pytest.raises(ResponseParserError):
+            sts.get_caller_identity()
+        assert len(server.asked) == 1
 
 
 def test_without_an_attempt_nothing_is_held():

@@ -230,10 +230,10 @@ def test_a_dead_backend_sees_little_more_than_what_was_offered():
     policy = hf.policy(hf.Retry(3, backoff=hf.Constant(0.0)))
     with serving(lambda asked: [head("500 Dead", "Content-Length: 0")]) as server:
         with attached(server.url, policy) as s3:
-            for _ in range(400):
+            for _ in range(1000):
                 with pytest.raises(ClientError):
                     s3.head_bucket(Bucket="bucket")
-        assert len(server.asked) <= 440
+        assert len(server.asked) <= 1050
 
 
 def test_the_pool_of_another_client_is_not_touched():
