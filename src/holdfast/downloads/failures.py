@@ -53,6 +53,21 @@ CODES = {
     "no-journal": Row(
         "HF-1008", "there is no journal", "Start with `holdfast get URL -o DIR`, or check `-o`."
     ),
+    "bad-list": Row(
+        "HF-1009",
+        "lines of a list cannot be used",
+        "Correct these lines; nothing was fetched.",
+    ),
+    "missing-extra": Row(
+        "HF-1010",
+        "an optional part is not installed",
+        "Install it: `pip install 'holdfast[s3]'`.",
+    ),
+    "no-credentials": Row(
+        "HF-1011",
+        "no credentials can be found",
+        "Set AWS_ACCESS_KEY_ID or AWS_PROFILE, or try `--s3-auth anonymous`.",
+    ),
     # -- the way there -------------------------------------------------------------------------
     "no-such-host": Row(
         "HF-1101", "the name does not resolve", "Check the spelling and the network."
@@ -120,6 +135,20 @@ CODES = {
         "HF-1307",
         "a page came in place of the file",
         "Log in to the network or site, or add `--allow-html` if the page is meant.",
+    ),
+    "no-bucket": Row("HF-1308", "the bucket does not exist", "Check its name and the endpoint."),
+    "no-match": Row(
+        "HF-1309", "nothing is there that was asked for", "Check prefix, globs and dates."
+    ),
+    "archived": Row(
+        "HF-1310",
+        "the object lies in an archive",
+        "Have it restored (`aws s3api restore-object`), then run it again.",
+    ),
+    "bad-listing": Row(
+        "HF-1311",
+        "the listing cannot be trusted",
+        "Run it again; if that does not help, check that the address speaks S3.",
     ),
     # -- is it right -------------------------------------------------------------------------------
     "digest": Row(
