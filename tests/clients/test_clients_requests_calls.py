@@ -16,6 +16,7 @@ from contextlib import ExitStack, contextmanager
 
 import pytest
 import requests
+import urllib3
 from clients_requests_rig import (
     FIN,
     HOLE,
@@ -387,12 +388,24 @@ def test_after_a_kept_connection_was_silent_the_next_attempt_has_a_new_one():
         assert session.get(server.url).content == b"fine"
 
 
+def test_after_a_misdirected_request_the_next_attempt_has_a_new_connection():
+    def script(asked):
+        return [answer(421) if asked.turn == 2 else OK]
+
+    with serving(script) as server, mounted(three(), server) as session:
+        session.get(server.url)
+        assert session.get(server.url).content == b"fine"
+        assert [asked.turn for asked in server.asked] == [1, 2, 1]
+
+
 def test_an_interrupt_closes_the_connection():
     class Interrupt(BaseException):
         pass
 
     def pieces():
         yield b"some"
+        while not server.asked:
+            time.sleep(0.001)
         raise Interrupt
 
     with serving(lambda asked: [OK]) as server, mounted(three(), server) as session:
@@ -613,6 +626,32 @@ def test_a_fallback_takes_the_place_of_the_response():
         adapter = session.get_adapter(server.url)
         prepared = session.prepare_request(requests.Request("GET", server.url))
         assert adapter.send(prepared) == "instead"
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["read", "streamed"])
+@pytest.mark.parametrize("kind", ["urllib3", "derived", "file"])
+def test_answers_that_a_test_s_fake_made_up_are_taken(monkeypatch, kind, stream):
+    """As libraries do that replace `HTTPAdapter.send` in tests."""
+
+    class Derived(urllib3.HTTPResponse):
+        pass
+
+    made = iter([503, 200])
+
+    def send(self, request, **_):
+        kinds = {"urllib3": urllib3.HTTPResponse, "derived": Derived}
+        response = requests.Response()
+        response.status_code, response.url = next(made), request.url
+        body = io.BytesIO(b"made up")
+        response.raw = (
+            body if kind == "file" else kinds[kind](body, preload_content=False, status=200)
+        )
+        return response
+
+    monkeypatch.setattr(requests.adapters.HTTPAdapter, "send", send)
+    with mounted(three()) as session:
+        response = session.get("http://127.0.0.1:9/", stream=stream)
+        assert (response.status_code, response.content) == (200, b"made up")
 
 
 # -- mounting ----------------------------------------------------------------------------

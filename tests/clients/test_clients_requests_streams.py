@@ -64,6 +64,15 @@ SHAPES = {
     "deflate": answer(200, zlib.compress(TEXT), "Content-Encoding: deflate"),
     "raw deflate": chunks(*cut(deflate(TEXT)), fields=("Content-Encoding: deflate",)),
 }
+
+
+def buffered(response) -> bytes:
+    """Read through io's own classes; urllib3 wants to be told before."""
+    response.raw.auto_close = False
+    response.raw.decode_content = True
+    return b"".join(io.BufferedReader(response.raw))
+
+
 READERS = {
     "content": lambda r: r.content,
     "pieces": lambda r: b"".join(r.iter_content(777)),
@@ -72,8 +81,12 @@ READERS = {
     "raw stream": lambda r: b"".join(r.raw.stream(4096, decode_content=True)),
     "raw read": lambda r: r.raw.read(decode_content=True),
     "raw reads": lambda r: b"".join(iter(lambda: r.raw.read(5000, decode_content=True), b"")),
+    "raw lines": lambda r: b"".join(r.raw),
+    "buffered": buffered,
     "raw read1": lambda r: b"".join(iter(lambda: r.raw.read1(5000, decode_content=True), b"")),
 }
+if not hasattr(urllib3.HTTPResponse, "read1"):  # urllib3 2.0 and 2.1
+    del READERS["raw read1"]
 
 
 @pytest.mark.parametrize("reader", READERS.values(), ids=READERS)

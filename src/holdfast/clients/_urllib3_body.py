@@ -19,6 +19,7 @@ import io
 import warnings
 from collections import deque
 from contextlib import contextmanager, suppress
+from functools import cache
 from http.client import HTTPException
 from typing import TYPE_CHECKING, Any
 
@@ -40,12 +41,22 @@ DRAIN_SECONDS = 0.25
 """How long the rest of an answer that nobody wants may take; a new connection is cheaper."""
 
 
-def adopt(response: Any, limit: Limit) -> Raw:
-    """Return `response`, made a `Raw`."""
-    response.__class__ = Raw
-    raw: Raw = response
+def adopt(response: Any, limit: Limit) -> Raw | None:
+    """Return `response`, made a `Raw`; None if it is none of urllib3's (of a test's fake)."""
+    if not isinstance(response, HTTPResponse):
+        return None
+    response.__class__ = _raw_class(type(response))
+    raw: Any = response
     raw._holdfast_limit = limit
-    return raw
+    found: Raw = raw
+    return found
+
+
+@cache
+def _raw_class(response: Any) -> Any:
+    if response is HTTPResponse:
+        return Raw
+    return type(response.__name__, (Raw, response), {})
 
 
 class Raw(HTTPResponse):
@@ -156,12 +167,14 @@ class Raw(HTTPResponse):
             self._ended(decode_content)
         return data
 
-    def read1(self, amt: int | None = None, decode_content: bool | None = None) -> bytes:  # noqa: FBT001 - the signature of urllib3
-        """As urllib3's; compressed data must be whole at the end."""
-        data = super().read1(amt, decode_content)
-        if self.isclosed():
-            self._ended(decode_content)
-        return data
+    if hasattr(HTTPResponse, "read1"):  # urllib3 2.2 and later; `io` looks whether it is there
+
+        def read1(self, amt: int | None = None, decode_content: bool | None = None) -> bytes:  # noqa: FBT001 - the signature of urllib3
+            """As urllib3's; compressed data must be whole at the end."""
+            data = super().read1(amt, decode_content)
+            if self.isclosed():
+                self._ended(decode_content)
+            return data
 
     def read_chunked(
         self,

@@ -152,6 +152,7 @@ class Adapter(HTTPAdapter):
             Request(method=request.method, host=_host_of(request.url)),
             body=body,
             keyed=request.method not in IDEMPOTENT_METHODS and KEY_HEADER in request.headers,
+            fast=True,
         )
         sent = _Sent(self, request, stream=stream, timeout=timeout)
         if body is not None:
@@ -245,7 +246,11 @@ class _Sent:
         finally:
             current.reset(token)
         response.request = self._shown
+        # 421: this connection is not for this host (RFC 9110, 15.5.20), another one may be.
+        self._fresh = response.status_code == 421
         raw = adopt(response.raw, self._limit)
+        if raw is None:
+            return Answer(response, response.status_code, response.headers, complete=True)
         try:
             complete, code = self._taken(response, raw)
         except BaseException:
