@@ -28,7 +28,7 @@ from clients_aiohttp_rig import (
 )
 
 import holdfast as hf
-from holdfast.clients._aiohttp import fence
+from holdfast.clients._aiohttp_body import fence
 from holdfast.core.events import Attempt
 
 URL = f"http://{HOST}/"

@@ -6,8 +6,7 @@ import collections
 
 import pytest
 
-from holdfast.clients import _aiohttp
-from holdfast.clients import aiohttp as adapter
+from holdfast.clients import _aiohttp, _aiohttp_body
 from holdfast.clients.exchange import Exchange
 from holdfast.testing.scenarios import clients_aiohttp
 from holdfast.testing.simulation import run_scenario
@@ -60,11 +59,11 @@ def test_sending_what_may_have_been_executed_again_is_caught(monkeypatch):
 
 
 def test_sending_the_rest_of_a_body_is_caught(monkeypatch):
-    monkeypatch.setattr(_aiohttp.Content, "replayable", True)
-    monkeypatch.setattr(_aiohttp.AsyncOnce, "_begin", lambda _: [])
+    monkeypatch.setattr(_aiohttp_body.Content, "replayable", True)
+    monkeypatch.setattr(_aiohttp_body.AsyncOnce, "_begin", lambda _: [])
     assert found() & {"short request", "wrong request"}
 
 
 def test_permits_that_stay_with_a_closed_answer_are_caught(monkeypatch):
-    monkeypatch.setattr(adapter, "_released", lambda *_: None)
+    monkeypatch.setattr(_aiohttp, "_released", lambda *_: None)
     assert found()

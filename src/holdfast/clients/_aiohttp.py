@@ -1,4 +1,4 @@
-"""What the aiohttp adapter does to aiohttp's own objects: response streams, parsers, payloads.
+"""What the aiohttp adapter does to aiohttp's own objects: response streams and parsers.
 
 aiohttp hands out one `StreamReader` per answer, with a dozen ways to read it. Copying what
 comes out of it into another would cost a task or a copy per piece, so the stream itself
@@ -9,8 +9,9 @@ through `_wait` when there is nothing to read, and that is where limits act.
 
 from __future__ import annotations
 
+import json
 import math
-import threading
+import warnings
 from functools import partial
 from typing import TYPE_CHECKING, Any
 from weakref import ref
@@ -18,22 +19,21 @@ from weakref import ref
 from aiohttp import ClientConnectionError, ClientPayloadError, StreamReader
 from aiohttp.helpers import BaseTimerContext
 from aiohttp.http_exceptions import ContentEncodingError
-from aiohttp.multipart import MultipartWriter
-from aiohttp.payload import AsyncIterablePayload, BytesPayload, IOBasePayload, Payload
+from aiohttp.streams import EMPTY_PAYLOAD
 
 from holdfast.clients.aio import limited
-from holdfast.clients.body import AsyncOnce, is_seekable_file
 from holdfast.clients.decoding import PIECE, DecodingFault, Limit, decoder_for
+from holdfast.core.classify import provider_code
 from holdfast.runtime.clock import clock
 
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from aiohttp import ClientRequest, ClientResponse
+    from aiohttp import ClientResponse
+    from aiohttp.connector import Connection
 
     from holdfast.clients.decoding import Decoder
     from holdfast.clients.exchange import Exchange, Try
-    from holdfast.clients.options import Options
 
 
 class Watched(BaseTimerContext):
@@ -141,6 +141,22 @@ class Stream(StreamReader):
         self.check()
 
 
+def is_whole(content: StreamReader) -> bool:
+    """Say whether a body has come with its head, and needs no look at how it was compressed."""
+    return content.is_eof() and (content is EMPTY_PAYLOAD or content.total_compressed_bytes is None)
+
+
+def code_of(response: ClientResponse, provider: str) -> str | None:
+    """Return the provider's code in a body that is there as a whole; nothing is taken out."""
+    if not (response.status >= 400 or response.content_type.endswith("json")):
+        return None
+    buffer: Any = getattr(response.content, "_buffer", ())
+    try:
+        return provider_code(provider, json.loads(b"".join(buffer)))
+    except ValueError:
+        return None
+
+
 def watch(response: ClientResponse, limit: Limit) -> Stream:
     """Make the body of `response` a `Stream` and return it."""
     content: Any = response.content
@@ -166,6 +182,41 @@ def _ended(response: ref[ClientResponse]) -> None:
     alive = response()
     if alive is not None:
         alive._response_eof()
+
+
+def opened(stream: Stream, response: ClientResponse, conn: Connection, exchange: Exchange) -> None:
+    """Let the reading of a body be known to `exchange`, until its connection is given back."""
+    stream._timer.exchange = exchange
+    failure = stream.exception()
+    if failure is not None:
+        exchange.body_failed(failure)
+    let_go(stream, response)
+    own = response.__dict__
+    own["_holdfast"] = _Open(exchange)
+    conn.add_callback(partial(_released, exchange, own))
+
+
+class _Open:
+    """Belongs to a response whose body is being read, and goes with it."""
+
+    __slots__ = ("_exchange",)
+
+    def __init__(self, exchange: Exchange) -> None:
+        self._exchange = exchange
+
+    def __del__(self) -> None:
+        if self._exchange.open:
+            self._exchange.body_closed()
+            warnings.warn("a response was neither read nor closed", ResourceWarning, stacklevel=2)
+
+
+def _released(exchange: Exchange, own: dict[str, Any]) -> None:
+    """Take that the response gave its connection back: read, closed, or (not closed) collected.
+
+    own: the attributes of the response; itself it could not be collected.
+    """
+    if own["_closed"]:
+        exchange.body_closed()
 
 
 class Head:
@@ -267,111 +318,3 @@ class ToTheEnd:
         protocol.__dict__.pop("connection_lost", None)
         self._broken = error or self._broken
         protocol.connection_lost(error)
-
-
-class Content:
-    """A request's payload as the exchange sees it, and what has to happen to send it again."""
-
-    __slots__ = ("_begun", "_once", "_payload")
-
-    def __init__(self, payload: Payload, options: Options) -> None:
-        self._payload = payload
-        self._begun = False
-        self._once: AsyncOnce | None = None
-        if isinstance(payload, AsyncIterablePayload) and payload._cached_chunks is None:
-            value: Any = payload._value
-            if isinstance(value, AsyncOnce):
-                self._once = value  # an earlier hop's
-            elif payload._iter is not None and not payload.consumed:
-                payload._value = self._once = AsyncOnce(payload._iter, options.replay_buffer)
-
-    @property
-    def replayable(self) -> bool:
-        """Whether it can be sent (again) from its start now."""
-        if self._once is not None:
-            return self._once.replayable
-        return not self._begun or can_rewind(self._payload)
-
-    def begin(self) -> None:
-        """Get ready to be sent (again)."""
-        self._begun = True
-        if self._once is not None:
-            payload: Any = self._payload
-            payload._iter = aiter(self._once)
-        for file in files_in(self._payload):
-            fence(file)
-
-    def settle(self) -> None:
-        """Let aiohttp know whether a redirect may send it again."""
-        if self._once is not None:
-            self._payload._consumed = not self._once.replayable
-            if self._once.replayable:
-                payload: Any = self._payload
-                payload._iter = aiter(self._once)
-
-
-def content_of(request: ClientRequest, options: Options) -> Content | None:
-    """Return the body of a request, None if it has none."""
-    payload: Any = request._body
-    return None if payload is None else Content(payload, options)
-
-
-def can_rewind(payload: Payload) -> bool:
-    """Say whether `payload`, which may have been sent in part, can be sent from its start.
-
-    What is not known to be, is not: aiohttp itself takes a payload for repeatable unless its
-    class says otherwise.
-    """
-    if isinstance(payload, BytesPayload):
-        return True
-    if isinstance(payload, IOBasePayload):
-        return not payload.consumed and is_seekable_file(payload._value)
-    if isinstance(payload, AsyncIterablePayload):
-        return payload._cached_chunks is not None
-    if isinstance(payload, MultipartWriter):
-        return not payload.consumed and all(can_rewind(part) for part, _, _ in payload._parts)
-    return False
-
-
-def files_in(payload: Payload) -> list[IOBasePayload]:
-    """Return the files that are sent."""
-    if isinstance(payload, IOBasePayload):
-        return [payload]
-    if isinstance(payload, MultipartWriter):
-        return [file for part, _, _ in payload._parts for file in files_in(part)]
-    return []
-
-
-def fence(payload: IOBasePayload) -> None:
-    """Keep a read of the attempt before, which a thread may still be at, out of this one.
-
-    aiohttp reads files in threads, and cancelling the task that waits does not stop the
-    thread. It would read from where this attempt has just rewound the file to.
-    """
-    own: Any = payload.__dict__
-    before: _Fence | None = own.get("_holdfast")
-    if before is not None:
-        before.over = True
-    now = own["_holdfast"] = _Fence(threading.Lock() if before is None else before.lock)
-    kind = type(payload)
-
-    def first(length: int | None) -> Any:
-        with now.lock:
-            return (None, b"") if now.over else kind._read_and_available_len(payload, length)
-
-    def more(length: int | None) -> Any:
-        with now.lock:
-            return b"" if now.over else kind._read(payload, length)
-
-    own["_read_and_available_len"] = first
-    own["_read"] = more
-
-
-class _Fence:
-    """One attempt's right to read. over: it has gone to the next attempt."""
-
-    __slots__ = ("lock", "over")
-
-    def __init__(self, lock: threading.Lock) -> None:
-        self.lock = lock
-        self.over = False

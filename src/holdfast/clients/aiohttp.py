@@ -12,9 +12,7 @@ which sees the first byte.
 
 from __future__ import annotations
 
-import json
 import math
-import warnings
 from contextlib import suppress
 from contextvars import ContextVar
 from copy import copy
@@ -28,15 +26,20 @@ except ImportError as missing:
         "`holdfast.clients.aiohttp` needs aiohttp: pip install 'aiohttp>=3.14'"
     ) from missing
 
-from aiohttp.helpers import TimerContext
-from aiohttp.streams import EMPTY_PAYLOAD
+if not hasattr(aiohttp.StreamReader, "set_read_chunk_size"):
+    raise ImportError(
+        f"`holdfast.clients.aiohttp` needs aiohttp 3.14 or newer, and found "
+        f"{aiohttp.__version__}: pip install 'aiohttp>=3.14'"
+    )
 
-from holdfast.clients._aiohttp import Head, Stream, content_of, let_go, watch
+from aiohttp.helpers import TimerContext
+
+from holdfast.clients._aiohttp import Head, Stream, code_of, is_whole, opened, watch
+from holdfast.clients._aiohttp_body import content_of
 from holdfast.clients.aio import arun, limited
 from holdfast.clients.decoding import Limit
 from holdfast.clients.exchange import DRAIN, KEY_HEADER, Answer, Exchange, Try
 from holdfast.clients.options import Options
-from holdfast.core.classify import provider_code
 from holdfast.core.rate_headers import mentions_limits
 from holdfast.core.retry import IDEMPOTENT_METHODS, Request
 from holdfast.runtime.clock import clock
@@ -52,7 +55,7 @@ if TYPE_CHECKING:
     from aiohttp.client_proto import ResponseHandler
     from aiohttp.connector import Connection
 
-    from holdfast.clients._aiohttp import Content
+    from holdfast.clients._aiohttp_body import Content
     from holdfast.clients.exchange import Entered
     from holdfast.core.call import Step
     from holdfast.runtime.policy import Policy
@@ -144,7 +147,7 @@ class Middleware:
         if (
             response is not None
             and response.status < 400
-            and _is_whole(response.content)
+            and is_whole(response.content)
             and policy._hook is None
             and self._options.provider is None
             and not hub.listening
@@ -255,10 +258,10 @@ class _Sender:
         """Send, and read the answer's body if it is to be buffered."""
         first, self.first = self.first, None
         response = await self._send(this) if first is None else self._taken(first, this)
-        complete = _is_whole(response.content) or await self._buffered(response)
+        complete = is_whole(response.content) or await self._buffered(response)
         answer = Answer(response, response.status, response.headers, complete)
         if self._options.provider is not None and complete:
-            answer.code = _code(response, self._options.provider)
+            answer.code = code_of(response, self._options.provider)
         return answer
 
     def _taken(self, first: First, this: Try) -> ClientResponse:
@@ -365,20 +368,8 @@ class _Sender:
         if not isinstance(stream, Stream) or conn is None:
             exchange.body_closed()
             return response
-        stream._timer.exchange = exchange
-        failure = stream.exception()
-        if failure is not None:
-            exchange.body_failed(failure)
-        let_go(stream, response)
-        own = response.__dict__
-        own["_holdfast"] = _Open(exchange)
-        conn.add_callback(partial(_released, exchange, own))
+        opened(stream, response, conn, exchange)
         return response
-
-
-def _is_whole(content: aiohttp.StreamReader) -> bool:
-    """Say whether a body has come with its head, and needs no look at how it was compressed."""
-    return content.is_eof() and (content is EMPTY_PAYLOAD or content.total_compressed_bytes is None)
 
 
 def _connected(
@@ -400,39 +391,5 @@ class _NotFreshError(Exception):
     """A kept-alive connection came where a new one is needed; never leaves this module."""
 
 
-class _Open:
-    """Belongs to a response whose body is being read, and goes with it."""
-
-    __slots__ = ("_exchange",)
-
-    def __init__(self, exchange: Exchange) -> None:
-        self._exchange = exchange
-
-    def __del__(self) -> None:
-        if self._exchange.open:
-            self._exchange.body_closed()
-            warnings.warn("a response was neither read nor closed", ResourceWarning, stacklevel=2)
-
-
-def _released(exchange: Exchange, own: dict[str, Any]) -> None:
-    """Take that the response gave its connection back: read, closed, or (not closed) collected.
-
-    own: the attributes of the response; itself it could not be collected.
-    """
-    if own["_closed"]:
-        exchange.body_closed()
-
-
 def _slow(error: BaseException) -> BaseException:
     return TimeoutError().with_traceback(error.__traceback__)
-
-
-def _code(response: ClientResponse, provider: str) -> str | None:
-    """Return the provider's code in a body that is there as a whole; nothing is taken out."""
-    if not (response.status >= 400 or response.content_type.endswith("json")):
-        return None
-    buffer: Any = getattr(response.content, "_buffer", ())
-    try:
-        return provider_code(provider, json.loads(b"".join(buffer)))
-    except ValueError:
-        return None
