@@ -52,7 +52,7 @@ class Sending:
         self.this = _NOBODY
 
     def wrote(self, buffer: bytes, connection: Stream | AsyncStream) -> None:
-        """Note the first bytes that go out; called before they do."""
+        """Note the first bytes that go out; called before they do, and never with none."""
         if buffer.startswith(_TO_A_PROXY) and not self._tunnels:
             return
         self.this.connecting = False
@@ -104,7 +104,7 @@ class Stream:
         now = sending.get()
         if now is not None:
             now.guard(self._sock)
-            if now.this.connecting:
+            if now.this.connecting and buffer:
                 now.wrote(buffer, self)
         self._inner.write(buffer, timeout)
 
@@ -187,7 +187,7 @@ class AsyncStream:
 
     def write(self, buffer: bytes, timeout: float | None = None) -> Any:
         now = sending.get()
-        if now is not None and now.this.connecting:
+        if now is not None and now.this.connecting and buffer:
             now.wrote(buffer, self)
         return self._inner.write(buffer, timeout)
 
@@ -197,7 +197,14 @@ class AsyncStream:
         server_hostname: str | None = None,
         timeout: float | None = None,  # noqa: ASYNC109 - httpcore's signature
     ) -> AsyncStream:
-        return AsyncStream(await self._inner.start_tls(ssl_context, server_hostname, timeout))
+        try:
+            secure = await self._inner.start_tls(ssl_context, server_hostname, timeout)
+        except BaseException:
+            # httpcore 1.0.9 and httpcore2 2.16.2 do this for an Exception, but leave the
+            # connection open if the handshake is cancelled.
+            await self.aclose()
+            raise
+        return AsyncStream(secure)
 
 
 class AsyncBackend:
