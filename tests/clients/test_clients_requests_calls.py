@@ -737,3 +737,18 @@ def test_a_session_can_be_pickled():
 def test_holdfast_does_not_import_requests():
     code = "import sys, holdfast as hf; hf.clients; assert 'requests' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    ("broken", "said"),
+    [
+        ("sys.modules['requests'] = None", "needs requests: `pip install"),
+        ("import urllib3.exceptions as e; del e.NameResolutionError", "urllib3 2.0 or newer"),
+    ],
+    ids=["missing", "old"],
+)
+def test_what_is_missing_is_said_in_a_line(broken, said):
+    code = f"import sys, holdfast as hf; {broken}; hf.clients.requests"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert said in done.stderr.splitlines()[-1]

@@ -38,7 +38,11 @@ from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 from urllib3.connection import HTTPConnection
-from urllib3.exceptions import ConnectTimeoutError, NameResolutionError
+
+try:
+    from urllib3.exceptions import ConnectTimeoutError, NameResolutionError
+except ImportError as error:
+    raise ImportError("urllib3 2.0 or newer is needed: `pip install 'urllib3>=2'`") from error
 from urllib3.util import Timeout
 from urllib3.util.connection import allowed_gai_family
 

@@ -19,7 +19,12 @@ import math
 from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import urlsplit
 
-from requests.adapters import HTTPAdapter
+try:
+    from requests.adapters import HTTPAdapter
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+        "hf.clients.requests needs requests: `pip install 'requests>=2.32.2'`", name="requests"
+    ) from error
 from requests.exceptions import ChunkedEncodingError, ContentDecodingError
 from requests.exceptions import ConnectionError as BrokenConnection
 from requests.exceptions import SSLError as BrokenTLS
