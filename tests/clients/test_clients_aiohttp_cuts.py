@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 
 import aiohttp
 import pytest
-from clients_aiohttp_rig import fetch, sessions, simulate
+from clients_aiohttp_rig import HOST, Scripted, answer, chunked, fetch, sessions, simulate
 from clients_shapes import FAULTS, SHAPES, cases
 
 import holdfast as hf
+from holdfast.testing import cancel_sweep, simulated_aiohttp
 
 LIMIT = 0.2
+ZIPPED = answer(200, gzip.compress(b"good", mtime=0), "Content-Encoding: gzip")
 
 
 def policy(attempts=1):
@@ -143,28 +146,46 @@ def test_each_way_of_reading_a_body_gets_it_whole(read, size):
     simulate(main)
 
 
-def test_a_cancelled_request_leaves_nothing_at_any_step():
-    shapes = [shape for shape in SHAPES if shape.name in ("length", "chunked", "gzip", "redirect")]
+SCRIPTS = {
+    "new": ("GET", {}, [answer(200, b"good")]),
+    "stale": ("GET", {}, [answer(200, b"good"), ("rst", b""), answer(200, b"good")]),
+    "retry": ("GET", {}, [answer(503), ("fin", b"HTTP"), answer(200, b"good")]),
+    "drained": ("GET", {}, [("drip", chunked(b"busy", status=503)), answer(200, b"good")]),
+    "redirect": ("GET", {}, [answer(302, b"", "Location: /two"), answer(200, b"good")]),
+    "stream": ("GET", {}, [("drip", chunked(b"go", b"od"))]),
+    "buffered": ("GET", {}, [("drip", answer(200, b"good"))]),
+    "gzip": ("GET", {}, [("drip", ZIPPED)]),
+    "body": ("PUT", {"data": b"x" * 200_000}, [("rst", b""), answer(200, b"good")]),
+    "hedged": ("GET", {}, [("hang", b""), answer(200, b"good")]),
+}
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_a_request_that_is_cancelled_at_any_step_leaves_nothing(name):
+    method, options, script = SCRIPTS[name]
+    parts = [hf.Hedge(after=0.01, budget=1.0)] if name == "hedged" else []
+    world = {}
 
     async def main(sim):
-        rule = policy(3)
-        async with sessions(sim, rule) as (session, server):
-            for shape in shapes:
-                for fault, at in (("none", 0), ("hole", 50), ("rst", 50), ("fin", 0)):
-                    step = 0
-                    while True:
-                        url, _ = server.url(shape, fault, f"{at},9", times=1)
-                        task = asyncio.ensure_future(fetch(session, url, shape.method))
-                        for _ in range(step):
-                            await asyncio.sleep(0)
-                        if task.done():
-                            break
-                        await asyncio.sleep(0.0007 * (step % 5))
-                        task.cancel()
-                        await asyncio.gather(task, return_exceptions=True)
-                        assert rule.state()["active"] == 0
-                        step += 1
-                        if step > 60:
-                            break
+        session = world["session"]
+        if name == "stale":
+            assert await fetch(session, f"http://{HOST}/") == (200, b"good")
+        got = await fetch(session, f"http://{HOST}/", method, **options)
+        assert got == (200, b"good")
 
-    simulate(main)
+    async def around(sim, start):
+        rule = hf.policy(
+            hf.Deadline(300),
+            hf.Bulkhead(2),
+            hf.Retry(4, backoff=hf.Constant(0.01), budget=None),
+            *parts,
+            hf.Timeout(100),
+        )
+        async with sessions(sim, rule, Scripted(*script)) as (session, _):
+            world["session"] = session
+            await asyncio.wait([start()])
+            sim.loop.on_step = None
+            assert rule.state()["active"] == 0
+
+    with simulated_aiohttp():
+        assert cancel_sweep(main, around=around) > 5
