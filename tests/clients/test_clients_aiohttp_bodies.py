@@ -12,6 +12,7 @@ import threading
 import time
 import warnings
 import zlib
+from pathlib import Path
 
 import aiohttp
 import pytest
@@ -497,6 +498,21 @@ def test_compressed_bodies_come_as_they_are_if_the_session_says_so():
         assert await fetch(session, URL, auto_decompress=False) == (200, BOMB)
 
     run(server, main)
+
+
+@pytest.mark.parametrize("form", ["length", "chunked"])
+@pytest.mark.parametrize("how", ["read", "stream", pytest.param("all", marks=pytest.mark.long)])
+def test_a_bomb_of_a_gibibyte_costs_at_most_32_mebibytes(how, form):
+    script = Path(__file__).with_name("clients_aiohttp_bomb.py")
+    done = subprocess.run(
+        [sys.executable, str(script), how, form], capture_output=True, text=True, check=True
+    )
+    grown, got, *failure = done.stdout.split()
+    assert int(grown) <= 32 << 20
+    if how == "all":  # the ratio was allowed: it comes, piece by piece
+        assert (int(got), failure) == (1 << 30, [])
+    else:
+        assert failure == ["ClientPayloadError"]
 
 
 # -- the rest ----------------------------------------------------------------------------------
