@@ -10,32 +10,33 @@ import functools
 import json
 import math
 import sys
-import warnings
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from holdfast.clients._httpcore import AsyncBackend, Backend, OneOff, tell
-from holdfast.clients.aio import reading as areading
+from holdfast.clients._httpx_streams import (
+    AsyncBegun,
+    AsyncBody,
+    AsyncHeld,
+    Begun,
+    Body,
+    Decoding,
+    Held,
+)
 from holdfast.clients.body import AsyncOnce, File, Once, is_seekable_file
 from holdfast.clients.decoding import (
     ACCEPT_ENCODING,
-    DecodingFault,
     Limit,
-    adecoded,
-    decoded,
     decoder_for,
 )
 from holdfast.clients.exchange import KEY_HEADER
-from holdfast.clients.sync import reading
 from holdfast.core.tables.answers import provider_code
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator
     from types import ModuleType
 
-    from holdfast.clients.body import Body
-    from holdfast.clients.decoding import Decoder
-    from holdfast.clients.exchange import Exchange
+    from holdfast.clients.body import Body as Source
+    from holdfast.clients.decoding import Decoder, DecodingFault
     from holdfast.clients.options import Options
 
 NAMES = ("httpx2", "httpx")
@@ -58,13 +59,13 @@ class Library:
         self.module: Any = module
         both = (module.SyncByteStream, module.AsyncByteStream)
         self.byte_stream = module.ByteStream
-        self.body = type("Body", (_Body, module.SyncByteStream), {})
-        self.async_body = type("AsyncBody", (_AsyncBody, module.AsyncByteStream), {})
-        self.decoding = type("Decoding", (_Decoding, *both), {})
-        self.begun = type("Begun", (_Begun, module.SyncByteStream), {})
-        self.async_begun = type("AsyncBegun", (_AsyncBegun, module.AsyncByteStream), {})
-        self.held = type("Held", (_Held, module.SyncByteStream), {})
-        self.async_held = type("AsyncHeld", (_AsyncHeld, module.AsyncByteStream), {})
+        self.body = type("Body", (Body, module.SyncByteStream), {})
+        self.async_body = type("AsyncBody", (AsyncBody, module.AsyncByteStream), {})
+        self.decoding = type("Decoding", (Decoding, *both), {})
+        self.begun = type("Begun", (Begun, module.SyncByteStream), {})
+        self.async_begun = type("AsyncBegun", (AsyncBegun, module.AsyncByteStream), {})
+        self.held = type("Held", (Held, module.SyncByteStream), {})
+        self.async_held = type("AsyncHeld", (AsyncHeld, module.AsyncByteStream), {})
 
     def fault(self, fault: DecodingFault, request: Any) -> Exception:
         """Return the library's error for a body that cannot be decoded."""
@@ -94,8 +95,8 @@ def by_name(name: str) -> Library:
 class Line:
     """A transport of the library under ours, and what can be asked of it.
 
-    handle: sends a request. fresh: sends it on a connection that nobody has used; None if
-    that cannot be had, because the transport is none of the library's own.
+    fresh: sends a request on a connection that nobody has used; None if that cannot be had,
+    because the transport is none of the library's own.
     """
 
     def __init__(self, lib: Library, inner: Any, *, is_async: bool) -> None:
@@ -103,7 +104,6 @@ class Line:
         self.inner = inner
         self.is_async = is_async
         method = "handle_async_request" if is_async else "handle_request"
-        self.handle = getattr(inner, method)
         self.fresh = None
         module = lib.module
         own = module.AsyncHTTPTransport if is_async else module.HTTPTransport
@@ -134,29 +134,9 @@ def check_inner(inner: Any, *, is_async: bool) -> None:
 # -- bodies of requests ------------------------------------------------------------------
 
 
-class _Body:
-    """A request body that is given out by one of `body`'s classes."""
-
-    def __init__(self, source: Any) -> None:
-        self._source = source
-
-    def __iter__(self) -> Iterator[bytes]:
-        return iter(self._source)
-
-
-class _AsyncBody:
-    """The same, asynchronous."""
-
-    def __init__(self, source: Any) -> None:
-        self._source = source
-
-    def __aiter__(self) -> AsyncIterator[bytes]:
-        return aiter(self._source)
-
-
 def body_of(
     lib: Library, request: Any, options: Options, *, is_async: bool
-) -> tuple[Any, Body | None]:
+) -> tuple[Any, Source | None]:
     """Return the stream to send for `request`, as often as asked, and whether that is possible.
 
     The library's own streams give a file or an iterator once, and then, silently, nothing.
@@ -180,7 +160,7 @@ def body_of(
 
 def _wrapped(
     lib: Library, stream: Any, options: Options, *, is_async: bool
-) -> tuple[Any, Body | None]:
+) -> tuple[Any, Source | None]:
     fields = getattr(stream, "fields", None)
     if isinstance(fields, list):  # multipart: its files are rewound by the library, if they can be
         if all(_is_repeatable(getattr(field, "file", b"")) for field in fields):
@@ -341,133 +321,3 @@ class Asked:
         if self._automatic:
             headers["Accept-Encoding"] = ACCEPT_ENCODING
         return headers
-
-
-class _Decoding:
-    """The body of an answer, decoded in pieces of at most 64 KiB."""
-
-    def __init__(
-        self, lib: Library, stream: Any, decoder: Decoder, plan: Plan, request: Any
-    ) -> None:
-        self._lib = lib
-        self._stream = stream
-        self._decoder = decoder
-        self._stated = plan.stated
-        self._request = request
-
-    def __iter__(self) -> Generator[bytes]:
-        try:
-            yield from decoded(self._stream, self._decoder, empty=self._stated)
-        except DecodingFault as fault:
-            raise self._lib.fault(fault, self._request) from fault
-
-    async def __aiter__(self) -> AsyncGenerator[bytes]:
-        try:
-            async for piece in adecoded(self._stream, self._decoder, empty=self._stated):
-                yield piece
-        except DecodingFault as fault:
-            raise self._lib.fault(fault, self._request) from fault
-
-    def close(self) -> None:
-        self._stream.close()
-
-    async def aclose(self) -> None:
-        await self._stream.aclose()
-
-
-class _Begun:
-    """A body whose first pieces have been read."""
-
-    def __init__(self, pieces: list[bytes], rest: Iterator[bytes], stream: Any) -> None:
-        self._pieces = pieces
-        self._rest = rest
-        self._stream = stream
-
-    def __iter__(self) -> Iterator[bytes]:
-        yield from self._pieces
-        yield from self._rest
-
-    def close(self) -> None:
-        self._stream.close()
-
-
-class _AsyncBegun:
-    """The same, asynchronous."""
-
-    def __init__(self, pieces: list[bytes], rest: AsyncIterator[bytes], stream: Any) -> None:
-        self._pieces = pieces
-        self._rest = rest
-        self._stream = stream
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        for piece in self._pieces:
-            yield piece
-        async for piece in self._rest:
-            yield piece
-
-    async def aclose(self) -> None:
-        await self._stream.aclose()
-
-
-class _Tracked:
-    """An opened body: its exchange hears how its reading goes, and its permits come back."""
-
-    def __init__(self, exchange: Exchange, stream: Any) -> None:
-        self._exchange = exchange
-        self._stream = stream
-        self._reader: Any = None
-        self._closed = False
-
-    def __del__(self) -> None:
-        if not self._closed:
-            self._exchange.abandon()
-            self._drop()
-            warnings.warn(
-                "an answer was neither read to its end nor closed",
-                ResourceWarning,
-                stacklevel=2,
-                source=self,
-            )
-
-    def _drop(self) -> None:
-        """Give the connection up, without waiting."""
-
-
-class _Held(_Tracked):
-    """An opened body of a synchronous client."""
-
-    def __iter__(self) -> Iterator[bytes]:
-        if self._reader is None:
-            self._reader = reading(self._exchange, self._stream)
-        return self._reader  # type: ignore[no-any-return]  # a generator
-
-    def close(self) -> None:
-        self._closed = True
-        if self._reader is not None:
-            with suppress(ValueError):  # another thread is reading; the end comes to it below
-                self._reader.close()
-        self._exchange.body_closed()  # its guard lets the socket go before the pool has it
-        self._stream.close()
-
-    def _drop(self) -> None:
-        with suppress(Exception):
-            self._stream.close()
-
-
-class _AsyncHeld(_Tracked):
-    """An opened body of an asynchronous client."""
-
-    def __aiter__(self) -> AsyncIterator[bytes]:
-        if self._reader is None:
-            self._reader = areading(self._exchange, self._stream)
-        return self._reader  # type: ignore[no-any-return]  # a generator
-
-    async def aclose(self) -> None:
-        self._closed = True
-        try:
-            if self._reader is not None:
-                with suppress(RuntimeError):  # another task is reading
-                    await self._reader.aclose()
-            self._exchange.body_closed()
-        finally:
-            await self._stream.aclose()

@@ -16,33 +16,15 @@ Options: see `holdfast.clients.options.Options`.
 
 from __future__ import annotations
 
-import asyncio
-import math
 import sys
 from contextlib import suppress
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Self
 
 from holdfast.clients import aio, sync
-from holdfast.clients._httpcore import Sending, sending
-from holdfast.clients._httpx import (
-    NAMES,
-    Asked,
-    Library,
-    Line,
-    Plan,
-    body_of,
-    by_name,
-    check_inner,
-    code_in,
-    library,
-    stated_length,
-    undress,
-)
-from holdfast.clients.decoding import DecodingFault
-from holdfast.clients.exchange import DRAIN, Answer, Exchange
+from holdfast.clients._httpx import NAMES, Library, Line, by_name, check_inner, library
+from holdfast.clients._httpx_calls import AsyncSender, Call, Sender
 from holdfast.clients.options import Options
-from holdfast.core.retry import Request
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -50,7 +32,6 @@ if TYPE_CHECKING:
     import httpx
     import httpx2
 
-    from holdfast.clients.exchange import Try
     from holdfast.runtime.policy import Policy
 
     class _SyncBase(httpx.BaseTransport, httpx2.BaseTransport):  # type: ignore[misc]  # either
@@ -63,9 +44,6 @@ else:
     _SyncBase = _AsyncBase = object
 
 __all__ = ["AsyncTransport", "Transport"]
-
-_DRAIN_SECONDS = 1.0
-_NO_TIMEOUT = dict.fromkeys(("connect", "read", "write", "pool"))
 
 
 class _Common:
@@ -138,9 +116,9 @@ class Transport(_Common, _SyncBase):
 
     def handle_request(self, request: Any) -> Any:
         """Make the logical call; called by the client."""
-        call = _Call(self._line(type(request)), request, self._options)
+        call = Call(self._line(type(request)), request, self._options)
         exchange = call.exchange(self._policy)
-        return sync.run(exchange, _Sender(call))
+        return sync.run(exchange, Sender(call))
 
     def __enter__(self) -> Self:
         return self
@@ -169,9 +147,9 @@ class AsyncTransport(_Common, _AsyncBase):
 
     async def handle_async_request(self, request: Any) -> Any:
         """Make the logical call; called by the client."""
-        call = _Call(self._line(type(request)), request, self._options)
+        call = Call(self._line(type(request)), request, self._options)
         exchange = call.exchange(self._policy)
-        return await aio.arun(exchange, _AsyncSender(call))
+        return await aio.arun(exchange, AsyncSender(call))
 
     async def __aenter__(self) -> Self:
         return self
@@ -188,242 +166,3 @@ class AsyncTransport(_Common, _AsyncBase):
         """Close all connections."""
         for inner in self._inners():
             await inner.aclose()
-
-
-class _Call:
-    """One logical call: the request, and how it goes out each time."""
-
-    __slots__ = ("_body", "_headers", "_stream", "line", "options", "request")
-
-    def __init__(self, line: Line, request: Any, options: Options) -> None:
-        self.line = line
-        self.request = request
-        self.options = options
-        self._stream, self._body = body_of(line.lib, request, options, is_async=line.is_async)
-        self._headers = request.headers
-
-    def exchange(self, policy: Policy) -> Exchange:
-        """Begin the call."""
-        request = self.request
-        fields = Asked(request.headers)
-        exchange = Exchange(
-            policy,
-            self.options,
-            Request(
-                method=request.method,
-                host=request.url.host,
-                replayable=self._body is None or self._body.replayable,
-            ),
-            body=self._body,
-            keyed=fields.keyed,
-        )
-        self._headers = fields.with_key(exchange.key)
-        return exchange
-
-    def attempt(self, this: Try) -> Any:
-        """Return a copy of the request for one try."""
-        request = self.request
-        extensions = dict(request.extensions)
-        limit = this.limit
-        if limit != math.inf and not self.line.is_async:  # the loop cancels asynchronous ones
-            own = extensions.get("timeout") or _NO_TIMEOUT
-            extensions["timeout"] = {
-                name: limit if value is None or value > limit else value
-                for name, value in own.items()
-            }
-        # Not through its constructor, which would parse and encode everything again.
-        copied = object.__new__(type(request))
-        copied.__dict__.update(
-            request.__dict__, headers=self._headers, stream=self._stream, extensions=extensions
-        )
-        return copied
-
-    def planned(self, response: Any) -> Plan:
-        """Return what to do with the body."""
-        try:
-            return Plan(self.request.method, response, self.options)
-        except DecodingFault as fault:
-            raise self.line.lib.fault(fault, self.request) from fault
-
-    def whole(self, response: Any, plan: Plan, raw: bytes) -> Answer[Any]:
-        """Return the answer whose body has arrived as `raw`."""
-        lib = self.line.lib
-        content = raw
-        if plan.decoder is not None:
-            try:
-                content, size = plan.decoded(raw)
-            except DecodingFault as fault:
-                raise lib.fault(fault, self.request) from fault
-            undress(response)
-            if size > len(content):  # too large to hold unasked: again, when it is read
-                decoder = plan.new_decoder()
-                assert decoder is not None
-                response.stream = lib.decoding(
-                    lib, lib.byte_stream(raw), decoder, plan, self.request
-                )
-                return Answer(response, response.status_code, response.headers.raw, complete=True)
-        response.stream = lib.byte_stream(content)
-        code = code_in(content, self.options.provider)
-        return Answer(
-            response, response.status_code, response.headers.raw, complete=True, code=code
-        )
-
-    def opened(self, response: Any, plan: Plan, stream: Any) -> Answer[Any]:
-        """Return the answer whose body is still to be read, from `stream`."""
-        if plan.decoder is not None:
-            lib = self.line.lib
-            stream = lib.decoding(lib, stream, plan.decoder, plan, self.request)
-            undress(response)
-        response.stream = stream
-        return Answer(response, response.status_code, response.headers.raw, complete=False)
-
-    @property
-    def concurrent(self) -> bool:
-        """Whether its body can be sent twice at a time: a file has one position."""
-        return isinstance(self._stream, self.line.lib.byte_stream)
-
-
-def _may_drain(answer: Answer[Any]) -> bool:
-    """Say whether the rest of a discarded answer is known to be short."""
-    length = stated_length(answer.response.headers)
-    return length is not None and length <= DRAIN
-
-
-class _Sender:
-    """Sends one logical call's requests."""
-
-    __slots__ = ("_call",)
-
-    def __init__(self, call: _Call) -> None:
-        self._call = call
-
-    def send(self, this: Try) -> Answer[Any]:
-        """See `sync.Sender`."""
-        line = self._call.line
-        request = self._call.attempt(this)
-        if line.fresh is None:  # another transport, which may not tell anything
-            response = line.handle(request)
-            stream = response.extensions.get("network_stream")
-            if stream is not None and this.guard is not None:
-                this.guard.watch(stream.get_extra_info("socket"))
-            return self._read(response, this)
-        told = Sending(this, request.method)
-        token = sending.set(told)
-        try:
-            response = (line.fresh if this.fresh else line.handle)(request)
-            this.answered = True
-            return self._read(response, this)
-        finally:
-            sending.reset(token)
-            told.over()
-
-    def _read(self, response: Any, this: Try) -> Answer[Any]:
-        call, stream = self._call, response.stream
-        try:
-            plan = call.planned(response)
-            if not plan.take:
-                return call.opened(response, plan, stream)
-            pieces, size, rest = [], 0, iter(stream)
-            for piece in rest:
-                pieces.append(piece)
-                size += len(piece)
-                if size > plan.take:
-                    begun = call.line.lib.begun(pieces, rest, stream)
-                    return call.opened(response, plan, begun)
-        except BaseException:
-            stream.close()
-            raise
-        guard = this.guard
-        if guard is not None:
-            guard.watch(None)  # the next user of the connection has a guard of its own
-        stream.close()
-        if guard is not None and guard.fired and not plan.stated:
-            # The end of the connection was the end of the body, and it was our doing.
-            raise call.line.lib.module.ReadTimeout("no end of the body", request=call.request)
-        return call.whole(response, plan, b"".join(pieces))
-
-    def discard(self, answer: Answer[Any]) -> None:
-        """See `sync.Sender`."""
-        stream = answer.response.stream
-        try:
-            if _may_drain(answer):
-                for _ in stream:
-                    pass
-        except Exception:  # noqa: BLE001, S110 - nobody wants this answer
-            pass
-        finally:
-            stream.close()
-
-    def hold(self, answer: Answer[Any], exchange: Exchange) -> Any:
-        """See `sync.Sender`."""
-        response = answer.response
-        response.stream = self._call.line.lib.held(exchange, response.stream)
-        return response
-
-
-class _AsyncSender:
-    """Sends one logical call's requests."""
-
-    __slots__ = ("_call",)
-
-    def __init__(self, call: _Call) -> None:
-        self._call = call
-
-    @property
-    def concurrent(self) -> bool:
-        """See `aio.AsyncSender`."""
-        return self._call.concurrent
-
-    async def send(self, this: Try) -> Answer[Any]:
-        """See `aio.AsyncSender`."""
-        line = self._call.line
-        request = self._call.attempt(this)
-        if line.fresh is None:
-            return await self._read(await line.handle(request))
-        told = Sending(this, request.method)
-        token = sending.set(told)
-        try:
-            response = await (line.fresh if this.fresh else line.handle)(request)
-            this.answered = True
-            return await self._read(response)
-        finally:
-            sending.reset(token)
-            told.over()
-
-    async def _read(self, response: Any) -> Answer[Any]:
-        call, stream = self._call, response.stream
-        try:
-            plan = call.planned(response)
-            if not plan.take:
-                return call.opened(response, plan, stream)
-            pieces, size, rest = [], 0, aiter(stream)
-            async for piece in rest:
-                pieces.append(piece)
-                size += len(piece)
-                if size > plan.take:
-                    begun = call.line.lib.async_begun(pieces, rest, stream)
-                    return call.opened(response, plan, begun)
-        except BaseException:
-            await stream.aclose()
-            raise
-        await stream.aclose()
-        return call.whole(response, plan, b"".join(pieces))
-
-    async def discard(self, answer: Answer[Any]) -> None:
-        """See `aio.AsyncSender`."""
-        stream = answer.response.stream
-        try:
-            if _may_drain(answer):
-                async with asyncio.timeout(_DRAIN_SECONDS):
-                    async for _ in stream:
-                        pass
-        except Exception:  # noqa: BLE001, S110 - nobody wants this answer
-            pass
-        finally:
-            await stream.aclose()
-
-    def hold(self, answer: Answer[Any], exchange: Exchange) -> Any:
-        """See `aio.AsyncSender`."""
-        response = answer.response
-        response.stream = self._call.line.lib.async_held(exchange, response.stream)
-        return response
