@@ -29,7 +29,6 @@ ProtocolError. Outside `sending` only the reading of heads and lines differs fro
 from __future__ import annotations
 
 import http.client
-import io
 import math
 import socket
 from contextlib import contextmanager, suppress
@@ -152,47 +151,57 @@ def _watch(conn: Any, sock: Any, this: Try) -> None:
     guard.watch(sock)
 
 
-class Lines(io.BufferedReader):
-    """What comes from a socket. A line that has begun must end, or the stream was cut.
+class Lines:
+    """What comes from a socket, as its file `fp`; but a line that has begun must end.
 
     head: the head is being read; then the stream may not end between two lines either.
     """
 
-    head = False
+    def __init__(self, fp: Any, *, head: bool = False) -> None:
+        self._fp = fp
+        self._head = head
 
-    def readline(self, size: int | None = -1, /) -> bytes:
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._fp, name)
+
+    def readline(self, size: int = -1) -> bytes:
         """Return a line with its end, or the first `size` bytes of it.
 
         Raises RemoteDisconnected if the stream ends before that; b"" if it ends between two
         lines outside a head (a body that ends with its last chunk is whole without the blank
         line after it: RFC 9112, 8).
         """
-        line = super().readline(size)
-        if line[-1:] == b"\n" or (not line and not self.head):
+        line: bytes = self._fp.readline(size)
+        if line[-1:] == b"\n" or (not line and not self._head):
             return line
-        if size is not None and 0 <= size <= len(line):
+        if 0 <= size <= len(line):
             return line  # the caller has a limit and its own error
-        what = "the head" if self.head else "a line of the body"
+        what = "the head" if self._head else "a line of the body"
         raise http.client.RemoteDisconnected(f"the connection ended before {what} did")
 
 
 class Response(http.client.HTTPResponse):
     """http.client's response, with a head that must be whole."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        fp: Any = self.fp
-        self.fp: Any = Lines(fp.detach())  # nothing was read yet, so nothing is lost
+    fp: Any
 
     def begin(self) -> None:
         """Read the head: the status line, what comes before it, and the fields."""
-        lines = self.fp
+        fp = self.fp
+        came = fp.peek(1)
         this = current.get()
         if this is not None and not this.answered:
-            this.answered = bool(lines.peek(1))
-        lines.head = True
+            this.answered = bool(came)
+        # Mostly the whole head is there, so that it cannot end too early. What begins with 1
+        # is an interim answer, whose blank line is not the one that is looked for.
+        whole = b"\r\n\r\n" in came and came[9:10] != b"1"
+        if not whole:
+            self.fp = Lines(fp, head=True)
         super().begin()
-        lines.head = False
+        if self.headers.get("transfer-encoding") is not None:
+            self.fp = Lines(fp)
+        elif not whole:
+            self.fp = fp
 
     def _read_status(self) -> tuple[str, int, str]:
         while True:
