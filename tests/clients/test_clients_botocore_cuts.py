@@ -101,7 +101,10 @@ def run(todo, policy=POLICY, **options):
 def run_for_good(every, buffer):
     """Cut all answers, at each `every`-th byte."""
     results = run(experiments(times=10_000, every=every), buffer=buffer)
-    assert all(isinstance(one.outcome, BaseException) for one in results if not one.case.whole)
+    # Chunks are whole when the last one is, whatever follows it; the other shapes at their end.
+    others = [one for one in results if "chunked" not in one.case.shape.name]
+    cut = [one for one in others if not one.case.whole and one.case.shape.name != "trailers"]
+    assert all(isinstance(one.outcome, BaseException) for one in cut)
     # How exact the deadline is, other tests show: here dozens of threads share two processors.
     assert [one for one in results if one.seconds > DEADLINE + 2.0] == []
 

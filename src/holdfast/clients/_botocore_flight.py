@@ -10,12 +10,12 @@ from __future__ import annotations
 import weakref
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from holdfast.clients._botocore_body import Held, Resume, StreamExchange
 from holdfast.clients._botocore_operations import is_safe_to_repeat
 from holdfast.clients._botocore_reading import check_crc32, content, whole
 from holdfast.clients._botocore_requests import Upload
+from holdfast.clients._urllib3 import current as connections
 from holdfast.clients._urllib3 import sending
 from holdfast.clients.exchange import Answer, Try
 from holdfast.core.call import Attempt, GiveUp, Phase, Wait
@@ -133,8 +133,10 @@ class Flight:
         self.attached = attached
         self._operation = operation
         self._request = request
-        self._upload = Upload(request)
-        self._upload.keep(attached.options.replay_buffer)
+        self._upload: Upload | None = None
+        if hasattr(request.get("body"), "read"):
+            self._upload = Upload(request)
+            self._upload.keep(attached.options.replay_buffer)
         self._this: Try | None = None
         self._expires = 0.0
         self._last: tuple[Any, Any] | None = None  # the last response, and what it says
@@ -150,7 +152,7 @@ class Flight:
             Request(
                 kwargs={"service": attached.service, "operation": operation.name},
                 method=operation.http["method"],
-                host=urlsplit(self._request["url"]).netloc,
+                host=self._request["url"].split("/", 3)[2],
                 idempotent=attached.may_repeat(operation),
             ),
             body=self._upload,
@@ -197,7 +199,8 @@ class Flight:
         if self.exchange.call.phase in _OVER:
             self.exchange = self._exchange()  # it was redirected: one more logical call
         exchange = self.exchange
-        request.reset_stream = self._upload.rewind
+        if self._upload is not None:
+            request.reset_stream = self._upload.rewind
         step = exchange.next()
         while type(step) is Wait:
             pause(step)
@@ -219,9 +222,13 @@ class Flight:
         try:
             while True:
                 try:
-                    with sending(this):
+                    # What `sending` does, without a generator: this is on every call's way.
+                    mark = connections.set(this)
+                    try:
                         response = inner.send(request)
                         self._take(response, request)
+                    finally:
+                        connections.reset(mark)
                     if guard is None or not guard.fired:
                         return response
                 except Exception as error:
@@ -236,7 +243,8 @@ class Flight:
                     raise exchange.late(None)
                 left = self._expires - clock.monotonic()
                 self._this = this = Try(this.no, left, this.guard, fresh=True)
-                self._upload.rewind()
+                if self._upload is not None:
+                    self._upload.rewind()
         finally:
             scope.reset(token)
             del this
@@ -271,18 +279,19 @@ class Flight:
 
     def _answered(self, response: tuple[Any, Any], this: Try) -> Any:
         http, parsed = response
-        answer = Answer[Any](
+        about = parsed.get("ResponseMetadata", {})
+        answer: Answer[Any] = Answer(
             parsed,
-            parsed.get("ResponseMetadata", {}).get("HTTPStatusCode", http.status_code),
-            http.headers,
+            about.get("HTTPStatusCode", http.status_code),
+            about.get("HTTPHeaders", http.headers),
             complete=self._complete,
             code=parsed.get("Error", {}).get("Code"),
         )
         this.answer = answer
         self._last = response
         step = self.exchange.answered(answer, this)
-        if type(step) is GiveUp and step.reason == "attempts" and "ResponseMetadata" in parsed:
-            parsed["ResponseMetadata"]["MaxAttemptsReached"] = True  # as botocore says it
+        if type(step) is GiveUp and step.reason == "attempts":
+            about["MaxAttemptsReached"] = True  # as botocore says it
         if step is None and self._held is not None and self._held.resumes:
             self.exchange.resumable()
         return step
@@ -306,7 +315,7 @@ class Flight:
         if response.status_code >= 300:
             response._content = content(raw, url)
             return
-        text = response.headers.get("content-length", "")
+        text = raw.headers.get("content-length", "")
         length = int(text) if text.isascii() and text.isdigit() else None
         if response.status_code == 204:
             length = 0  # RFC 9110, 15.3.5

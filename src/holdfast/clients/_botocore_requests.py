@@ -29,7 +29,7 @@ _EMPTY_LINES = (b"\r\n", b"\n")
 
 
 class Upload:
-    """The body of one logical call; None, bytes and text need nothing.
+    """The body of one logical call that is a file, or can be read like one.
 
     botocore may have put its own framing (`AwsChunkedWrapper`) around what the user gave.
     """
@@ -38,13 +38,9 @@ class Upload:
 
     def __init__(self, request: dict[str, Any]) -> None:
         """Take the body of a request dict; what cannot seek is replaced in it by a `Source`."""
-        body = request.get("body")
-        self._framing: Any = None
-        self._source: Any = None
+        body = request["body"]
         self._start = 0
-        if not hasattr(body, "read"):
-            return
-        self._framing = body if hasattr(body, "_raw") and hasattr(body, "_reset") else None
+        self._framing: Any = body if hasattr(body, "_raw") and hasattr(body, "_reset") else None
         source: Any = body if self._framing is None else self._framing._raw
         if is_seekable_file(source):
             self._start = source.tell()
@@ -54,7 +50,7 @@ class Upload:
                 request["body"] = source
             else:
                 self._framing._raw = source
-        self._source = source
+        self._source: Any = source
 
     def keep(self, limit: int) -> None:
         """Keep up to `limit` bytes of what cannot seek, so that it can be sent again."""
@@ -72,7 +68,7 @@ class Upload:
             self._framing._reset()
         if isinstance(self._source, Source):
             self._source.rewind()
-        elif self._source is not None:
+        else:
             self._source.seek(self._start)
 
 
@@ -151,13 +147,20 @@ class _Limited(_AnyPool):
     those that it streams: a JSON answer that is cut at "{}" would be an empty one.
     """
 
+    _holdfast_timeout: tuple[Any, float, Any] = (None, 0.0, None)
+
     def urlopen(self, *args: Any, **options: Any) -> Any:
         this = current.get()
         if this is not None:
             own = options.get("timeout", self.timeout)
-            if not isinstance(own, Timeout):
-                own = Timeout.from_float(own)
-            options["timeout"] = limited(own, this)
+            # A Timeout is cloned where it is used, and most calls have the same one.
+            before, limit, timeout = self._holdfast_timeout
+            if own is not before or this.limit != limit:
+                timeout = limited(
+                    own if isinstance(own, Timeout) else Timeout.from_float(own), this
+                )
+                self._holdfast_timeout = own, this.limit, timeout
+            options["timeout"] = timeout
             options["enforce_content_length"] = True
         return super().urlopen(*args, **options)
 
