@@ -19,7 +19,7 @@ LIMIT = 32 * MIB
 GZIP = "Content-Encoding: gzip"
 
 CLIENT = """
-import json, resource, sys
+import json, pathlib, sys
 import requests
 import holdfast as hf
 
@@ -28,8 +28,9 @@ session = hf.clients.requests.mount(
     requests.Session(), hf.policy(hf.Deadline(60), hf.Retry(3)), **options
 )
 
-def peak():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+def peak():  # not ru_maxrss, which a process has from the one that started it
+    text = pathlib.Path("/proc/self/status").read_text()
+    return int(text.split("VmHWM:")[1].split()[0]) * 1024
 
 session.get(url.rpartition("/")[0] + "/small")  # everything is imported and connected
 base, size, error = peak(), 0, ""
@@ -57,6 +58,8 @@ def bomb() -> bytes:
 def script(asked):
     if asked.target == "/small":
         return [answer(200, b"small")]
+    if asked.target == "/plain":
+        return [answer(200, bytes(64 * MIB))]
     data = bomb()
     if asked.target == "/length":
         return [answer(200, data, GZIP)]
@@ -87,6 +90,13 @@ def test_a_bomb_that_is_wanted_can_be_streamed():
     assert found["error"] == ""
     assert found["size"] == GIB
     assert found["grown"] <= LIMIT
+
+
+def test_the_measure_sees_what_is_read_into_memory():
+    """Else the tests here would show nothing."""
+    found = measured("plain", "read")
+    assert found["size"] == 64 * MIB
+    assert found["grown"] > 48 * MIB
 
 
 def test_a_limit_of_its_own_bounds_what_is_read():
