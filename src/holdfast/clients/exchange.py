@@ -54,6 +54,8 @@ Entered: TypeAlias = "tuple[Lane, float, int, float]"
 
 KEY_HEADER = "Idempotency-Key"
 
+_EARLY = 0.002
+
 DRAIN = 64 << 10
 """Bytes of a discarded answer that are read so that its connection can be used again."""
 
@@ -355,7 +357,8 @@ class Exchange:
     def body_late(self, error: BaseException) -> TimeoutError:
         """Return the error of a read that was interrupted at its limit, which was `error`."""
         limit = self._policy._shape.limit
-        final = self.call.expires <= clock.monotonic()
+        # Loops round timers to milliseconds, so an alarm may go off that much too early.
+        final = limit == math.inf or self.call.expires - clock.monotonic() < _EARLY
         late = too_late(Attempt(self.call.attempts, limit, final), self.call)
         late.__cause__ = error
         return late
