@@ -25,6 +25,7 @@ SRC = ROOT / "src" / "holdfast"
 DOCS = ROOT / "docs"
 
 LONG_FILES = {
+    "clients/exchange.py": "the steps of one call over HTTP; each relies on what the others left",
     "core/call.py": "the state machine of one call: its table, its steps and what it says",
     "downloads/store.py": "all statements of one journal, beside the schema they rely on",
     "testing/files.py": "one simulated file system; its operations share one model of the disk",
