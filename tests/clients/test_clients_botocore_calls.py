@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import subprocess
+import sys
 import threading
 import time
 import zlib
@@ -524,3 +526,16 @@ def test_without_an_attempt_nothing_is_held():
         assert policy.state()["active"] == 0
         client.meta.events.unregister(event, unique_id=event)
     client.close()
+
+
+def test_without_botocore_one_line_says_what_to_install():
+    code = "import sys; sys.modules['botocore'] = None; import holdfast as hf; hf.clients.botocore"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.endswith("hf.clients.botocore needs botocore: `pip install 'botocore>=1.36'`")
+
+
+def test_importing_holdfast_imports_neither_botocore_nor_urllib3():
+    code = "import sys, holdfast; print({'botocore', 'urllib3', 'boto3'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"

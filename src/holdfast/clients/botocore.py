@@ -20,7 +20,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from botocore.httpsession import URLLib3Session  # type: ignore[import-untyped]  # it has no types
+try:
+    from botocore.httpsession import URLLib3Session  # type: ignore[import-untyped]  # no types
+except ModuleNotFoundError as missing:
+    message = "hf.clients.botocore needs botocore: `pip install 'botocore>=1.36'`"
+    raise ModuleNotFoundError(message, name="botocore") from missing
 
 from holdfast.clients._botocore_flight import PARAMS, Attached, current
 from holdfast.clients._botocore_requests import pools
