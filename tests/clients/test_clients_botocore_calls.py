@@ -504,6 +504,18 @@ def test_an_interrupted_call_leaves_nothing(event):
         assert s3.get_object(Bucket="bucket", Key="key")["Body"].read() == BODY
 
 
+@pytest.mark.parametrize("buffer", [0, 1 << 20])
+def test_a_handler_of_the_user_may_ask_for_another_answer(buffer):
+    policy = quick()
+    with serving(in_turn([answer(200, BODY)])) as server:
+        with attached(server.url, policy, buffer=buffer) as s3:
+            s3.meta.events.register_first(
+                "needs-retry.s3", lambda attempts, **_: 0 if attempts < 3 else None
+            )
+            assert s3.get_object(Bucket="bucket", Key="key")["Body"].read() == BODY
+        assert len(server.asked) == 3
+
+
 def test_an_answer_that_cannot_be_parsed_leaves_nothing():
     policy = quick()
     with serving(in_turn([answer(200, b"<html><br></html>")])) as server:

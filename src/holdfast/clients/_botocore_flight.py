@@ -196,6 +196,9 @@ class Flight:
 
     def admit(self, request: Any) -> None:
         """Wait for the permits of the next attempt, or raise what the policy decides."""
+        if self._held is not None:
+            self._held.close()  # a handler of the user's wants another answer than this good one
+            self._held = None
         if self.exchange.call.phase in _OVER:
             self.exchange = self._exchange()  # it was redirected: one more logical call
         exchange = self.exchange
