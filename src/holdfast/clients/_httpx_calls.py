@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from holdfast.clients._httpcore import Sending, sending
 from holdfast.clients._httpx import Asked, Plan, body_of, code_in, stated_length, undress
+from holdfast.clients._httpx_streams import Undisturbed
 from holdfast.clients.decoding import DecodingFault
 from holdfast.clients.exchange import DRAIN, Answer, Exchange
 from holdfast.core.retry import Request
@@ -240,9 +241,9 @@ class AsyncSender:
                     begun = call.line.lib.async_begun(pieces, rest, stream)
                     return call.opened(response, plan, begun)
         except BaseException:
-            await stream.aclose()
+            await Undisturbed(stream.aclose())
             raise
-        await stream.aclose()
+        await Undisturbed(stream.aclose())
         return call.whole(response, plan, b"".join(pieces))
 
     async def discard(self, answer: Answer[Any]) -> None:
@@ -256,7 +257,7 @@ class AsyncSender:
         except Exception:  # noqa: BLE001, S110 - nobody wants this answer
             pass
         finally:
-            await stream.aclose()
+            await Undisturbed(stream.aclose())
 
     def hold(self, answer: Answer[Any], exchange: Exchange) -> Any:
         """See `aio.AsyncSender`."""

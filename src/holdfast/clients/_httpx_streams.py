@@ -15,10 +15,52 @@ from holdfast.clients.decoding import DecodingFault, adecoded, decoded
 from holdfast.clients.sync import reading
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
+    from collections.abc import (
+        AsyncGenerator,
+        AsyncIterator,
+        Callable,
+        Coroutine,
+        Generator,
+        Iterator,
+    )
 
     from holdfast.clients.decoding import Decoder
     from holdfast.clients.exchange import Exchange
+
+
+_STEPS = 100
+
+
+class Undisturbed:
+    """Awaits a coroutine that closes something, and lets no cancellation in at its pauses.
+
+    To close an answer takes locks that are free, and pauses (`sleep(0)`) that let others run.
+    httpcore 1.0.9, cancelled at such a pause, never closes the answer: its connection and its
+    place in the pool are lost. So the pauses are skipped; a real wait is a wait.
+    """
+
+    __slots__ = ("_coro",)
+
+    def __init__(self, coro: Coroutine[Any, Any, None]) -> None:
+        self._coro = coro
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        coro, skipped = self._coro, 0
+        try:
+            waits = coro.send(None)
+            while True:
+                if waits is None and skipped < _STEPS:
+                    skipped += 1
+                    waits = coro.send(None)
+                    continue
+                try:
+                    value = yield waits
+                except BaseException as error:  # noqa: BLE001 - it is the coroutine's
+                    waits = coro.throw(error)
+                else:
+                    waits = coro.send(value)
+        except StopIteration:
+            return
 
 
 class Body:
@@ -172,4 +214,4 @@ class AsyncHeld(_Tracked):
                     await self._reader.aclose()
             self._exchange.body_closed()
         finally:
-            await self._stream.aclose()
+            await Undisturbed(self._stream.aclose())
