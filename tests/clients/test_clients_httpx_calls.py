@@ -484,6 +484,10 @@ def test_an_answer_that_is_forgotten_warns_and_gives_its_permit_back(face):
             ResourceWarning
         ]
         assert held.state()["active"] == 0
+        until = time.monotonic() + 5
+        while c.transport._inner._pool._requests and time.monotonic() < until:
+            c.settle()
+        assert list(c.transport._inner._pool._requests) == []
         assert c.get(server.url).content == BIG
 
 

@@ -48,6 +48,7 @@ class Call:
                 replayable=self._body is None or self._body.replayable,
             ),
             body=self._body,
+            fast=True,
             keyed=fields.keyed,
         )
         self._headers = fields.with_key(exchange.key)

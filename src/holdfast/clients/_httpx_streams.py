@@ -6,6 +6,8 @@ out: `Begun` (the first pieces were read), `Decoding`, `Held` (tells its exchang
 
 from __future__ import annotations
 
+import asyncio
+import threading
 import warnings
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -194,17 +196,28 @@ class Held(_Tracked):
         self._stream.close()
 
     def _drop(self) -> None:
-        with suppress(Exception):
-            self._stream.close()
+        # On another thread: this one may have been collecting garbage in the middle of the
+        # pool's own work, with the lock that closing takes.
+        with suppress(RuntimeError):  # the interpreter is ending
+            threading.Thread(target=self._stream.close, daemon=True).start()
 
 
 class AsyncHeld(_Tracked):
     """An opened body of an asynchronous client."""
 
+    def __init__(self, exchange: Exchange, stream: Any) -> None:
+        super().__init__(exchange, stream)
+        self._loop = asyncio.get_running_loop()
+
     def __aiter__(self) -> AsyncIterator[bytes]:
         if self._reader is None:
             self._reader = areading(self._exchange, self._stream)
         return self._reader  # type: ignore[no-any-return]  # a generator
+
+    def _drop(self) -> None:
+        loop, stream = self._loop, self._stream
+        with suppress(RuntimeError):  # the loop has been closed
+            loop.call_soon_threadsafe(lambda: loop.create_task(stream.aclose()))
 
     async def aclose(self) -> None:
         self._closed = True

@@ -83,7 +83,9 @@ class Watchdog:
         self._reset()
 
     def _reset(self) -> None:
-        self.lock = threading.Lock()
+        # Re-entrant, and `_guards` is copied before it is walked: a garbage collection while the
+        # lock is held may find a forgotten answer, whose guard is closed then and there.
+        self.lock = threading.RLock()
         self._guards: dict[Guard, None] = {}
         self._due = math.inf  # when the thread looks next, if nothing wakes it
         self._wake = threading.Condition(self.lock)
@@ -130,10 +132,11 @@ class Watchdog:
         with self.lock:
             while True:
                 now = _now()
-                for guard in [one for one in self._guards if one.expires <= now]:
-                    del self._guards[guard]
-                    guard.fire()
-                self._due = min((one.expires for one in self._guards), default=math.inf)
+                for guard in list(self._guards):
+                    if guard.expires <= now and guard in self._guards:
+                        del self._guards[guard]
+                        guard.fire()
+                self._due = min((one.expires for one in list(self._guards)), default=math.inf)
                 idle = not self._guards
                 seconds = IDLE_SECONDS if idle else self._due - now
                 woken = self._wake.wait(min(seconds, threading.TIMEOUT_MAX))
