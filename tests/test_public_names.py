@@ -12,6 +12,8 @@ import holdfast as hf
 NAMES = [
     "AUTH",
     "AdaptiveBulkhead",
+    "Aria2Client",
+    "Aria2Process",
     "Breaker",
     "Budget",
     "BudgetEmpty",

@@ -55,6 +55,7 @@ if TYPE_CHECKING:
         Verdict,
     )
     from holdfast.downloads import Downloads
+    from holdfast.downloads.aria2 import Aria2Client, Aria2Process
     from holdfast.runtime.ending import Outcome
     from holdfast.runtime.hub import record, subscribe
     from holdfast.runtime.policy import Policy, hold, policy
@@ -99,6 +100,7 @@ _HOMES = {
         "Verdict",
     ),
     "downloads": ("Downloads",),
+    "downloads.aria2": ("Aria2Client", "Aria2Process"),
     "runtime.ending": ("Outcome",),
     "runtime.hub": ("record", "subscribe"),
     "runtime.policy": ("Policy", "hold", "policy"),
@@ -118,6 +120,8 @@ __all__ = [
     "TRANSIENT",
     "UNKNOWN",
     "AdaptiveBulkhead",
+    "Aria2Client",
+    "Aria2Process",
     "Breaker",
     "Budget",
     "BudgetEmpty",
