@@ -125,6 +125,7 @@ def test_a_key_is_read_into_its_fields() -> None:
     assert (fields.product, fields.month, fields.variable) == ("an.pl", "202102", "t")
     assert (fields.code, fields.grid) == ("128_130", "ll025sc")
     assert fields.span == era5.Span(dt.date(2021, 2, 3), dt.date(2021, 2, 3))
+    assert era5.fields_of(pl("t", "20210303", month="202102")) is None
     surface = era5.fields_of(sfc("228_246", "100u", "202102"))
     assert surface is not None
     assert (surface.variable, surface.span.last) == ("100u", dt.date(2021, 2, 28))

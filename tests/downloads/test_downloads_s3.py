@@ -28,9 +28,10 @@ from holdfast.chaos.line import Plain
 from holdfast.chaos.message import Answer
 from holdfast.downloads.globs import globs
 from holdfast.downloads.s3 import Bucket, ListFailed, Place, Source, parse_source
+from holdfast.downloads.s3_answers import Answer as PageAnswer
 from holdfast.downloads.s3_auth import Found, Signer
 from holdfast.runtime.clock import clock
-from holdfast.transfer.failures import Interrupted
+from holdfast.transfer.failures import Interrupted, TransferFailed
 from holdfast.transfer.plane import End, Received, Request, Take
 from holdfast.transfer.plane_threads import ThreadPlane
 from holdfast.wire.cancel import Cancel
@@ -217,6 +218,19 @@ def test_odd_keys_are_listed_and_fetched(filled, found) -> None:
         assert fetched(url, one.headers_for(url)) == f"body {n}".encode()
 
 
+def test_what_was_listed_is_downloaded_to_its_path(filled, tmp_path) -> None:
+    one = bucket("s3://odd", filled)
+    with hf.Downloads(tmp_path, policy=quick_policy(), timeouts=QUICK) as run:
+        for page in one.pages():
+            for c in one.chosen(page, globs("**/*.nc", "cold*")):
+                run.add(c.url, path=c.path, size=c.size)
+        report = run.run()
+    assert (report.done, report.failed) == (len(WEIRD), ())
+    for n, name in enumerate(WEIRD):
+        path = name.strip("/").replace("//", "/").replace("\t", "_")
+        assert (tmp_path / path).read_text() == f"body {n}"
+
+
 def test_an_object_in_an_archive_is_a_failure_with_its_reason(filled) -> None:
     one = bucket("s3://odd/cold", filled)
     (chosen,) = [c for page in one.pages() for c in one.chosen(page, globs())]
@@ -228,10 +242,11 @@ def test_an_object_in_an_archive_is_a_failure_with_its_reason(filled) -> None:
 def test_a_source_that_is_a_key_is_that_object_alone(filled) -> None:
     s3 = client(filled)
     s3.create_bucket(Bucket="exact")
-    for key in ("d/a", "d/a.md5", "d/ab"):
+    for key in ("d/a", "d/a.md5", "d/ab", "e/x1", "e/x2"):
         s3.put_object(Bucket="exact", Key=key, Body=b"x")
     assert keys(bucket("s3://exact/d/a", filled)) == ["d/a"]
     assert keys(bucket("s3://exact/d/a.", filled)) == ["d/a.md5"]
+    assert keys(bucket("s3://exact/e/x", filled)) == ["e/x1", "e/x2"]
     assert keys(bucket("s3://exact/d/", filled)) == ["d/a", "d/a.md5", "d/ab"]
 
 
@@ -254,6 +269,14 @@ def test_nothing_that_begins_so_names_what_is_near(filled) -> None:
     assert failure.code == "HF-1309"
     assert "`e5/202101/`" in failure.text
     assert bucket("s3://near/no/such/way", filled).nearest_prefixes() == ["e5/"]
+    s3.create_bucket(Bucket="void")
+    assert "the bucket is empty" in str(bucket("s3://void", filled).no_match(globs(), 0))
+
+
+def test_what_is_near_is_left_out_where_it_cannot_be_listed() -> None:
+    with serving(lambda _: answer(403, error_xml("AccessDenied"))) as server:
+        failure = bucket("s3://bkt/a/b", f"http://{server.address}").no_match(globs(), 0).failure
+    assert failure.text == "`s3://bkt/a/b`: no key begins so"
 
 
 def test_globs_that_take_nothing_are_told_with_an_example(filled) -> None:
@@ -566,10 +589,37 @@ def formatted(wall: float) -> str:
 
 
 def test_a_clock_that_stays_wrong_is_told() -> None:
-    with serving(lambda _: answer(403, error_xml("RequestTimeTooSkewed"))) as server:
+    def never_content(_):
+        date = formatdate(clock.wall() + 7200, usegmt=True)
+        return answer(403, error_xml("RequestTimeTooSkewed"), Date=date)
+
+    with serving(never_content) as server:
         error = fails(bucket("s3://bkt", f"http://{server.address}", found=SIGNED))
         assert "clock" in str(error)
-        assert server.stats.requests <= 2
+        assert server.stats.requests == 2
+
+
+def test_a_server_without_a_date_sets_no_clock() -> None:
+    assert not bucket("s3://bkt", found=SIGNED).set_clock({})
+    assert not bucket("s3://bkt", found=SIGNED).set_clock({"date": "soon"})
+    assert not bucket("s3://bkt").set_clock({"date": formatdate(0, usegmt=True)})
+
+
+def test_who_is_told_to_come_back_in_an_hour_is_not_made_to_wait() -> None:
+    with serving(lambda _: answer(503, error_xml("SlowDown"), Retry_After="3600")) as server:
+        assert fails(bucket("s3://bkt", f"http://{server.address}")).code == "HF-1306"
+        assert server.stats.requests == 1
+
+
+@pytest.mark.parametrize("step", ["write", "lull"])
+def test_a_page_that_drips_is_given_up(holdfast_clock, step) -> None:
+    one = PageAnswer()
+    one.accept(Head(200))
+    holdfast_clock.advance(119)
+    one.write(memoryview(b"<ListBucketResult>"))
+    holdfast_clock.advance(2)
+    with pytest.raises(TransferFailed, match="did not come within 120 s"):
+        one.write(memoryview(b" ")) if step == "write" else one.lull()
 
 
 def test_the_requester_pays_where_that_was_agreed() -> None:

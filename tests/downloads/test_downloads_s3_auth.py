@@ -154,3 +154,12 @@ def test_botocore_itself_would_sign_the_same(key, prefix, token, secure, now) ->
     signed = {name.lower(): value for name, value in ours.items()}
     # We name the host, they let it be added: both sign it, so the proof is the same.
     assert signed == theirs
+
+
+def test_the_host_is_signed_as_it_is_sent() -> None:
+    signer = Signer(Credentials("AKID", "s3cret"))
+    proofs = {
+        signer(f"https://{host}/k", "GET", {}, NOW)["Authorization"]
+        for host in ("bücher.example", "xn--bcher-kva.example", "XN--bcher-kva.example:443")
+    }
+    assert len(proofs) == 1

@@ -106,7 +106,6 @@ def read_list(lines: Iterable[bytes]) -> Iterator[Entry | BadLine]:
             if not text.startswith((" ", "\t")):
                 if open_entry is not None:
                     yield from open_entry.closed()
-                open_entry = None
                 open_entry = _Open(number)
                 open_entry.begin(text)
             else:

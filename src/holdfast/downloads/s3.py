@@ -294,21 +294,28 @@ class Bucket:
             near = f"; one of them: `{sample[:200]}`" if sample else ""
             text = f"`{self.source}`: {seen} objects, of which `{globs}` takes none{near}"
         else:
-            near = ", ".join(f"`{prefix}`" for prefix in self.nearest_prefixes())
-            near = f"; near it: {near}" if near else "; the bucket is empty"
-            text = f"`{self.source}`: no key begins so{near}"
+            text = f"`{self.source}`: no key begins so{self._near()}"
         return ListFailed(Failure("no-match", text[:500]))
 
+    def _near(self) -> str:
+        try:
+            found = self.nearest_prefixes()
+        except ListFailed:  # this is only the explanation of another failure
+            return ""
+        if not found:
+            return "" if self.source.prefix else "; the bucket is empty"
+        return "; near it: " + ", ".join(f"`{prefix}`" for prefix in found)
+
     def nearest_prefixes(self) -> list[str]:
-        """Return up to three prefixes that are there and are like the source's."""
+        """Return up to three prefixes that are there and are like the source's.
+
+        Raises ListFailed or Interrupted.
+        """
         prefix = self.source.prefix
         parent = prefix.rstrip("/")
         for _ in range(5):
             parent = parent[: parent.rfind("/") + 1]
-            try:
-                page = self._page(parent, None, folders=True)
-            except ListFailed:
-                return []
+            page = self._page(parent, None, folders=True)
             there = [*page.folders, *(one.key for one in page.objects)]
             if there or not parent:
                 return nearest(prefix, there, count=3, alike=0.3) or there[:3]
