@@ -63,6 +63,7 @@ def test_a_date_means_months_and_their_days(text: str, months: list[str], days: 
     plan = era5.plan(date=text)
     assert [part.month for part in plan.parts] == months
     assert sum(len(part.days) for part in plan.parts) == days
+    assert plan.parts[0].region == "us-west-2"
     assert str(plan.parts[0].source) == f"s3://nsf-ncar-era5/e5.oper.an.pl/{months[0]}/"
 
 
@@ -252,6 +253,7 @@ def gathered(endpoint: str, **options: str):
         bucket = Bucket(
             part.source,
             endpoint=endpoint,
+            region=part.region,
             found=Found(),
             policy=quick_policy(3),
             timeouts=QUICK,

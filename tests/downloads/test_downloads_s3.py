@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import pickle
 import shutil
@@ -27,7 +28,8 @@ import holdfast as hf
 from holdfast.chaos.line import Plain
 from holdfast.chaos.message import Answer
 from holdfast.downloads.globs import globs
-from holdfast.downloads.s3 import Bucket, ListFailed, Place, Source, parse_source
+from holdfast.downloads.s3 import Bucket, ListFailed
+from holdfast.downloads.s3_address import Place, Source, parse_source
 from holdfast.downloads.s3_answers import Answer as PageAnswer
 from holdfast.downloads.s3_auth import Found, Signer
 from holdfast.runtime.clock import clock
@@ -88,6 +90,14 @@ def test_what_is_no_source_is_refused(text: str) -> None:
         parse_source(text)
     assert (caught.value.code, caught.value.exit_code) == ("HF-1001", 2)
     assert "s3://bucket/prefix" in caught.value.next_step
+
+
+@pytest.mark.parametrize("text", ["http://u:hunter2@h/", "https://h/?token=hunter2"])
+def test_an_endpoint_holds_no_secrets(text: str) -> None:
+    with pytest.raises(hf.downloads.DownloadError) as caught:
+        bucket("s3://bkt", text)
+    assert caught.value.code == "HF-1003"
+    assert "hunter2" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -428,8 +438,11 @@ def test_throttling_bursts_and_resets_are_outlasted() -> None:
 def test_a_listing_that_goes_round_in_a_circle_is_an_error(tokens, pages) -> None:
     follows = dict(zip(["", *tokens], tokens, strict=False))
 
+    keys_of = itertools.count()
+
     def circle(request):
-        return listing(["k"], follows[request.query.get("continuation-token", "")])
+        token = request.query.get("continuation-token", "")
+        return listing([f"{next(keys_of)}"], follows[token])
 
     with serving(circle) as server:
         got = []
@@ -437,6 +450,31 @@ def test_a_listing_that_goes_round_in_a_circle_is_an_error(tokens, pages) -> Non
             got += bucket("s3://bkt", f"http://{server.address}").pages()
         assert caught.value.code == "HF-1311"
         assert server.stats.requests <= pages + 1
+
+
+@pytest.mark.parametrize("length", [1, 2, 5])
+def test_pages_that_come_again_under_new_tokens_are_a_circle(length) -> None:
+    numbers = itertools.count()
+
+    def forgetful(_):
+        n = next(numbers)
+        return listing([f"{n % length}"], f"token {n}")
+
+    with serving(forgetful) as server:
+        one = bucket("s3://bkt", f"http://{server.address}")
+        assert "circle" in str(fails(one))
+        assert server.stats.requests <= 3 * length + 1
+
+
+def test_pages_without_objects_are_passed_through_but_not_for_ever(monkeypatch) -> None:
+    def empty(request):
+        n = int(request.query.get("continuation-token", "0"))
+        return listing(["a"] if n == 30 else [], str(n + 1) if n != 30 else None)
+
+    with serving(empty) as server:
+        assert keys(bucket("s3://bkt", f"http://{server.address}")) == ["a"]
+        monkeypatch.setattr("holdfast.downloads.s3.MAX_EMPTY_PAGES", 20)
+        assert "does not end" in str(fails(bucket("s3://bkt", f"http://{server.address}")))
 
 
 @pytest.mark.parametrize(
@@ -556,11 +594,14 @@ class Recorded:
 @pytest.mark.parametrize("status", [301, 307, 400])
 def test_an_anonymous_bucket_is_found_in_its_region(name, before, after, status) -> None:
     moved = (status, {"x-amz-bucket-region": "us-west-2"}, error_xml("PermanentRedirect"))
-    plane = Recorded(moved, (200, {}, listing(["k"])))
+    plane = Recorded(moved, (200, {}, listing(["k"])), (200, {}, listing(["k"])))
     one = bucket(f"s3://{name}/p", plane=plane)
     assert keys(one) == ["k"]
     assert plane.asked == [before, after]
     assert one.object_url("k") == f"{after}k"
+    known = bucket(f"s3://{name}/p", plane=plane, region="us-west-2")
+    assert keys(known) == ["k"]
+    assert plane.asked == [before, after, after]
 
 
 def test_a_wrong_clock_is_put_right_once_by_the_servers_date() -> None:

@@ -28,18 +28,19 @@ from holdfast.core.backoff import Exponential
 from holdfast.core.errors import DeadlineExceeded, HoldfastError, Rejected, Stopped
 from holdfast.core.retry import Retry
 from holdfast.core.verdict import THROTTLED, TRANSIENT
-from holdfast.downloads.failures import CODES, DownloadError, Failure, failure_of
+from holdfast.downloads.failures import CODES, Failure, failure_of
 from holdfast.downloads.listing import Listed, Page, S3Error
 from holdfast.downloads.nearest import nearest
+from holdfast.downloads.s3_address import UNRESERVED, Place, Source, endpoint_of
 from holdfast.downloads.s3_answers import Answer, Asked, refusal
-from holdfast.downloads.s3_auth import DEFAULT_REGION, Auth, Found, find
+from holdfast.downloads.s3_auth import Auth, Found, find
 from holdfast.runtime.clock import clock
 from holdfast.runtime.policy import Policy, policy
 from holdfast.transfer.failures import Interrupted, TransferFailed
 from holdfast.transfer.plane import Plane, Request, Timeouts
 from holdfast.transfer.plane_threads import ThreadPlane
 from holdfast.wire.cancel import Cancel
-from holdfast.wire.urls import Url, parse
+from holdfast.wire.urls import parse
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -47,82 +48,9 @@ if TYPE_CHECKING:
     from holdfast.downloads.globs import Globs
 
 ATTEMPTS = 8
-MAX_KEY = 1024
 MAX_EMPTY_PAGES = 10_000
-_BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}\Z")
-# What may stand before `.s3.amazonaws.com`: one label of a host name, since the certificate
-# covers one. Dotted and old names (capitals, underscores) go into the path.
-_LABEL = re.compile(r"[a-z0-9][a-z0-9-]{1,61}[a-z0-9]\Z")
 # A region becomes part of a host name and of a signature, and a server may name it.
 _REGION = re.compile(r"[a-z0-9-]{1,32}\Z")
-_UNRESERVED = "-._~"  # RFC 3986; all else is escaped, as Signature Version 4 wants it
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """`s3://bucket/prefix`. The prefix is taken as it is: nothing in it is escaped."""
-
-    bucket: str
-    prefix: str = ""
-
-    @property
-    def base(self) -> str:
-        """What is left out of the paths of its objects: the prefix up to its last `/`."""
-        return self.prefix[: self.prefix.rfind("/") + 1]
-
-    def __str__(self) -> str:
-        return f"s3://{self.bucket}/{self.prefix}"
-
-
-def parse_source(text: str) -> Source:
-    """Read `s3://bucket/prefix`. Raises DownloadError (HF-1001)."""
-    if not text.lower().startswith("s3://"):
-        raise _bad_source(text, "it does not begin with `s3://`")
-    bucket, _, prefix = text[5:].partition("/")
-    if not _BUCKET.match(bucket):
-        raise _bad_source(text, f"`{bucket[:80]}` is not the name of a bucket")
-    if len(prefix.encode("utf-8", "surrogatepass")) > MAX_KEY or "\0" in prefix:
-        raise _bad_source(text, f"no key has more than {MAX_KEY} bytes, or a NUL")
-    return Source(bucket, prefix)
-
-
-def _bad_source(text: str, reason: str) -> DownloadError:
-    shown = f"`{text[:200]}`: {reason}"
-    return DownloadError("bad-url", shown, next_step="Write it as `s3://bucket/prefix`.")
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where a bucket is asked.
-
-    endpoint: of a service other than AWS; then, and for a bucket whose name is no label of a
-    host name, the bucket stands in the path.  region: empty while it is not known.
-    """
-
-    bucket: str
-    endpoint: Url | None = None
-    region: str = ""
-
-    def url(self, key: str = "", query: str = "") -> str:
-        """Return the address of a key, or of the bucket itself."""
-        path = quote(key.encode("utf-8", "surrogatepass"), safe=f"/{_UNRESERVED}")
-        return f"{self._root()}/{path}{'?' if query else ''}{query}"
-
-    def _root(self) -> str:
-        if self.endpoint is not None:
-            base = f"{self.endpoint.scheme}://{self.endpoint.netloc}{self.endpoint.path}"
-            return f"{base.rstrip('/')}/{self.bucket}"
-        region = f".{self.region}" if self.region else ""
-        china = ".cn" if self.region.startswith("cn-") else ""
-        host = f"s3{region}.amazonaws.com{china}"
-        if _LABEL.match(self.bucket):
-            return f"https://{self.bucket}.{host}"
-        return f"https://{host}/{self.bucket}"
-
-    @property
-    def asked_region(self) -> str:
-        """The region that is asked: while none is known, the one whose server knows all."""
-        return self.region or DEFAULT_REGION
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,8 +96,9 @@ class Bucket:
     """The objects of one source.
 
     auth: see `s3_auth`; found: credentials that were looked for already.  endpoint: the address
-    of a service that speaks S3, http or https.  requester_pays: you agree to pay for the
-    transfer.  place, skew and region are found out once and kept.
+    of a service that speaks S3, http or https.  region: of the bucket, where it is known; else
+    the user's own is tried, and the right one followed.  requester_pays: you agree to pay for the
+    transfer.  What is found out about region and clock is kept.
 
     Raises BadUrl or DownloadError. `pages` is for one thread at a time, all else for any.
     """
@@ -181,6 +110,7 @@ class Bucket:
         auth: Auth = "auto",
         found: Found | None = None,
         endpoint: str | None = None,
+        region: str = "",
         requester_pays: bool = False,
         policy: Policy | None = None,
         plane: Plane | None = None,
@@ -189,8 +119,8 @@ class Bucket:
     ) -> None:
         self.source = source
         self._found = find(auth) if found is None else found
-        base = None if endpoint is None else parse(endpoint)
-        self.place = Place(source.bucket, base, self._found.region)
+        base = None if endpoint is None else endpoint_of(endpoint)
+        self.place = Place(source.bucket, base, region or self._found.region)
         self._requester_pays = requester_pays
         self._policy = policy or default_policy()
         self._plane = plane or ThreadPlane()
@@ -239,30 +169,28 @@ class Bucket:
         Raises ListFailed, or Interrupted once cancelled.
         """
         prefix = self.source.prefix
-        mark, steps, empty = token, 1, 0  # Brent: the token that the next ones are compared with
+        circle, empty = _Circle(token), 0
         for number in range(1, 1 << 62):
             try:
                 page = self._page(prefix, token)
             except _TokenRefused:
                 if number > 1 or token is None:
                     raise
-                mark = token = None
+                token = None
                 page = self._page(prefix, None)
             first = page.objects[0] if page.objects and token is None else None
             if first is not None and first.key == prefix and not prefix.endswith("/"):
                 yield Page((first,))
                 return
             empty = 0 if page.objects else empty + 1
-            circle = page.next_token is not None and page.next_token in {token, mark}
-            if circle or empty > MAX_EMPTY_PAGES:
-                what = "goes round in a circle (a token came again)" if circle else "does not end"
+            closed = circle.is_closed_by(page)
+            if closed or empty > MAX_EMPTY_PAGES:
+                what = "goes round in a circle (a page came again)" if closed else "does not end"
                 raise ListFailed(Failure("bad-listing", f"`{self.source}`: the listing {what}"))
             yield page
             token = page.next_token
             if token is None:
                 return
-            if number >= steps:
-                mark, steps = token, steps * 2
 
     def chosen(self, page: Page, globs: Globs) -> list[Chosen]:
         """Return what of a page is wanted. Keys that end in `/` are marks of folders, not files.
@@ -331,7 +259,7 @@ class Bucket:
         if folders:
             query["delimiter"] = "/"
         text = "&".join(
-            f"{name}={quote(value.encode('utf-8', 'surrogatepass'), safe=_UNRESERVED)}"
+            f"{name}={quote(value.encode('utf-8', 'surrogatepass'), safe=UNRESERVED)}"
             for name, value in sorted(query.items())
         )
         host = parse(self.place.url()).netloc
@@ -384,6 +312,29 @@ class Bucket:
         self._moved = True
         self.place = replace(self.place, region=region)
         return True
+
+
+class _Circle:
+    """Sees pages come again, however many there are, and remembers two (Brent, 1980).
+
+    A page is known by the token that it gives, and by its first key: a service that does not
+    understand tokens answers with the first page for ever, each time with another token.
+    """
+
+    def __init__(self, token: str | None) -> None:
+        self._last = self._mark = (token, "")
+        self._count, self._next_mark = 0, 1
+
+    def is_closed_by(self, page: Page) -> bool:
+        """Return whether `page`, the next one, was there before."""
+        token, key = page.next_token, page.objects[0].key if page.objects else ""
+        known = (self._last, self._mark)
+        closed = any((token and token == one[0]) or (key and key == one[1]) for one in known)
+        self._last = (token, key)
+        self._count += 1
+        if self._count == self._next_mark:
+            self._mark, self._next_mark = self._last, self._next_mark * 2
+        return closed
 
 
 class _TokenRefused(ListFailed):

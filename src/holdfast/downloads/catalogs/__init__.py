@@ -2,7 +2,8 @@
 
     wanted = catalogs.plan("era5", date="202102", vars="t,u")      # pure: nothing is asked yet
     for part in wanted.parts:
-        found = catalogs.gather(part, Bucket(part.source, auth="anonymous"))
+        bucket = Bucket(part.source, auth="anonymous", region=part.region)
+        found = catalogs.gather(part, bucket)
         ...                               # found.chosen with .path below DIR, found.failures
 
 A plan says where to look, part by part. What is there is listed, and each key is read into its
@@ -23,7 +24,8 @@ from holdfast.downloads.nearest import hint
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from holdfast.downloads.s3 import Bucket, Chosen, Source
+    from holdfast.downloads.s3 import Bucket, Chosen
+    from holdfast.downloads.s3_address import Source
 
 NAMES = ("era5",)
 
@@ -34,6 +36,11 @@ class Part(Protocol):
     @property
     def source(self) -> Source:
         """What is listed."""
+        ...
+
+    @property
+    def region(self) -> str:
+        """Where its bucket is, which saves asking for it."""
         ...
 
     def target(self, key: str) -> str | None:

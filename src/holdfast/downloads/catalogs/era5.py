@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 from holdfast.downloads.failures import DownloadError
 from holdfast.downloads.nearest import nearest
-from holdfast.downloads.s3 import Source
+from holdfast.downloads.s3_address import Source
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -127,6 +127,11 @@ class Month:
     def source(self) -> Source:
         """What is listed."""
         return Source(BUCKET, f"e5.oper.{self.product}/{self.month}/")
+
+    @property
+    def region(self) -> str:
+        """Where the bucket is."""
+        return REGION
 
     def target(self, key: str) -> str | None:
         """Return `YYYYMM/NAME` for a key that is wanted, else None."""
