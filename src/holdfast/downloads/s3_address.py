@@ -86,7 +86,7 @@ class Place:
 
 
 def endpoint_of(text: str) -> Url:
-    """Read the address of a service. Raises BadUrl, or DownloadError (HF-1003) for secrets in it."""
+    """Read the address of a service. Raises BadUrl; DownloadError (HF-1003) for secrets in it."""
     url = parse(text)
     if url.credentials or url.query:
         reason = "it may have no user, password or query"
