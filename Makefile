@@ -5,10 +5,10 @@ BIN := $(VENV)/bin
 JOBS ?= 2
 RUN_ARGS ?=
 TEST_ARGS ?=
-# What the tests use of Debian: nothing yet beyond Python. Listed here when something is.
-DEBIAN :=
+# What the tests use of Debian. Only root can install it; without it those tests are skipped.
+DEBIAN := aria2
 
-.PHONY: help run test test-long lint format bench clean
+.PHONY: help run test test-long lint format bench clean debian
 
 help:
 	@echo "make run        virtual environment, install, holdfast demo (offline)"
@@ -46,7 +46,17 @@ lint: $(VENV)/.test
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test: lint
+debian:
+	@missing=; for package in $(DEBIAN); do \
+	  dpkg -s $$package > /dev/null 2>&1 || missing="$$missing $$package"; done; \
+	if [ -z "$$missing" ]; then :; \
+	elif [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; then \
+	  apt-get install --yes --quiet --no-install-recommends $$missing \
+	  || { apt-get update --quiet && \
+	       apt-get install --yes --quiet --no-install-recommends $$missing; }; \
+	else echo "note: not installed, tests that need it are skipped:$$missing"; fi
+
+test: lint debian
 	$(BIN)/pytest -n $(JOBS) --dist worksteal -m "not long" \
 	  --cov --cov-report=term --cov-fail-under=95 $(TEST_ARGS)
 

@@ -214,7 +214,7 @@ class Aria2Process:
 
     def _listens(self, process: subprocess.Popen[bytes]) -> bool:
         until = clock.monotonic() + START_SECONDS
-        while process.poll() is None and clock.monotonic() < until:
+        while process.poll() is None and clock.monotonic() < until and not self._stop.is_set():
             with contextlib.suppress(OSError):
                 socket.create_connection(("127.0.0.1", self._port), timeout=1.0).close()
                 # Another program could have taken the port; then ours ends at once.

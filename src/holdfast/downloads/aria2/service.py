@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 from holdfast.downloads.aria2.errors import Aria2AuthError, Aria2Error, Aria2Refused
 from holdfast.downloads.aria2.model import EndpointState
+from holdfast.downloads.aria2.roster import logger
 from holdfast.downloads.aria2.rpc import Fault
 from holdfast.downloads.aria2.states import HEARD, State, is_open, is_with_aria2
 from holdfast.downloads.aria2.supervisor import KEYS
 from holdfast.runtime.clock import clock
 from holdfast.runtime.hub import hub
+from holdfast.telemetry import redact
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -61,7 +63,15 @@ class Service:
         supervisor.wake = self._wake.set
 
     async def run(self) -> None:
-        """Watch until cancelled."""
+        """Watch until cancelled. Raises DownloadError if the journal breaks."""
+        try:
+            await self._watch()
+        except Exception as error:
+            logger.error("aria2: the watcher ended: %s", redact.text(str(error)))
+            self._lose("journal")
+            raise
+
+    async def _watch(self) -> None:
         pause = FIRST_PAUSE
         while True:
             try:
@@ -234,9 +244,11 @@ class Service:
                 self._roster.start(item, self._supervisor.dismiss(item))
         elif not is_open(item.state):
             return
-        elif status is None or (
+        elif (
+            status is None
+            or item.state is State.FINISHING  # whole already: what is left is ours
             # The failure was noted before; what is left of it is its restart.
-            item.state in {State.PENDING, State.RESTARTING} and word in {"error", "removed"}
+            or (item.state in {State.PENDING, State.RESTARTING} and word in {"error", "removed"})
         ):
             self._supervisor.missing(item, each.tries)
         else:

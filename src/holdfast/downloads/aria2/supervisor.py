@@ -200,6 +200,8 @@ class Supervisor:
             # length of the file for what is there: where we cannot look, it is left out.
             "continue": "true" if self.parts.shared else "false",
         }
+        if item.tries > 1:
+            options.pop("pause", None)  # it was for the first time
         if resume is Resume.FRESH and not self.parts.shared:
             options["remove-control-file"] = "true"
         if resume is Resume.KEEP and seen.by_head:
