@@ -1,6 +1,6 @@
 """A program that fetches, and kills itself (SIGKILL) at a given call of the file system.
 
-    python downloads_killed.py URL DIR SHA256 CALL
+    python downloads_killed.py URL DIR SHA256 CALL STREAMS
 
 Prints the number of calls if it lives to the end.
 """
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from downloads_rig import downloads
 
+import holdfast.transfer.extents
 import holdfast.transfer.part
 from holdfast.runtime import files as seam
 from holdfast.runtime.files import SystemFile, SystemFiles
@@ -71,8 +72,12 @@ class KillingFiles(SystemFiles):
 if __name__ == "__main__":
     from pathlib import Path
 
+    streams = int(sys.argv[5])
     holdfast.transfer.part.CHECKPOINT_BYTES = 512 * 1024
-    with seam.install(KillingFiles()), downloads(Path(sys.argv[2])) as d:
+    if streams > 1:
+        holdfast.transfer.extents.EXTENT_SIZE = 512 * 1024
+        holdfast.transfer.extents.SPLIT_FROM = 1024 * 1024
+    with seam.install(KillingFiles()), downloads(Path(sys.argv[2]), workers=streams) as d:
         d.add(sys.argv[1], sha256=sys.argv[3])
         report = d.run()
     sys.stdout.write(f"{calls}\n")

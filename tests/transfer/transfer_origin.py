@@ -7,6 +7,7 @@ what a test puts in.
 from __future__ import annotations
 
 import hashlib
+import threading
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -20,15 +21,20 @@ from holdfast.transfer.extents import Extent, Extents
 from holdfast.transfer.object import ObjectTransfer, Standing, Wanted, Whole
 from holdfast.transfer.part import Part
 from holdfast.transfer.plane import End, Received, Request, Sink
+from holdfast.transfer.traffic import Alone, Flow
 from holdfast.transfer.verify import Digest, Hasher
 from holdfast.wire.cancel import Cancel
 from holdfast.wire.http1 import Framing, Head
 from holdfast.wire.urls import Url, parse
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from holdfast.transfer.object import Attempt
+    from holdfast.transfer.traffic import Shared
 
 RESET = Verdict(Kind.TRANSIENT, Sent.YES, "ECONNRESET")
+CANCELLED = Verdict(Kind.CANCELLED, Sent.MAYBE, "cancelled", local=True)
 SIZE = 1 << 20
 DATES = [f"Tue, 14 Nov 2023 22:13:{n:02} GMT" for n in range(60)]
 
@@ -41,6 +47,10 @@ def sha256_of(body: bytes) -> str:
     return hashlib.sha256(body).hexdigest()
 
 
+def _least(a: int, b: int | None) -> int:
+    return a if b is None else min(a, b)
+
+
 @dataclass
 class Origin:
     """Serves versions of one object. It is a `Plane`.
@@ -49,7 +59,8 @@ class Origin:
     etag, dated: whether the validators are sent.  ranges: whether Range is heeded.
     if_match: whether it is heeded.  tags_of_nodes: `alter` judges the conditions instead.
     alter: changes the answer before it goes out, given (head, body, request).
-    before: called before each exchange with its number, from 1.
+    before: called before each exchange with its number, from 1.  step: bytes of one write.
+    wakes: whether a cancel ends an exchange under way.
     """
 
     body: bytes = field(default_factory=lambda: body_of(1))
@@ -66,6 +77,8 @@ class Origin:
     before: Callable[[int], None] | None = None
     asked: list[Request] = field(default_factory=list)
     served: int = 0
+    step: int = 10_000
+    wakes: bool = False
 
     def change(self, body: bytes | None = None) -> None:
         self.version += 1
@@ -85,13 +98,18 @@ class Origin:
         take = sink.accept(head)
         if take is None:
             return Received(End.UNREAD, head)
-        limit = len(body) if take.limit is None else min(take.limit, len(body))
         cut = self.cuts.pop(0) if self.cuts else None
-        sent = limit if cut is None else min(limit, cut)
-        self.served += sent
-        for at in range(0, sent, 10_000):
-            sink.write(memoryview(body)[at : min(at + 10_000, sent)])
-        if cut is not None and sent < len(body):
+        sent = 0
+        while sent < (limit := _least(len(body), take.now())):
+            if self.wakes and cancel.is_set():
+                return Received(End.BROKEN, head, sent, CANCELLED, "cancelled")
+            if cut is not None and sent >= cut:
+                return Received(End.BROKEN, head, sent, RESET, "reset")
+            stop = _least(min(sent + self.step, limit), cut)
+            self.served += stop - sent
+            sink.write(memoryview(body)[sent:stop])
+            sent = stop
+        if cut is not None and cut <= sent < len(body):
             return Received(End.BROKEN, head, sent, RESET, "reset")
         if limit < len(body):
             return Received(End.LIMIT, head, sent)
@@ -111,23 +129,64 @@ class Origin:
         held = self.tags_of_nodes or condition in {self.tag, DATES[self.version]}
         if not (self.ranges and "Range" in asked and held):
             return self._framed(200, fields, self.body), self.body
-        start = int(asked["Range"].removeprefix("bytes=").split("-")[0])
-        size = len(self.body)
+        first, _, last = asked["Range"].removeprefix("bytes=").partition("-")
+        start, size = int(first), len(self.body)
+        stop = min(size, int(last) + 1) if last else size
         if start >= size:
             fields["content-range"] = f"bytes */{size}"
             return Head(416, fields, Framing.LENGTH, 0), b""
-        fields["content-range"] = f"bytes {start}-{size - 1}/{size}"
-        return self._framed(206, fields, self.body[start:]), self.body[start:]
+        fields["content-range"] = f"bytes {start}-{stop - 1}/{size}"
+        return self._framed(206, fields, self.body[start:stop]), self.body[start:stop]
 
     def _framed(self, status: int, fields: dict[str, str], body: bytes) -> Head:
         length = len(body) if self.framing is Framing.LENGTH else None
         return Head(status, fields, self.framing, length)
 
 
+class Company(Alone):
+    """Lends threads: an object that is offered is fetched by so many streams."""
+
+    def __init__(self, streams: int) -> None:
+        self.count = streams
+        self.flows: list[Flow] = []
+        self._threads: list[threading.Thread] = []
+
+    def streams(self, host: str) -> int:
+        return self.count
+
+    @contextmanager
+    def flow(self, host: str, cancel: Cancel) -> Iterator[Flow]:
+        with super().flow(host, cancel) as flow:
+            self.flows.append(flow)
+            yield flow
+
+    def offer(self, work: Shared) -> None:
+        def attempts(_: str) -> Iterable[Attempt]:
+            retry = hf.Retry(8, backoff=hf.Constant(0), budget=None)
+            return hf.policy(retry).attempts(method="GET")
+
+        def helper() -> None:
+            while work.wants_help:
+                work.help(attempts)
+
+        for _ in range(self.count - 1):
+            thread = threading.Thread(target=helper)
+            self._threads.append(thread)
+            thread.start()
+
+    def join(self) -> None:
+        for thread in self._threads:
+            thread.join(5)
+            assert not thread.is_alive()
+        self._threads.clear()
+
+
 class Bench:
     """Fetches from a plane into a simulated disk, with a journal in memory."""
 
-    def __init__(self, plane: Origin, url: str = "http://origin.example/data.nc") -> None:
+    def __init__(
+        self, plane: Origin, url: str = "http://origin.example/data.nc", *, streams: int = 1
+    ) -> None:
         self.plane = plane
         self.url: Url = parse(url)
         self.files = SimFiles()
@@ -137,6 +196,7 @@ class Bench:
         self.progress = 0
         self.failed: list[str] = []
         self.transfer: ObjectTransfer | None = None
+        self.company = Company(streams) if streams > 1 else None
 
     def run(
         self,
@@ -162,9 +222,14 @@ class Bench:
                 plane=self.plane,
                 cancel=cancel or Cancel(),
                 failed=lambda error, _: self.failed.append(str(error.reason)),
+                traffic=self.company,
             )
             retry = hf.Retry(attempts, backoff=hf.Constant(0), budget=None)
-            return transfer.run(hf.policy(retry).attempts(method="GET"))
+            try:
+                return transfer.run(hf.policy(retry).attempts(method="GET"))
+            finally:
+                if self.company is not None:
+                    self.company.join()
 
     @contextmanager
     def _part(self, digests: Sequence[Digest]) -> Iterator[Part]:

@@ -53,8 +53,11 @@ class Downloads:
     A file has its final name only when it is complete, of one version, and verified as far
     as the source permits.
 
-    into: the output directory; made if absent.  workers: files at a time, 1 to 256.
-    journal: its path, default `.holdfast.db` in `into`.
+    into: the output directory; made if absent.  workers: connections at a time, 1 to 256: a
+    small file has one, a file of 16 MiB or more as many as are free.
+    journal: its path, default `.holdfast.db` in `into`.  per_host: connections to one host at
+    most; it begins with 4 and finds out what the host bears.
+    limit_rate: bytes per second, all together; None for no limit.
     attempts: tries without progress; any byte that is kept starts the count afresh.
     durability: "power" survives a power cut; "process" omits the syncs and survives a kill.
     timeouts: see `Timeouts`.  allow_html: a page is what is wanted (see HF-1307).
@@ -71,7 +74,9 @@ class Downloads:
         workers: int = 8,
         *,
         journal: str | os.PathLike[str] | None = None,
+        per_host: int = 16,
         attempts: int = 8,
+        limit_rate: float | None = None,
         durability: Literal["power", "process"] = "power",
         timeouts: Timeouts | None = None,
         allow_html: bool = False,
@@ -79,6 +84,9 @@ class Downloads:
         policy: Policy | None = None,
     ) -> None:
         _check("workers", workers, 1, 256)
+        _check("per_host", per_host, 1, 256)
+        if limit_rate is not None:
+            _check("limit_rate", limit_rate, 1024, 1 << 50)
         _check("attempts", attempts, 1, 1_000_000)
         _check("max_size", max_size, 1, 1 << 62)
         if durability not in {"power", "process"}:
@@ -86,6 +94,8 @@ class Downloads:
         self.into = posixpath.normpath(os.fspath(into))
         self.journal = _journal_path(self.into, journal)
         self._workers = workers
+        self._per_host = per_host
+        self._limit_rate = limit_rate
         self._options = Options(timeouts or Timeouts(), durability == "power", allow_html, max_size)
         self._policy = policy or default_policy(attempts)
         self._addresses: dict[str, tuple[Url, Mapping[str, str]]] = {}
@@ -197,6 +207,8 @@ class Downloads:
             self.into,
             self._policy,
             workers=self._workers,
+            per_host=self._per_host,
+            limit_rate=self._limit_rate,
             options=self._options,
             addresses=self._addresses,
             heard=self._heard,
@@ -263,7 +275,7 @@ def _check_headers(url: Url, headers: Mapping[str, str]) -> None:
         raise DownloadError("bad-option", str(error)) from None
 
 
-def _check(name: str, value: int, low: int, high: int) -> None:
+def _check(name: str, value: float, low: int, high: int) -> None:
     if not low <= value <= high:
         raise DownloadError("bad-option", f"`{name}`: {value}: it must be from {low} to {high}")
 

@@ -1,4 +1,4 @@
-"""Runs items: worker threads, one item each at a time, until all have ended or somebody stops it.
+"""Runs items: threads that fetch files and help each other, until all have ended or are stopped.
 
 Ctrl-C must end within two seconds, whatever a worker is doing. Those that move bytes are
 woken (their sockets are shut down), flush and commit; those that sit in a backoff are woken
@@ -13,6 +13,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from holdfast.core.errors import Stopped
+from holdfast.downloads.crew import Crew, Job
 from holdfast.downloads.fetch import Fetch, Options, Outcome
 from holdfast.downloads.items import FailedItem, FileState, Item, ItemEvent, Report
 from holdfast.downloads.states import Input, State, after
@@ -41,6 +42,8 @@ GRACE = 1.5
 class Engine:
     """One run over the open items of a journal.
 
+    workers: threads at most.  per_host: connections to one host at most.  limit_rate: bytes per
+    second, all together.
     addresses: id -> URL with its secrets and extra headers, for items that have some.
     heard: called with every event of an item, on the thread where it happened.
     """
@@ -53,6 +56,8 @@ class Engine:
         *,
         workers: int,
         options: Options,
+        per_host: int = 16,
+        limit_rate: float | None = None,
         addresses: Mapping[str, tuple[Url, Mapping[str, str]]],
         heard: Callable[[ItemEvent], None] | None = None,
         plane: Plane | None = None,
@@ -68,13 +73,19 @@ class Engine:
         self._cancel = Cancel()
         self._lock = threading.Lock()
         self._changed = threading.Event()
-        self._here = threading.local()
+        self._threads: list[threading.Thread] = []
         self._closed = False
         self._stop_asked = False
         self._running = 0
         self._tally = _Tally()
         self._crash: BaseException | None = None
-        self._waiting: Iterator[Item] = iter(())
+        self._crew = Crew(
+            self._store.open_items(),
+            self._host_of,
+            per_host=per_host,
+            limit_rate=limit_rate,
+            called=self._changed.set,
+        )
 
     def stop(self) -> None:
         """Ask the run to end; what was received is kept.
@@ -93,7 +104,6 @@ class Engine:
         unsubscribe = hub.subscribe(self._forward) if self._heard else lambda: None
         try:
             self._tally.skipped = self._check_done()
-            self._waiting = self._store.open_items()
             self._work()
         finally:
             with self._lock:
@@ -129,24 +139,26 @@ class Engine:
     # -- threads -----------------------------------------------------------------------------
 
     def _work(self) -> None:
-        count = min(self._workers, max(1, self._store.open_count()))
-        threads = [
-            threading.Thread(target=self._worker, name=f"holdfast-get-{n}", daemon=True)
-            for n in range(1, count + 1)
-        ]
-        with self._lock:
-            self._running = len(threads)
         try:
-            for thread in threads:
-                thread.start()
+            self._start(min(self._workers, max(1, self._store.open_count())))
             self._wait()
         except KeyboardInterrupt:
             self.stop()
             self._wait()
             raise
         if not self._cancel.is_set():
-            for thread in threads:
+            for thread in self._threads:
                 thread.join()
+
+    def _start(self, count: int) -> None:
+        """Start so many more threads, if there may be so many."""
+        for _ in range(min(count, self._workers - len(self._threads))):
+            name = f"holdfast-get-{len(self._threads) + 1}"
+            thread = threading.Thread(target=self._worker, name=name, daemon=True)
+            self._threads.append(thread)
+            with self._lock:
+                self._running += 1
+            thread.start()
 
     def _wait(self) -> None:
         """Wait until all workers have ended; after a stop, for `GRACE` seconds at most."""
@@ -161,28 +173,38 @@ class Engine:
             if self._stop_asked and until is None:
                 until = now + GRACE
                 self._cancel.set()
+                self._crew.stop()
                 continue
             if until is not None and now >= until:
                 return
+            self._crew.tick()
+            self._start(self._crew.hands_wanted())
             clock.wait(self._changed, LOOK_EVERY)
 
     def _worker(self) -> None:
         try:
-            while (item := self._next()) is not None:
-                self._here.item = item
-                outcome = self._fetch(item).run(self._attempts)
-                self._here.item = None
-                with self._lock:
-                    self._tally.add(item, outcome)
+            while not self._stop_asked and (job := self._crew.next()) is not None:
+                try:
+                    self._do(job)
+                finally:
+                    self._crew.ended(job)
         except BaseException as error:  # noqa: BLE001 - raised again by `run`, on its thread
             with self._lock:
                 if not self._closed:
-                    self._crash = error
+                    self._crash = self._crash or error
             self.stop()
         finally:
             with self._lock:
                 self._running -= 1
             self._changed.set()
+
+    def _do(self, job: Job) -> None:
+        if job.work is not None:
+            job.work.help(self._attempts)
+            return
+        outcome = self._fetch(job.item).run(self._attempts)
+        with self._lock:
+            self._tally.add(job.item, outcome)
 
     def _attempts(self, host: str) -> Iterator[Attempt]:
         """Yield the policy's attempts; a stop ends its waits, too."""
@@ -191,24 +213,26 @@ class Engine:
         except Stopped:
             raise Interrupted from None
 
-    def _next(self) -> Item | None:
-        with self._lock:
-            if self._cancel.is_set() or self._stop_asked:
-                return None
-            return next(self._waiting, None)
+    def _url(self, item: Item) -> Url | None:
+        known = self._addresses.get(item.id)
+        return known[0] if known else None if item.secret else parse(item.url)
+
+    def _host_of(self, item: Item) -> str:
+        url = self._url(item)
+        return url.host if url is not None else ""
 
     def _fetch(self, item: Item) -> Fetch:
         known = self._addresses.get(item.id)
-        url = known[0] if known else None if item.secret else parse(item.url)
         return Fetch(
             item,
-            url,
+            self._url(item),
             known[1] if known else {},
             into=self._into,
             store=self._store,
             options=self._options,
             plane=self._plane,
             cancel=self._cancel,
+            traffic=self._crew,
             told=lambda at: self._tell(item, at),
         )
 
@@ -231,7 +255,7 @@ class Engine:
 
     def _forward(self, event: Event) -> None:
         """Pass on what the policy and the transfer publish on a worker's thread."""
-        item = getattr(self._here, "item", None)
+        item = getattr(self._crew.here, "item", None)
         if item is not None and self._heard is not None:
             self._heard(ItemEvent(item.id, item.path, event))
 

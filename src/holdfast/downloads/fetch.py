@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from holdfast.downloads.items import Item
     from holdfast.downloads.store import Store
     from holdfast.transfer.object import Attempt
+    from holdfast.transfer.traffic import Traffic
     from holdfast.transfer.validators import Validators
     from holdfast.wire.cancel import Cancel
     from holdfast.wire.urls import Url
@@ -111,6 +112,7 @@ class Fetch:
         options: Options,
         plane: Plane,
         cancel: Cancel,
+        traffic: Traffic,
         told: Callable[[Outcome], None],
     ) -> None:
         self.item = item
@@ -121,6 +123,7 @@ class Fetch:
         self._options = options
         self._plane = plane
         self._cancel = cancel
+        self._traffic = traffic
         self._told = told
         self._state = after(item.state, Input.QUEUE)
         self._target = posixpath.join(into, item.path)
@@ -242,7 +245,7 @@ class Fetch:
         )
         with self._used(part):
             self._open(part)
-            self._part, self._began = part, part.offset
+            self._part, self._began = part, part.held
             self._transfer = ObjectTransfer(
                 self._wanted(url),
                 part,
@@ -253,6 +256,7 @@ class Fetch:
                 look=self._look if self._foreign else None,
                 phase=lambda verifying: self._say_phase(verifying=verifying),
                 failed=lambda error, n: store.attempt_failed(item.id, error.verdict, n),
+                traffic=self._traffic,
             )
             return self._transfer.run(attempts(url.host))
 

@@ -12,23 +12,47 @@ operation as a whole or not; without a source of randomness nothing un-synced su
 
 After a failed `datasync` Linux forgets that the pages were dirty: the bytes can still be read,
 a second sync reports success, and they never reach the disk. So it is here.
+
+Several threads may use it: each call is a whole, as in a kernel.
 """
 
 from __future__ import annotations
 
 import errno
+import functools
 import os
 import posixpath
+import threading
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
 from holdfast.runtime.clock import clock
 from holdfast.runtime.files import FileInfo
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from _typeshed import ReadableBuffer as Buffer
 
     from holdfast.runtime.random import SeededRandom
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+_Self = TypeVar("_Self", "SimFiles", "SimFile")
+
+
+def _whole(
+    method: Callable[Concatenate[_Self, _P], _R],
+) -> Callable[Concatenate[_Self, _P], _R]:
+    """Let no other thread's call come in between."""
+
+    @functools.wraps(method)
+    def locked(self: _Self, /, *args: _P.args, **kwargs: _P.kwargs) -> _R:
+        with self.lock:
+            return method(self, *args, **kwargs)
+
+    return locked
+
 
 SECTOR = 512
 """Bytes that a disk writes as a whole."""
@@ -89,6 +113,7 @@ class SimFiles:
 
     def __init__(self, *, capacity: int = 1 << 40) -> None:
         self.capacity = capacity
+        self.lock = threading.RLock()
         self.log: list[tuple[str, str]] = []
         self._dirs: dict[str, dict[str, _Inode]] = {"/": {}}
         self._durable: dict[str, dict[str, _Inode]] = {"/": {}}
@@ -125,6 +150,7 @@ class SimFiles:
         """Forget all failures to come."""
         self._plans.clear()
 
+    @_whole
     def crash(self, source: SeededRandom | None = None) -> None:
         """Cut the power and start again; handles of before are dead.
 
@@ -170,6 +196,7 @@ class SimFiles:
 
     # -- the seam ----------------------------------------------------------------------------------
 
+    @_whole
     def create(self, path: str) -> SimFile:
         """Open a new file; FileExistsError if the name is taken."""
         path = self.enter("create", path)
@@ -182,11 +209,13 @@ class SimFiles:
         self._ops.append(_Op({(parent, name): inode}))
         return self._handle(inode, path, write=True)
 
+    @_whole
     def open(self, path: str, *, write: bool = False) -> SimFile:
         """Open an existing regular file; a link is refused with ELOOP."""
         path = self.enter("open", path)
         return self._handle(self._file(path), path, write=write)
 
+    @_whole
     def rename(self, source: str, target: str) -> None:
         """Replace `target` atomically."""
         source, target = self.enter("rename", source), _normal(target)
@@ -204,6 +233,7 @@ class SimFiles:
         names[new] = inode
         self._ops.append(_Op({(old_dir, old): None, (new_dir, new): inode}))
 
+    @_whole
     def unlink(self, path: str) -> None:
         """Remove a name; open handles keep the file."""
         path = self.enter("unlink", path)
@@ -214,10 +244,12 @@ class SimFiles:
             raise _error(errno.ENOENT, path)
         self._ops.append(_Op({(parent, name): None}))
 
+    @_whole
     def makedirs(self, path: str) -> None:
         """Create a directory and its parents. They are durable at once (see `_make`)."""
         self._make(self.enter("makedirs", path))
 
+    @_whole
     def sync_dir(self, path: str) -> None:
         """Make the names in a directory durable."""
         path = self.enter("sync_dir", path)
@@ -231,6 +263,7 @@ class SimFiles:
                 kept.append(op)
         self._ops = kept
 
+    @_whole
     def stat(self, path: str) -> FileInfo | None:
         """Return what is known of `path`; None if absent."""
         path = self.enter("stat", path)
@@ -244,6 +277,7 @@ class SimFiles:
             return None
         return FileInfo(len(inode.data), inode.mtime, regular=inode.kind == "file")
 
+    @_whole
     def listdir(self, path: str) -> list[str]:
         """Return the names in a directory, sorted."""
         path = self.enter("listdir", path)
@@ -254,6 +288,7 @@ class SimFiles:
         ]
         return sorted([*self._names(path, path), *inside])
 
+    @_whole
     def free_space(self, path: str) -> int:
         """Return the bytes that still fit."""
         self.enter("free_space", path)
@@ -373,6 +408,7 @@ class SimFile:
     def __init__(
         self, files: SimFiles, inode: _Inode, path: str, epoch: int, *, write: bool
     ) -> None:
+        self.lock = files.lock
         self._files = files
         self._inode = inode
         self._path = path
@@ -380,6 +416,7 @@ class SimFile:
         self._write = write
         self._closed = False
 
+    @_whole
     def pwrite(self, data: Buffer, offset: int) -> int:
         """Write at `offset`; return how many bytes were taken."""
         self._check("pwrite", write=True)
@@ -393,11 +430,13 @@ class SimFile:
         inode.mtime = clock.wall()
         return len(piece)
 
+    @_whole
     def pread(self, size: int, offset: int) -> bytes:
         """Return up to `size` bytes from `offset`."""
         self._check("pread")
         return bytes(self._inode.data[offset : offset + size])
 
+    @_whole
     def truncate(self, size: int) -> None:
         """Cut or extend with zeros."""
         self._check("truncate", write=True)
@@ -411,6 +450,7 @@ class SimFile:
         self._inode.pending.append(_Write(size, None, size))
         self._inode.mtime = clock.wall()
 
+    @_whole
     def datasync(self) -> None:
         """Make bytes and length durable. If it fails, what was pending never will be."""
         inode = self._inode
@@ -424,11 +464,13 @@ class SimFile:
             inode.durable = _applied(inode.durable, write, None)
         inode.pending.clear()
 
+    @_whole
     def size(self) -> int:
         """Return the length in bytes."""
         self._check("size")
         return len(self._inode.data)
 
+    @_whole
     def close(self) -> None:
         """Give the handle back; a second call does nothing."""
         self._closed = True

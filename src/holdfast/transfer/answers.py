@@ -64,11 +64,13 @@ class Action(enum.Enum):
 class Question:
     """What was asked, and what was known then.
 
-    start: first byte asked; 0 means that no range was asked.  rung: how it was made sure.
+    start: first byte asked; 0 means that no range was asked, unless `ranged`.
+    rung: how it was made sure.
     pinned: the version that the bytes on disk are of; None if nothing was pinned.
     size: what the caller says that the size is.  allow_html: pages are what is wanted.
     cross_site: redirects led to another site.  data_suffix: the name ends like data.
     nodes: it is known that several servers give this object each an ETag of its own.
+    ranged: a range was asked although it starts at 0.
     """
 
     start: int = 0
@@ -79,6 +81,7 @@ class Question:
     cross_site: bool = False
     data_suffix: bool = False
     nodes: bool = False
+    ranged: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +110,7 @@ class Facts:
     @property
     def resuming(self) -> bool:
         """A range was asked, so the body may only be appended."""
-        return self.question.start > 0
+        return self.question.start > 0 or self.question.ranged
 
     @property
     def changed(self) -> bool:

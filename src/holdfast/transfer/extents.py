@@ -13,7 +13,22 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 EXTENT_SIZE = 8 * 1024 * 1024
-"""Extents start at multiples of this; the last one of a stream grows until it is full."""
+"""Extents end at multiples of this; each grows in order, by one stream at a time, until there."""
+
+MAX_EXTENT = 64 * 1024 * 1024
+MANY = 1024
+"""Extents of one object; beyond it they become larger, up to `MAX_EXTENT`."""
+
+SPLIT_FROM = 16 * 1024 * 1024
+"""Bytes from which on an object is fetched by several streams."""
+
+
+def extent_size(size: int | None) -> int:
+    """Return the extent of an object of `size` bytes: 8 MiB, for huge ones up to 64 MiB."""
+    extent = EXTENT_SIZE
+    while size is not None and extent * MANY < size and extent < MAX_EXTENT:
+        extent *= 2
+    return extent
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,10 +103,26 @@ class Extents:
             end = extent.end
         return end
 
+    @property
+    def end(self) -> int:
+        """The first byte after all of them; what lies between may have gaps."""
+        return max((extent.end for extent in self._by_off.values()), default=0)
+
     def within(self, end: int) -> Extents:
         """Return those that lie wholly below `end`."""
         return Extents.of(extent for extent in self if extent.end <= end)
 
-    def contiguous(self) -> Extents:
-        """Return those that make up the prefix."""
-        return self.within(self.prefix)
+    def gaps(self, size: int) -> list[tuple[int, int]]:
+        """Return what is missing of `size` bytes, as (start, end), in order."""
+        found, at = [], 0
+        for extent in self:
+            if extent.off > at:
+                found.append((at, extent.off))
+            at = extent.end
+        if at < size:
+            found.append((at, size))
+        return found
+
+    def pop(self, off: int) -> Extent | None:
+        """Forget the extent that starts at `off`, and return it."""
+        return self._by_off.pop(off, None)

@@ -3,6 +3,9 @@
     ask -> judge the head (answers.TABLE) -> write; or drop, then write; or ask otherwise
         -> checkpoint -> ... -> seal -> verify
 
+A large object is fetched by several streams (see `streams`); this one, the first, is the one
+that decides. The others only fetch ranges of the version that it pinned.
+
 Retries are the policy's: this module raises a `TransferFailed` with a verdict, and tells the
 attempt whenever bytes were journaled beyond what had been reached before. "Beyond" matters:
 a server without ranges that always breaks at 10 MB lets bytes be journaled each time and
@@ -11,10 +14,12 @@ gets nowhere, and must not be asked for ever.
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol, Self
 
-from holdfast.transfer.answers import Action, Decision, Question, judge
+from holdfast.transfer import extents
+from holdfast.transfer.answers import Action, Decision, Facts, Question
 from holdfast.transfer.failures import (
     Interrupted,
     Reason,
@@ -28,14 +33,11 @@ from holdfast.transfer.failures import (
 )
 from holdfast.transfer.meter import Meter
 from holdfast.transfer.plane import End, Plane, Received, Request, Take, Timeouts
+from holdfast.transfer.sink import Sink, Stream
+from holdfast.transfer.streams import Streams
+from holdfast.transfer.traffic import Alone, Traffic
 from holdfast.transfer.validators import Rung, Validators, conditions, overlap_start
-from holdfast.transfer.verify import (
-    Digest,
-    Hasher,
-    contradiction,
-    digests_in,
-    to_check,
-)
+from holdfast.transfer.verify import Digest, Hasher, contradiction, digests_in, to_check
 from holdfast.wire.urls import BadUrl, Url, is_cross_site, redirected
 
 if TYPE_CHECKING:
@@ -47,6 +49,8 @@ if TYPE_CHECKING:
     from holdfast.wire.http1 import Head
 
 MAX_REDIRECTS = 10
+_ANYWHERE = frozenset({Rung.IF_MATCH, Rung.IF_RANGE, Rung.DATE})
+"""Rungs on which a range may begin anywhere, also at zero."""
 MAX_CHANGES = 3
 MAX_SIZE = 1 << 40
 
@@ -126,6 +130,7 @@ class ObjectTransfer:
     look: called with the first head that carries the object; what it raises ends the transfer.
     phase: called when all bytes are there and are verified, and when they were wrong.
     failed: called with each failed attempt and the bytes that it received.
+    traffic: who lends connections and company; by default it is alone.
     received: bytes that came over the network, all attempts together; exchanges: requests.
     """
 
@@ -141,6 +146,7 @@ class ObjectTransfer:
         look: Callable[[Validators], None] | None = None,
         phase: Callable[[bool], None] = lambda _: None,
         failed: Callable[[TransferFailed, int], None] = lambda *_: None,
+        traffic: Traffic | None = None,
     ) -> None:
         self.wanted = wanted
         self.part = part
@@ -154,9 +160,10 @@ class ObjectTransfer:
         self._phase = phase
         self._failed = failed
         self._checks = to_check(wanted.digests, [])
-        self._reached = part.saved
-        self._progress: Callable[[], None] = lambda: None
         self._meter = Meter(wanted.url.host)
+        self._counting = threading.Lock()
+        self._streams = Streams(self, part, traffic or Alone(), cancel)
+        self._first = Stream(reached=part.saved)
 
     def run(self, attempts: Iterable[Attempt]) -> Whole:
         """Fetch, as often as `attempts` (of a policy) yields, until the object is whole.
@@ -164,64 +171,92 @@ class ObjectTransfer:
         Raises TransferFailed, Interrupted, or the OSError of a file operation.
         """
         whole: Whole | None = None
-        for attempt in attempts:
-            with attempt:
-                self._progress = attempt.progress
-                whole = self._attempt()
+        try:
+            for attempt in attempts:
+                with attempt:
+                    self._first.progress = attempt.progress
+                    whole = self._attempt()
+        finally:
+            self._streams.close()
         if whole is None:
             raise RuntimeError("the attempts ended without an outcome")
         return whole
 
     def _attempt(self) -> Whole:
-        before = self.received
+        before = self._first.received
         try:
             while not self._is_whole():
                 if self._cancel.is_set():
                     raise Interrupted
-                self._exchange()
+                self._streams.settle()
+                if self._streams.assign(self._first, self.size):
+                    self._exchange()
+                else:
+                    self._streams.wait()  # the others have all that is left
             return self._verified()
         except TransferFailed as error:
-            self._failed(error, self.received - before)
+            self.count_progress(self._first)
+            self.failed(error, self._first.received - before)
             raise
 
+    def failed(self, error: TransferFailed, received: int) -> None:
+        """Tell of a failed attempt of any stream."""
+        self._failed(error, received)
+
+    @property
+    def size(self) -> int | None:
+        """The size of the version that is pinned, if it is known."""
+        return self.standing.pinned.size if self.standing.pinned else None
+
     def _is_whole(self) -> bool:
-        pinned = self.standing.pinned
-        return pinned is not None and pinned.size == self.part.offset
+        return self.size is not None and self.size == self.part.held
 
     # -- one exchange ------------------------------------------------------------------------
 
     def _exchange(self) -> None:
-        question = self._question()
+        stream = self._first
+        question = self.question(stream)
         try:
-            received, decision = self._follow(question)
+            received, decision = self.follow(question, Sink(self, question, stream), self._cancel)
         except _OverlapDiffers:
             self._count_change()
             self._drop("the overlap differs")
             return
         finally:
             # Whatever happened, what was received is kept to the byte.
-            self._save()
+            self._streams.release(stream)
+            self.save(stream)
+        if stream.was_cut_off:
+            return  # by us: it goes on otherwise
         if received.fault is not None:
             raise failed_exchange(received)
         if decision is None:
             raise RuntimeError("an exchange without fault shows its head")
         self._conclude(question, received, decision)
 
-    def _question(self) -> Question:
-        standing, wanted = self.standing, self.wanted
-        pinned, kept = standing.pinned, self.part.offset
-        rung = pinned.rung(standing.limit) if pinned and kept else Rung.RESTART
+    def question(self, stream: Stream) -> Question:
+        """Return what a stream asks for the range that it was assigned."""
+        standing, wanted, at = self.standing, self.wanted, stream.at
+        pinned = standing.pinned
+        joins = self.part.held > 0 or stream is not self._first
+        rung = pinned.rung(standing.limit) if pinned and joins else Rung.RESTART
+        start = overlap_start(rung, at)
+        if rung is Rung.OVERLAP and start < self.part.run_start(at):
+            rung, start = Rung.RESTART, 0  # there is nothing to compare
         return Question(
-            start=overlap_start(rung, kept),
+            start=start,
             rung=rung,
             pinned=pinned,
             size=wanted.size,
             allow_html=wanted.allow_html,
             data_suffix=wanted.data_suffix,
             nodes=standing.nodes,
+            ranged=at == 0 and rung in _ANYWHERE,
         )
 
-    def _follow(self, question: Question) -> tuple[Received, Decision | None]:
+    def follow(
+        self, question: Question, sink: Sink, cancel: Cancel
+    ) -> tuple[Received, Decision | None]:
         """Do the exchange at the original address and go where it redirects.
 
         Each attempt begins at the original: a target that was signed for some minutes must
@@ -229,11 +264,13 @@ class ObjectTransfer:
         """
         first = url = self.wanted.url
         seen = {url.full()}
-        asked = replace(question)
         while True:
-            sink = _Sink(self, asked)
-            received = self._plane.fetch(self._request(url, question), sink, self._cancel)
-            self.exchanges += 1
+            request = self._request(url, question, sink.stream)
+            with self._streams.flow(sink.stream, cancel) as flow:
+                received = self._plane.fetch(request, sink, flow.cancel)
+                flow.ended(received, resumed=self.part.held > 0)
+            with self._counting:
+                self.exchanges += 1
             decision = sink.decision
             if decision is None or decision.action is not Action.REDIRECT:
                 return received, decision
@@ -243,7 +280,9 @@ class ObjectTransfer:
                 text = f"the server redirects {kind}"
                 raise TransferFailed(Reason.REDIRECTS, text, permanent("redirects"))
             seen.add(url.full())
-            asked = replace(question, cross_site=question.cross_site or is_cross_site(first, url))
+            asked = sink.question
+            cross = asked.cross_site or is_cross_site(first, url)
+            sink = sink.again(replace(asked, cross_site=cross))
 
     @staticmethod
     def _target(url: Url, decision: Decision) -> Url:
@@ -253,47 +292,64 @@ class ObjectTransfer:
             text = f"a redirect that is not followed: {error}"
             raise TransferFailed(Reason.REDIRECTS, text, permanent("redirects")) from None
 
-    def _request(self, url: Url, question: Question) -> Request:
+    def _request(self, url: Url, question: Question, stream: Stream) -> Request:
         # Headers of the caller may hold credentials, so they stay within the origin.
         own = self.wanted.headers if url.origin == self.wanted.url.origin else {}
         pinned = question.pinned
-        added = conditions(pinned, question.rung, self.part.offset) if pinned else {}
+        end = None if stream.end in {None, self.size} and not question.ranged else stream.end
+        added = conditions(pinned, question.rung, stream.at, end) if pinned else {}
         return Request(url, {**own, **added}, self.wanted.timeouts)
 
-    def _save(self) -> None:
+    def save(self, stream: Stream) -> None:
+        """Make safe what has come."""
         self.part.checkpoint()
-        self._count_progress()
+        self.count_progress(stream)
 
-    def _count_progress(self) -> None:
+    def count_progress(self, stream: Stream) -> None:
+        """Bytes that any stream brought are progress for each: the object gets on."""
         saved = self.part.saved
-        if saved > self._reached:
-            self._reached = saved
-            self._progress()
+        if saved > stream.reached:
+            stream.reached = saved
+            stream.progress()
 
     # -- beginning a body ----------------------------------------------------------------------
 
-    def begin(self, decision: Decision) -> Take:
+    def begin(self, decision: Decision, stream: Stream) -> Take:
         """Prepare for the body that `decision` lets in, and say how much of it is wanted."""
         facts = decision.facts
+        if stream is not self._first:
+            return self._streams.take(stream, facts.question.start)
         if self._look is not None:
             self._look(facts.seen)
             self._look = None
         self._check_promises(facts.head)
-        overlap = 0
-        if decision.action is Action.APPEND and facts.resuming:
-            overlap = self.part.offset - facts.question.start
-            self._resume(decision)
+        resuming = decision.action is Action.APPEND and facts.resuming
+        if resuming:
+            self._resume(decision, stream)
         else:
             self._start_over(decision)
-        size, at = self._size(), self.part.offset
-        if (size or 0) > self.wanted.max_size:
+        start, size = facts.question.start if resuming else 0, self.size
+        if size is None:
+            # One byte beyond the limit tells a body that is too long from one that just fits.
+            return Take(self.wanted.max_size + 1 - start)
+        if size > self.wanted.max_size:
             text = f"larger than the limit (size: {size}, limit: {self.wanted.max_size})"
             raise TransferFailed(Reason.TOO_BIG, text, permanent("too big"))
-        # One byte beyond the limit tells a body that is too long from one that just fits.
-        return Take((self.wanted.max_size + 1 if size is None else size) - at + overlap)
+        self._streams.begin(stream, size, shared=self._may_share(facts))
+        return self._streams.take(stream, start)
 
-    def _size(self) -> int | None:
-        return self.standing.pinned.size if self.standing.pinned else None
+    def _may_share(self, facts: Facts) -> bool:
+        """Whether several streams may fetch it: ranges, and something that vouches for each.
+
+        A date vouches weakly, so it is used for that only where a digest follows.
+        """
+        pinned = self.standing.pinned
+        if pinned is None or self.standing.nodes or (pinned.size or 0) < extents.SPLIT_FROM:
+            return False
+        ranges = facts.status == 206 or "bytes" in facts.head.headers.get("accept-ranges", "")
+        rung = pinned.rung(self.standing.limit)
+        vouched = rung in {Rung.IF_MATCH, Rung.IF_RANGE} or (rung is Rung.DATE and self._checks)
+        return ranges and bool(vouched)
 
     def _check_promises(self, head: Head) -> None:
         sent = digests_in(head)
@@ -302,7 +358,7 @@ class ObjectTransfer:
             raise wrong_digest(pair[0], pair[1].hex, again=False)
         self._checks = to_check(self.wanted.digests, sent) or self._checks
 
-    def _resume(self, decision: Decision) -> None:
+    def _resume(self, decision: Decision, stream: Stream) -> None:
         facts = decision.facts
         rung = facts.question.rung
         pinned = self.standing.pinned or facts.seen
@@ -310,38 +366,39 @@ class ObjectTransfer:
             pinned = replace(pinned, size=facts.seen.size)
         weak = self.standing.weak or rung.is_weak
         self._stand(replace(self.standing, pinned=pinned, weak=weak))
-        self._meter.resumed(rung, self.part.offset)
+        self._meter.resumed(rung, stream.at)
 
     def _start_over(self, decision: Decision) -> None:
         facts = decision.facts
         if decision.action is Action.NEW_VERSION:
             self._count_change(sibling=facts.sibling)
-        if self.part.offset:
-            self._meter.declined(decision.row, self.part.offset)
+        if self.part.held:
+            self._meter.declined(decision.row, self.part.held)
         # From here on all bytes come from one answer, so nothing weak is left.
         pinned = facts.seen
         if self.standing.nodes and self.wanted.digests:
             # Any node will do: the digest of the whole vouches for what is joined.
             pinned = replace(pinned, etag="")
+        self._streams.restart()
         self._stand(replace(self.standing, pinned=pinned, weak=False), drop=True)
         algorithms = [digest.algorithm for digest in self._checks]
         self.part.restart(Hasher(algorithms) if algorithms else None)
+        self._streams.assign(self._first, self.size)
 
-    def take(self, data: memoryview, overlap: int) -> None:
+    def write(self, data: memoryview, overlap: int, stream: Stream) -> None:
         """Write the next bytes of a body; the first `overlap` are compared instead."""
-        self.received += len(data)
+        stream.received += len(data)
+        with self._counting:
+            self.received += len(data)
         if overlap:
             same = data[:overlap]
-            if self.part.read(len(same), self.part.offset - overlap) != same:
+            if self.part.read(len(same), stream.at - overlap) != same:
                 raise _OverlapDiffers
             data = data[overlap:]
-        self.part.write(data)
-        self._count_progress()
-        self._meter.moved(len(data), self.part.saved, self._size())
-
-    def lull(self) -> None:
-        """Make safe what has come: more may never come."""
-        self._save()
+        self._streams.write(stream, data)
+        self.count_progress(stream)
+        with self._counting:
+            self._meter.moved(len(data), self.part.saved, self.size)
 
     # -- after a body, or instead of one ---------------------------------------------------------
 
@@ -352,8 +409,8 @@ class ObjectTransfer:
             case Action.CHANGED:
                 self._count_change(sibling=decision.facts.sibling)
                 self._drop(decision.row)
-            case Action.NEXT_RUNG if question.start:
-                self._meter.declined(decision.row, self.part.offset)
+            case Action.NEXT_RUNG if question.start or question.ranged:
+                self._meter.declined(decision.row, self.part.held)
                 self._stand(replace(self.standing, limit=question.rung.below))
             case Action.WHOLE:
                 self._pin_size(self.part.offset)
@@ -370,14 +427,14 @@ class ObjectTransfer:
             case Action.FAIL:
                 # An object that was served before, a signed address, and now a refusal: the
                 # signature has run out.
-                expired = self.wanted.url.is_signed and self.part.offset > 0
+                expired = self.wanted.url.is_signed and self.part.held > 0
                 raise failed_status(decision.facts.head, signed=expired)
             case _:
                 text = f"an answer that does not fit the question: {decision.row}"
                 raise TransferFailed(Reason.ANSWER, text, transient("answer"))
 
     def _end_body(self, received: Received) -> None:
-        size, at = self._size(), self.part.offset
+        size, at = self.size, self.part.offset
         if size is None:
             if at > self.wanted.max_size:
                 text = f"larger than the limit (limit: {self.wanted.max_size})"
@@ -391,8 +448,14 @@ class ObjectTransfer:
                 # A cut looks the same as the end here; only a digest can tell.
                 self._stand(replace(self.standing, weak=True))
             self._pin_size(at)
-        elif at < size and (received.end is End.UNFRAMED or not received.taken):
-            raise self._cut(at, size)
+        else:
+            self.check_end(received, self._first)
+
+    def check_end(self, received: Received, stream: Stream) -> None:
+        """Tell a body that ended early from one that was only asked in pieces."""
+        end = stream.at if stream.end is None else stream.end
+        if stream.at < end and (received.end is End.UNFRAMED or not received.taken):
+            raise self._cut(stream.at, end)
 
     @staticmethod
     def _cut(at: int, size: int) -> TransferFailed:
@@ -415,7 +478,7 @@ class ObjectTransfer:
         """
         changes = self.standing.changes + 1
         nodes = self.standing.nodes or (sibling and changes == MAX_CHANGES - 1)
-        self._reached = 0  # reaching the same offset in a new version is progress
+        self._first.reached = 0  # reaching the same offset in a new version is progress
         self._stand(replace(self.standing, changes=changes, nodes=nodes))
         if changes >= MAX_CHANGES:
             text = f"the object changed {changes} times while it was fetched"
@@ -423,7 +486,8 @@ class ObjectTransfer:
 
     def _drop(self, why: str) -> None:
         """Forget all bytes, journal first."""
-        self._meter.declined(why, self.part.offset)
+        self._meter.declined(why, self.part.held)
+        self._streams.restart()
         self._stand(replace(self.standing, pinned=None, weak=False), drop=True)
         self.part.restart()
 
@@ -435,6 +499,7 @@ class ObjectTransfer:
     # -- the end -----------------------------------------------------------------------------------
 
     def _verified(self) -> Whole:
+        self._streams.close()
         self.part.seal()
         size = self.part.offset
         if self.wanted.size not in {None, size}:
@@ -454,15 +519,10 @@ class ObjectTransfer:
     def _hashed(self) -> Hasher:
         algorithms = [digest.algorithm for digest in self._checks]
         running = self.part.hasher
-        if (
-            running is not None
-            and running.position == self.part.offset
-            and set(algorithms) <= set(running.algorithms)
-        ):
-            return running
-        hasher = Hasher(algorithms)
-        self.part.digest_all(hasher)
-        return hasher
+        if running is None or not set(algorithms) <= set(running.algorithms):
+            running = Hasher(algorithms)
+        self.part.digest_all(running)  # what was hashed on the way is not read again
+        return running
 
     def _mismatch(self, digest: Digest, found: str) -> None:
         """Fetch it once more from zero; if it is wrong again, keep it but fail.
@@ -475,31 +535,6 @@ class ObjectTransfer:
         self._stand(replace(self.standing, mismatches=mismatches))
         if again:
             self._phase(False)  # noqa: FBT003 - see the class
-            self._reached = 0
+            self._first.reached = 0
             self._drop(f"{digest.algorithm} mismatch")
         raise wrong_digest(digest, found, again=again)
-
-
-class _Sink:
-    """Lets a body in as the table says."""
-
-    def __init__(self, owner: ObjectTransfer, question: Question) -> None:
-        self.decision: Decision | None = None
-        self._owner = owner
-        self._question = question
-        self._overlap = 0
-
-    def accept(self, head: Head) -> Take | None:
-        self.decision = decision = judge(self._question, head)
-        if decision.action not in {Action.APPEND, Action.FROM_ZERO, Action.NEW_VERSION}:
-            return None
-        if decision.action is Action.APPEND and self._question.start:
-            self._overlap = self._owner.part.offset - self._question.start
-        return self._owner.begin(decision)
-
-    def write(self, data: memoryview) -> None:
-        overlap, self._overlap = self._overlap, max(0, self._overlap - len(data))
-        self._owner.take(data, overlap)
-
-    def lull(self) -> None:
-        self._owner.lull()

@@ -5,17 +5,23 @@
 A crash between any two steps only leaves bytes in the file that no row speaks of, and those
 are fetched again. The other order would leave rows that speak of bytes which never reached
 the disk, and these would end up in a finished file.
+
+Several streams write at once, each at a place of its own. An extent grows in order and is
+written by one stream at a time, so its CRC runs along, and what a broken stream leaves is
+kept to the byte. Writing and CRC happen outside the lock: both let other threads run.
 """
 
 from __future__ import annotations
 
 import posixpath
+import threading
 import zlib
 from typing import TYPE_CHECKING
 
 from holdfast.runtime.clock import clock
 from holdfast.runtime.files import File, files
-from holdfast.transfer.extents import EXTENT_SIZE, Extent, Extents
+from holdfast.transfer import extents as _extents
+from holdfast.transfer.extents import Extent, Extents
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -32,9 +38,11 @@ class UnsafePart(OSError):
 
 
 class Part:
-    """One stream's part file, written from the start without gaps.
+    """The part file of one object; with several streams it has gaps.
 
-    offset: bytes from the start that were received; saved: those of them that are journaled.
+    offset: bytes from the start that are there without a gap.  held: all that were received;
+    saved: those of them that are journaled.  streams: how many write; set by their owner.
+    grown: called when `offset` has moved on; who sets it does the hashing from then on.
 
     path: of the part.  extents: what the journal knows; only these bytes are trusted.
     keep: commits extents; called only after they are on stable storage.
@@ -50,54 +58,62 @@ class Part:
         durable: bool = True,
     ) -> None:
         self.path = path
-        self.extents = extents.contiguous()
+        self.extent = _extents.EXTENT_SIZE
+        self.streams = 1
+        self.hasher: Hasher | None = None
+        self.grown: Callable[[], None] | None = None
         self._keep = keep
         self._durable = durable
         self._file: File | None = None
         self._name_is_durable = False
         self._lost = False  # a sync failed: what was not journaled must not be believed
+        self._lock = threading.Lock()
+        self._saving = threading.Lock()  # held during a sync; the streams go on meanwhile
         self._dirty: dict[int, Extent] = {}
         self._saved_at = 0.0
-        self.offset = self.saved = self.extents.prefix
-        self.hasher: Hasher | None = None
+        self._believe(extents)
+
+    def _believe(self, extents: Extents) -> None:
+        self.extents = extents
+        self._tails = {extent.end: extent for extent in extents}
+        self._heads = {extent.off: extent for extent in extents}
+        self._dirty.clear()
+        self.held = self.saved = extents.kept
+        self.offset = extents.prefix
 
     # -- opening ---------------------------------------------------------------------------
 
     def open(self, hasher: Hasher | None = None) -> None:
         """Open or create the file, and believe of it only what is journaled and still there.
 
-        The last extent is read again and compared; if it is wrong, or a hasher needs all the
-        bytes anyway, every extent is. Afterwards `offset` says where to go on.
+        The extents at which streams ended are read again and compared; if one is wrong, or a
+        hasher needs the bytes anyway, every extent is. Afterwards `offset` and `gaps` say
+        where to go on.
         """
         info = files().stat(self.path)
         if info is not None and not info.regular:
             raise UnsafePart(f"`{posixpath.basename(self.path)}` is no regular file")
         if info is None:
-            self.extents.clear()
+            self._believe(Extents())
             self._file = files().create(self.path)
         else:
             self._name_is_durable = bool(len(self.extents))
             self._file = files().open(self.path, write=True)
-            self.extents = self.extents.within(info.size).contiguous()
+            self._believe(self.extents.within(info.size))
         self.hasher = hasher
         self._recheck()
-        self.offset = self.saved = self.extents.prefix
         # What lies beyond is of nobody; a shorter new version must not keep a tail of it.
-        self._opened.truncate(self.offset)
+        self._opened.truncate(self.extents.end)
         self._saved_at = clock.monotonic()
 
     def _recheck(self) -> None:
         kept = list(self.extents)
-        if self.hasher is None and (not kept or self._is_intact(kept[-1])):
+        ends = [extent for extent in kept if extent.end % self.extent or extent is kept[-1]]
+        if self.hasher is None and all(self._is_intact(extent) for extent in ends):
             return
-        good = []
-        for extent in kept:
-            if not self._is_intact(extent, self.hasher):
-                break
-            good.append(extent)
-        self.extents = Extents.of(good)
-        if self.hasher is not None and self.hasher.position != self.extents.prefix:
-            self.hasher.restart()  # it took bytes of the bad extent; `digest` reads it all later
+        self._believe(Extents.of(e for e in kept if self._is_intact(e, self.hasher)))
+        if self.hasher is not None and self.hasher.position > self.offset:
+            self.hasher.restart()  # it took bytes of a bad extent; they are read again later
 
     def _is_intact(self, extent: Extent, hasher: Hasher | None = None) -> bool:
         crc, at = 0, extent.off
@@ -106,9 +122,9 @@ class Part:
             if not data:
                 return False
             crc = zlib.crc32(data, crc)
-            at += len(data)
-            if hasher is not None:
+            if hasher is not None and hasher.position == at:
                 hasher.update(data)
+            at += len(data)
         return crc == extent.crc32
 
     @property
@@ -120,21 +136,53 @@ class Part:
     # -- writing ---------------------------------------------------------------------------
 
     def write(self, data: memoryview) -> None:
-        """Take the next bytes; every 8 MiB or second they are made safe. Raises OSError."""
+        """Take the next bytes from the start; for one stream alone. Raises OSError."""
+        self.put(data, self.offset)
+
+    def put(self, data: memoryview, at: int) -> None:
+        """Take bytes at their place; after 8 MiB or a second they are made safe.
+
+        No other stream may write to the same extent meanwhile. Raises OSError; what was
+        written before the error is kept.
+        """
         while len(data):
-            start = self.offset - self.offset % EXTENT_SIZE
-            piece = data[: start + EXTENT_SIZE - self.offset]
-            n = self._opened.pwrite(piece, self.offset)
+            piece = data[: self.extent - at % self.extent]
+            n = self._opened.pwrite(piece, at)
             piece, data = piece[:n], data[n:]
-            known = self._dirty.get(start) or self.extents.at(start)
-            crc = zlib.crc32(piece, known.crc32 if known else 0)
-            self.offset += n
-            self._dirty[start] = Extent(start, self.offset - start, crc)
-            if self.hasher is not None:
-                self.hasher.update(piece)
-        unsaved = self.offset - self.saved
-        if unsaved >= CHECKPOINT_BYTES or clock.monotonic() - self._saved_at >= CHECKPOINT_SECONDS:
-            self.checkpoint()
+            grows = self._tails.get(at) if at % self.extent else None
+            off, known = (grows.off, grows.crc32) if grows else (at, 0)
+            self._took(Extent(off, at + n - off, zlib.crc32(piece, known)), n)
+            hasher = self.hasher
+            if hasher is not None and self.grown is None and hasher.position == at:
+                hasher.update(piece)
+            at += n
+        self._save_if_due()
+
+    def _took(self, extent: Extent, n: int) -> None:
+        with self._lock:
+            if extent.len > n:
+                self._tails.pop(extent.end - n, None)  # it grew
+            self._tails[extent.end] = self._heads[extent.off] = extent
+            self._dirty[extent.off] = extent
+            self.held += n
+            moved = extent.off <= self.offset < extent.end
+            if moved:
+                self.offset = extent.end
+                while (follower := self._heads.get(self.offset)) is not None:
+                    self.offset = follower.end
+        if moved and self.grown is not None:
+            self.grown()
+
+    def _save_if_due(self) -> None:
+        unsaved = self.held - self.saved
+        if unsaved < CHECKPOINT_BYTES and clock.monotonic() - self._saved_at < CHECKPOINT_SECONDS:
+            return
+        # One stream syncs while the others go on, until 8 MiB of each are not safe.
+        if self._saving.acquire(blocking=unsaved >= CHECKPOINT_BYTES * self.streams):
+            try:
+                self._checkpoint()
+            finally:
+                self._saving.release()
 
     def checkpoint(self) -> None:
         """Make what was written safe: sync, then commit. Raises OSError.
@@ -142,16 +190,24 @@ class Part:
         After a failed sync it does nothing any more: a second fdatasync on the same file
         reports success for pages that the first one lost. The file is opened afresh later.
         """
-        if not self._dirty or self._lost:
+        with self._saving:
+            self._checkpoint()
+
+    def _checkpoint(self) -> None:
+        with self._lock:
+            fresh = list(self._dirty.values())
+        if not fresh or self._lost:
             return
-        fresh = list(self._dirty.values())
         if self._durable:
             self._sync()
         self._keep(fresh)
-        for extent in fresh:
-            self.extents.put(extent)
-        self._dirty.clear()
-        self.saved = self.offset
+        with self._lock:
+            for extent in fresh:
+                before = self.extents.at(extent.off)
+                self.saved += extent.len - (before.len if before else 0)
+                self.extents.put(extent)
+                if self._dirty.get(extent.off) is extent:  # else it has grown meanwhile
+                    del self._dirty[extent.off]
         self._saved_at = clock.monotonic()
 
     def _sync(self) -> None:
@@ -165,14 +221,24 @@ class Part:
             raise
 
     def restart(self, hasher: Hasher | None = None) -> None:
-        """Forget all bytes. The journal must have been told before."""
-        self._dirty.clear()
-        self.extents.clear()
+        """Forget all bytes. The journal must have been told before, and no stream may write."""
+        self._believe(Extents())
         self._opened.truncate(0)
-        self.offset = self.saved = 0
         self.hasher = hasher
 
     # -- the end -----------------------------------------------------------------------------
+
+    def gaps(self, size: int) -> list[tuple[int, int]]:
+        """Return what is missing of `size` bytes, as (start, end), in order."""
+        with self._lock:
+            return Extents.of(self._heads.values()).gaps(size)
+
+    def run_start(self, at: int) -> int:
+        """Return from where on the bytes before `at` are there without a gap."""
+        with self._lock:
+            while (before := self._tails.get(at)) is not None:
+                at = before.off
+            return at
 
     def read(self, size: int, offset: int) -> bytes:
         """Return up to `size` bytes from `offset`; fewer only at the end."""
@@ -186,9 +252,13 @@ class Part:
             offset += len(data)
         return b"".join(pieces)
 
-    def digest_all(self, hasher: Hasher) -> None:
-        """Run `hasher` over the whole file, from zero."""
-        while data := self._opened.pread(_READ, hasher.position):
+    def digest_all(self, hasher: Hasher, *, enough: Callable[[], bool] = lambda: False) -> None:
+        """Run `hasher` on over the bytes that are there without a gap, or until `enough`."""
+        while hasher.position < self.offset and not enough():
+            size = min(_READ, self.offset - hasher.position)
+            data = self._opened.pread(size, hasher.position)
+            if not data:
+                return
             hasher.update(data)
 
     def seal(self) -> None:

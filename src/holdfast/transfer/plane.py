@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from holdfast.core.verdict import Verdict
     from holdfast.wire.cancel import Cancel
@@ -52,9 +52,19 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Take:
-    """The sink wants the body, up to `limit` bytes; None: all of it."""
+    """The sink wants the body, up to `limit` bytes; None: all of it.
+
+    most: asked again before each read, in place of `limit`, by a sink that changes its mind
+    while the body comes.  piece: bytes that one write may have at most.
+    """
 
     limit: int | None = None
+    most: Callable[[], int] | None = None
+    piece: int | None = None
+
+    def now(self) -> int | None:
+        """Return how many bytes of the body are wanted, as things stand."""
+        return self.limit if self.most is None else self.most()
 
 
 class Sink(Protocol):

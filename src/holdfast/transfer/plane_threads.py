@@ -74,11 +74,14 @@ class _Body:
 
     def _read(self, take: Take) -> tuple[End, Verdict | None, str]:
         oldest = clock.monotonic()
-        while self._room(take):
+        self._announce(take)
+        while self._has_room(take):
             try:
                 self._await()  # may empty the buffer, so that only now is there a place in it
-                at = self._filled
-                n = self._response.read_into(self._buffer[at : at + self._room(take)])
+                at, room = self._filled, self._room(take)
+                if room <= 0:
+                    continue  # what was handed on has changed the sink's mind
+                n = self._response.read_into(self._buffer[at : at + room])
             except OSError as error:
                 if self._cancel.is_set():
                     return _CANCELLED
@@ -94,9 +97,17 @@ class _Body:
             if at == 0:
                 oldest = now
             self._filled = at + n
-            if self._filled == BUFFER or now - oldest >= MAX_AGE:
+            if self._filled >= (take.piece or BUFFER) or now - oldest >= MAX_AGE:
                 self._flush()
+                self._announce(take)
         return End.LIMIT, None, ""
+
+    def _has_room(self, take: Take) -> bool:
+        """Whether more is wanted, when the sink has seen all that is here."""
+        if self._room(take) > 0:
+            return True
+        self._flush()
+        return self._room(take) > 0
 
     def _await(self) -> None:
         """Return when something has come; in a lull the sink gets what is here.
@@ -112,16 +123,23 @@ class _Body:
             self._sink.lull()
 
     def _room(self, take: Take) -> int:
-        room = BUFFER - self._filled
-        if take.limit is None:
+        room = min(BUFFER, take.piece or BUFFER) - self._filled
+        limit = take.now()
+        if limit is None:
             return room
-        return min(room, take.limit - self._taken - self._filled)
+        return min(room, limit - self._taken - self._filled)
 
     def _flush(self) -> None:
         n, self._filled = self._filled, 0
         if n:
             self._sink.write(self._buffer[:n])
             self._taken += n
+
+    def _announce(self, take: Take) -> None:
+        """Tell the peer of a body that will be cut off how much of it is wanted."""
+        limit, length = take.now(), self._head.length
+        if limit is not None and (length is None or limit < length):
+            self._response.expect(limit - self._taken)
 
 
 def _broken(error: OSError, sent: Sent, cancel: Cancel) -> Received:

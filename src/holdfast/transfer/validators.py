@@ -155,12 +155,19 @@ def validators_of(head: Head) -> Validators:
     )
 
 
-def conditions(pinned: Validators, rung: Rung, offset: int) -> dict[str, str]:
-    """Return the request headers that resume at `offset` on this rung; none for RESTART."""
-    if rung is Rung.RESTART or offset <= 0:
+def conditions(
+    pinned: Validators, rung: Rung, offset: int, end: int | None = None
+) -> dict[str, str]:
+    """Return the request headers that resume at `offset` on this rung; none for RESTART.
+
+    end: of the bytes asked; None for all that follow.
+    """
+    if rung is Rung.RESTART or (offset <= 0 and end is None):
         return {}
     start = overlap_start(rung, offset)
-    headers = {"Range": f"bytes={start}-"} if start else {}
+    headers = {}
+    if start or end is not None:
+        headers["Range"] = f"bytes={start}-" + ("" if end is None else str(end - 1))
     if rung is Rung.IF_MATCH:
         headers["If-Match"] = pinned.etag
     elif rung is Rung.IF_RANGE:

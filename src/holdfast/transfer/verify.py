@@ -11,12 +11,16 @@ import base64
 import binascii
 import hashlib
 import re
+import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from holdfast.runtime.clock import clock
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from holdfast.transfer.part import Part
     from holdfast.wire.http1 import Head
 
 # Strongest first, with the length of the digest in bytes.
@@ -111,3 +115,43 @@ class Hasher:
     def hex(self, algorithm: str) -> str:
         """Return the digest of what was taken so far."""
         return self._running[algorithm].hexdigest()
+
+
+class Follower:
+    """Hashes what is there without a gap while the rest comes, on a thread of its own.
+
+    The streams bring bytes in any order, and a digest takes them in one. What has come to
+    the front is read again, from the page cache as a rule: that costs a copy, and keeps the
+    digest (a second per GiB or two) off the threads that move bytes.
+    """
+
+    def __init__(self, part: Part, hasher: Hasher) -> None:
+        self._part = part
+        self._hasher = hasher
+        self._news = threading.Event()
+        self._ending = False
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="holdfast-hash", daemon=True)
+        part.grown = self._news.set
+        self._thread.start()
+
+    def _run(self) -> None:
+        while not self._ending:
+            clock.wait(self._news, None)
+            self._news.clear()
+            try:
+                self._part.digest_all(self._hasher, enough=lambda: self._ending)
+            except OSError:
+                return  # who needs the digest reads on from there, and meets the error
+            except BaseException as error:  # noqa: BLE001 - raised again by `close`
+                self._error = error
+                return
+
+    def close(self) -> None:
+        """End it; the hasher stays where it is. Raises what ended it before, if not an OSError."""
+        self._ending = True
+        self._news.set()
+        self._thread.join()
+        self._part.grown = None
+        if self._error is not None:
+            raise self._error

@@ -23,6 +23,7 @@ class Cancel:
         self.event = threading.Event()
         self._lock = threading.Lock()
         self._sockets: dict[int, socket.socket] = {}
+        self._children: set[Cancel] = set()
 
     def is_set(self) -> bool:
         """Whether the work should end."""
@@ -37,6 +38,32 @@ class Cancel:
                 # reading thread is using.
                 with suppress(OSError):
                     socket.socket.shutdown(sock, socket.SHUT_RDWR)
+            children = list(self._children)
+        for child in children:
+            child.set()
+
+    @contextmanager
+    def child(self) -> Iterator[Cancel]:
+        """Yield one that is set together with this one, and can be set alone."""
+        made = Cancel()
+        self.adopt(made)
+        try:
+            yield made
+        finally:
+            self.disown(made)
+
+    def adopt(self, child: Cancel) -> None:
+        """Set `child` together with this one; at once if this one is set."""
+        with self._lock:
+            self._children.add(child)
+            over = self.event.is_set()
+        if over:
+            child.set()
+
+    def disown(self, child: Cancel) -> None:
+        """Forget `child`; it stays as it is."""
+        with self._lock:
+            self._children.discard(child)
 
     @contextmanager
     def watching(self, sock: socket.socket) -> Iterator[None]:

@@ -12,6 +12,8 @@ from __future__ import annotations
 import enum
 import re
 import select
+import socket
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -19,7 +21,6 @@ from holdfast._version import __version__
 from holdfast.runtime.clock import clock
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Mapping
 
     from holdfast.wire.urls import Url
@@ -28,6 +29,8 @@ USER_AGENT = f"holdfast/{__version__}"
 # RFC 9110 sets no limit; nginx, Apache and curl stop between 8 KiB and 300 KiB.
 MAX_HEAD = 64 * 1024
 MAX_CHUNK_LINE = 4096
+_WINDOW_CLAMP = getattr(socket, "TCP_WINDOW_CLAMP", None)
+_LEAST_WINDOW = 64 * 1024
 
 _STATUS = re.compile(r"HTTP/1\.[0-9] ([1-9][0-9]{2})(?: [^\r\x00]*)?\Z")
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")
@@ -170,6 +173,18 @@ class Response:
         poller = select.poll()
         poller.register(self._sock, select.POLLIN)
         return bool(poller.poll(seconds * 1000))
+
+    def expect(self, n: int) -> None:
+        """Let the peer send about `n` more bytes at most, where the system can (Linux).
+
+        For a body that will be cut off: what is on its way at that moment came in vain, and
+        on a fast line that is megabytes. The window never needs to be larger than what is
+        wanted, so this costs no speed.
+        """
+        if _WINDOW_CLAMP is not None:
+            with suppress(OSError):
+                clamp = min(max(n, _LEAST_WINDOW), 1 << 30)
+                self._sock.setsockopt(socket.IPPROTO_TCP, _WINDOW_CLAMP, clamp)
 
     def read_into(self, buffer: memoryview) -> int:
         """Read into `buffer`, with one `recv` for data at most; return 0 at the body's end.

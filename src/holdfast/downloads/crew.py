@@ -1,0 +1,348 @@
+"""Who does what: the threads of a run, shared by files and by the streams of large files.
+
+A free thread takes the next file whose host bears one more connection. If no file waits, it
+helps with a large one, that with the fewest streams. So one huge file keeps nobody waiting,
+and the last one gets all the connections that are allowed.
+
+The crew is the `Traffic` of all transfers: each exchange passes its gate, is watched, and
+counts against the limit of its host (see `hosts`) and the bandwidth of all.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
+
+from holdfast.core.classify import verdict_for_status
+from holdfast.core.verdict import Kind, Sent, Verdict
+from holdfast.downloads.hosts import Bucket, HostLimit, Pace, crawls, laggards
+from holdfast.runtime.clock import clock
+from holdfast.transfer.failures import LONGEST_WAIT, Reason, TransferFailed
+from holdfast.transfer.plane import End
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from holdfast.downloads.items import Item
+    from holdfast.transfer.plane import Received
+    from holdfast.transfer.traffic import Flow as Flowing
+    from holdfast.transfer.traffic import Shared
+    from holdfast.wire.cancel import Cancel
+
+AHEAD = 256
+"""Items looked at beyond the first that could not begin, so that a busy host stops no other."""
+MANY_HOSTS = 1000
+"""With more hosts than this, one without work is forgotten."""
+GATE_EVERY = 0.1
+
+
+class Job(NamedTuple):
+    """What a thread is to do: fetch `item`, or be one more stream of `work` for it."""
+
+    item: Item
+    host: str
+    work: Shared | None = None
+
+
+class Flow:
+    """One exchange (see `transfer.traffic.Flow`)."""
+
+    def __init__(self, crew: Crew, host: Host, cancel: Cancel) -> None:
+        self.cancel = cancel
+        self.too_slow = False
+        self.pace = Pace()
+        self._crew = crew
+        self._host = host
+
+    def moved(self, n: int) -> None:
+        """Count bytes, and wait as long as the bandwidth limit asks."""
+        self.pace.began = True
+        self.pace.moved += n
+        self._crew.moved(self._host, n, self.cancel)
+
+    def ended(self, received: Received, *, resumed: bool) -> None:
+        """Let the limit of the host learn from it."""
+        self._crew.learn(self._host, received, resumed=resumed)
+
+
+@dataclass(eq=False)
+class Host:
+    """What is known of one host.
+
+    jobs: threads that work on it.  flows: exchanges under way.  moved: bytes so far.
+    """
+
+    limit: HostLimit
+    jobs: int = 0
+    files: int = 0
+    moved: int = 0
+    flows: dict[Flow, None] = field(default_factory=dict)
+    waiting: deque[Item] = field(default_factory=deque)
+
+
+class Crew:
+    """Hands out jobs and connections. Thread-safe.
+
+    items: what is open, in order.  host_of: whom an item is fetched from.
+    limit_rate: bytes per second, all together.  called: told when more hands are wanted.
+    """
+
+    def __init__(
+        self,
+        items: Iterator[Item],
+        host_of: Callable[[Item], str],
+        *,
+        per_host: int,
+        limit_rate: float | None = None,
+        called: Callable[[], object] = lambda: None,
+    ) -> None:
+        self.here = threading.local()
+        self._items = items
+        self._host_of = host_of
+        self._per_host = per_host
+        self._bucket = Bucket(limit_rate) if limit_rate else None
+        self.piece = self._bucket.piece if self._bucket else None
+        self._called = called
+        self._lock = threading.RLock()
+        self._hosts: dict[str, Host] = {}
+        self._ahead = 0  # items that wait for their host
+        self._exhausted = False
+        self._files = 0
+        self._offers: dict[Shared, Item] = {}
+        self._idle: deque[threading.Event] = deque()
+        self._stopped = False
+
+    def _host(self, name: str) -> Host:
+        found = self._hosts.get(name)
+        if found is None:
+            found = self._hosts[name] = Host(HostLimit(self._per_host))
+        return found
+
+    # -- jobs ----------------------------------------------------------------------------------
+
+    def next(self) -> Job | None:
+        """Return the next job, when there is one; None: there will be no more."""
+        while True:
+            with self._lock:
+                if self._stopped:
+                    return None
+                job = self._pick()
+                if job is not None:
+                    return job
+                if self._exhausted and not self._ahead and not self._files:
+                    self._wake(len(self._idle))
+                    return None
+                event = threading.Event()
+                self._idle.append(event)
+            clock.wait(event, None)
+
+    def _pick(self) -> Job | None:
+        now = clock.monotonic()
+        job = self._pick_item(now) or self._pick_help(now)
+        if job is not None:
+            host = self._host(job.host)
+            host.jobs += 1
+            if job.work is None:
+                host.files += 1
+                self._files += 1
+            self.here.item = job.item
+        return job
+
+    def _pick_item(self, now: float) -> Job | None:
+        for name, host in self._hosts.items():
+            if host.waiting and self._has_room(host, now):
+                self._ahead -= 1
+                return Job(host.waiting.popleft(), name)
+        while self._look_ahead():
+            # What was put last is at the end of its host's line; a free host has only that.
+            name, host = self._newest
+            if self._has_room(host, now):
+                self._ahead -= 1
+                return Job(host.waiting.popleft(), name)
+        return None
+
+    def _look_ahead(self) -> bool:
+        """Put one more item into the line of its host; False if there is none, or enough."""
+        if self._exhausted or self._ahead >= AHEAD:
+            return False
+        item = next(self._items, None)
+        if item is None:
+            self._exhausted = True
+            return False
+        name = self._host_of(item)
+        host = self._host(name)
+        host.waiting.append(item)
+        self._ahead += 1
+        self._newest = (name, host)
+        return True
+
+    @staticmethod
+    def _has_room(host: Host, now: float) -> bool:
+        held = host.limit.wait(now)
+        # One that asked for hours is not waited for: who goes there is told so at the gate.
+        return host.jobs < host.limit.limit and (held == 0 or held > LONGEST_WAIT)
+
+    def _pick_help(self, now: float) -> Job | None:
+        for work in sorted(self._offers, key=lambda work: work.streams):
+            host = self._host(work.host)
+            if not host.limit.wait(now) and self._has_room(host, now) and work.wants_help:
+                return Job(self._offers[work], work.host, work)
+        return None
+
+    def ended(self, job: Job) -> None:
+        """Take note that a job is over."""
+        with self._lock:
+            host = self._host(job.host)
+            host.jobs -= 1
+            if job.work is None:
+                host.files -= 1
+                self._files -= 1
+                if len(self._hosts) > MANY_HOSTS and not (host.jobs or host.waiting):
+                    del self._hosts[job.host]
+            self.here.item = None
+            self._wake(1 if self._files or self._ahead or not self._exhausted else len(self._idle))
+
+    def stop(self) -> None:
+        """Hand out nothing more, and wake all who wait."""
+        with self._lock:
+            self._stopped = True
+            self._wake(len(self._idle))
+
+    def _wake(self, n: int) -> None:
+        for _ in range(min(n, len(self._idle))):
+            self._idle.popleft().set()
+
+    def hands_wanted(self) -> int:
+        """Return how many more threads would find work."""
+        with self._lock:
+            if self._idle or self._stopped:
+                return 0
+            now = clock.monotonic()
+            hosts = [self._host(work.host) for work in self._offers if work.wants_help]
+            hosts += [host for host in self._hosts.values() if host.waiting]
+            return sum(
+                host.limit.limit - host.jobs
+                for host in dict.fromkeys(hosts)
+                if self._has_room(host, now)
+            )
+
+    # -- traffic ---------------------------------------------------------------------------------
+
+    def streams(self, host: str) -> int:
+        """Return how many streams one file may count on: none waits, and its share."""
+        with self._lock:
+            at = self._host(host)
+            if not at.waiting and not self._exhausted:
+                self._look_ahead()
+            if self._ahead:
+                return 1
+            return max(1, at.limit.limit // max(1, at.files))
+
+    def may_stay(self, host: str) -> bool:
+        """Return whether a helper is not one too many."""
+        with self._lock:
+            at = self._host(host)
+            return not self._stopped and at.jobs <= at.limit.limit and not at.waiting
+
+    @contextmanager
+    def flow(self, host: str, cancel: Cancel) -> Iterator[Flowing]:
+        """Wait at the gate, then begin an exchange."""
+        at = self._host(host)
+        with cancel.child() as mine:
+            flow = Flow(self, at, mine)
+            self._admit(at, flow)
+            try:
+                yield flow
+            finally:
+                with self._lock:
+                    at.flows.pop(flow, None)
+
+    def _admit(self, host: Host, flow: Flow) -> None:
+        while not flow.cancel.is_set():
+            with self._lock:
+                wait = host.limit.wait(clock.monotonic())
+                if not wait and len(host.flows) < host.limit.limit:
+                    host.flows[flow] = None
+                    return
+            if wait > LONGEST_WAIT:
+                raise _wants_hours(wait)
+            clock.wait(flow.cancel.event, min(wait, GATE_EVERY) or GATE_EVERY)
+
+    def offer(self, work: Shared) -> None:
+        """Let free threads help with it."""
+        with self._lock:
+            self._offers[work] = self.here.item
+            self._wake(self._host(work.host).limit.limit)
+        self._called()
+
+    def withdraw(self, work: Shared) -> None:
+        """Let nobody more help."""
+        with self._lock:
+            self._offers.pop(work, None)
+
+    def moved(self, host: Host, n: int, cancel: Cancel) -> None:
+        """Count bytes of a host; wait as the bandwidth limit asks."""
+        with self._lock:
+            host.moved += n
+            wait = self._bucket.take(n, clock.monotonic()) if self._bucket and n else 0.0
+        if wait:
+            clock.wait(cancel.event, wait)
+
+    def learn(self, host: Host, received: Received, *, resumed: bool) -> None:
+        """Let the limit of a host learn how an exchange ended."""
+        now = clock.monotonic()
+        head, fault, limit = received.head, received.fault, host.limit
+        with self._lock:
+            if fault is not None:
+                if fault.reason == "ECONNREFUSED":
+                    limit.refused(now, len(host.flows))
+                elif fault.kind is not Kind.CANCELLED and fault.sent is not Sent.NO:
+                    limit.ended(now, broken=True)
+            elif head is not None and head.status >= 400:
+                said = verdict_for_status(head.status, head.headers, now_wall=clock.wall())
+                if said.kind in {Kind.THROTTLED, Kind.CONCURRENCY}:
+                    limit.throttled(now, said.retry_after)
+                elif head.status == 403 and resumed:
+                    limit.refused(now, len(host.flows))
+            elif received.end is not End.UNREAD:
+                limit.ended(now, broken=False)
+
+    def tick(self) -> None:
+        """Look at all hosts: let limits grow, end what stalls, wake who finds work."""
+        now = clock.monotonic()
+        with self._lock:
+            for host in self._hosts.values():
+                if host.limit.tick(now, host.moved, len(host.flows)):
+                    self._wake(1)
+                if self._bucket is None:
+                    self._watch(host, now)
+            if self._idle:
+                self._wake(1)
+
+    @staticmethod
+    def _watch(host: Host, now: float) -> None:
+        flows = {flow.pace: flow for flow in host.flows}
+        for pace in flows:
+            pace.look(now)
+        for pace in laggards(list(flows), now):
+            flows[pace].cancel.set()
+        for pace, flow in flows.items():
+            if crawls(pace, now):
+                flow.too_slow = True
+                flow.cancel.set()
+
+
+def _wants_hours(wait: float) -> TransferFailed:
+    verdict = Verdict(
+        Kind.THROTTLED,
+        Sent.NO,
+        "host asked to wait",
+        retry_after=wait,
+        max_retries=0,
+        evidence="transfer",
+    )
+    text = f"the host asked to come back in {wait:.0f} s"
+    return TransferFailed(Reason.STATUS, text, verdict)
