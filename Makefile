@@ -8,13 +8,14 @@ TEST_ARGS ?=
 # What the tests use of Debian. Only root can install it; without it those tests are skipped.
 DEBIAN := aria2
 
-.PHONY: help run test test-long lint format bench clean debian
+.PHONY: help run test test-oldest test-long lint format bench clean debian
 
 help:
-	@echo "make run        virtual environment, install, holdfast demo (offline)"
-	@echo "make test       install what the tests need, all checks, all tests"
-	@echo "make test-long  10,000 seeds per scenario (4 minutes on 2 CPUs)"
-	@echo "make bench      benchmarks beside the named peers"
+	@echo "make run          virtual environment, install, holdfast demo (offline)"
+	@echo "make test         install what the tests need, all checks, all tests"
+	@echo "make test-oldest  the adapters, with the oldest client libraries that they support"
+	@echo "make test-long    10,000 seeds per scenario (4 minutes on 2 CPUs)"
+	@echo "make bench        benchmarks beside the named peers"
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -59,6 +60,20 @@ debian:
 test: lint debian
 	$(BIN)/pytest -n $(JOBS) --dist worksteal -m "not long" \
 	  --cov --cov-report=term --cov-fail-under=95 $(TEST_ARGS)
+
+# Everything newest, then the client libraries set back to the oldest that the adapters support.
+$(VENV)-oldest/.test: pyproject.toml constraints.txt constraints-oldest.txt
+	$(PYTHON) -m venv $(VENV)-oldest
+	$(VENV)-oldest/bin/python -m pip install --quiet --upgrade "pip>=25.1"
+	$(VENV)-oldest/bin/python -m pip install --quiet --constraint constraints.txt --editable . \
+	  --group test
+	$(VENV)-oldest/bin/python -m pip install --quiet --requirement constraints-oldest.txt
+	@touch $@
+
+test-oldest: $(VENV)-oldest/.test
+	$(VENV)-oldest/bin/pytest -n $(JOBS) --dist worksteal -m "not long and not newest" \
+	  tests/clients tests/core/test_core_classify_clients.py tests/core/test_core_classify_real.py \
+	  $(TEST_ARGS)
 
 test-long: $(VENV)/.test
 	$(BIN)/pytest -n $(JOBS) -m long --timeout 7200 $(TEST_ARGS)

@@ -156,6 +156,7 @@ TABLES: list[tuple[str, dict[str, Any]]] = [
 ABSENT = {"httpx.SSEError"}
 
 
+@pytest.mark.newest
 @pytest.mark.parametrize(("library", "table"), TABLES, ids=lambda value: str(value)[:10])
 def test_every_row_names_a_type_that_exists(library: str, table: dict[str, Any]) -> None:
     pytest.importorskip(library)

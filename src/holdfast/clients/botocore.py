@@ -29,6 +29,7 @@ except ModuleNotFoundError as missing:
 from holdfast.clients._botocore_flight import PARAMS, Attached, current
 from holdfast.clients._botocore_requests import pools
 from holdfast.clients.options import MIB, Options
+from holdfast.clients.sync import refuse_hedge
 from holdfast.core.retry import Retry
 
 if TYPE_CHECKING:
@@ -84,6 +85,7 @@ def attach(
 
 
 def _check(client: Any, policy: Policy, named: frozenset[str]) -> None:
+    refuse_hedge(policy, "botocore")
     mode = (getattr(client.meta.config, "retries", None) or {}).get("mode")
     if mode == "adaptive":
         raise ValueError(

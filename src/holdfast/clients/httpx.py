@@ -52,6 +52,8 @@ class _Common:
     _is_async: bool
 
     def __init__(self, policy: Policy, inner: Any = None, **options: Any) -> None:
+        if not self._is_async:
+            sync.refuse_hedge(policy, "httpx.Client")
         self._policy = policy
         self._options = Options(**options)
         self._inner = inner

@@ -38,7 +38,7 @@ from holdfast.clients.body import PIECE, File, Once, is_seekable_file
 from holdfast.clients.decoding import ACCEPT_ENCODING, DecodingFault, Limit
 from holdfast.clients.exchange import KEY_HEADER, Answer, Exchange
 from holdfast.clients.options import MIB, Options
-from holdfast.clients.sync import run
+from holdfast.clients.sync import refuse_hedge, run
 from holdfast.core.classify import provider_code
 from holdfast.core.retry import IDEMPOTENT_METHODS, Request
 
@@ -121,6 +121,7 @@ class Adapter(HTTPAdapter):
     ) -> None:
         if max_retries != 0:
             raise ValueError(f"Adapter: max_retries: {max_retries!r} must be 0: the policy retries")
+        refuse_hedge(policy, "requests")
         self._policy = policy
         self._options = Options(**options)
         super().__init__(pool_connections, pool_maxsize, 0, pool_block)

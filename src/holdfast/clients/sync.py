@@ -17,6 +17,8 @@ from holdfast.runtime.sync import pause
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable
 
+    from holdfast.runtime.policy import Policy
+
 R = TypeVar("R")
 
 
@@ -40,6 +42,15 @@ class Sender(Protocol[R]):
     def hold(self, answer: Answer[R], exchange: Exchange) -> R:
         """Return the response with a body that tells `exchange` how its reading went."""
         ...
+
+
+def refuse_hedge(policy: Policy, where: str) -> None:
+    """Raise TypeError if `policy` hedges: no copy of a blocking request can be cancelled."""
+    if policy._shape.hedge is not None:
+        raise TypeError(
+            f"`{policy.name}` has a Hedge, which is for asynchronous clients only: "
+            f"leave Hedge out for `{where}`"
+        )
 
 
 def run(exchange: Exchange, sender: Sender[R]) -> R:
