@@ -44,7 +44,8 @@ def fake() -> Fake:
 
 @pytest.fixture
 def server(fake: Fake) -> Iterator[hf.chaos.Server]:
-    with hf.chaos.server(fake.route(), Object("/a", 1000), Object("/b", 1000)) as server:
+    objects = [Object("/a", 1000), Object("/b", 1000), Object("/five", 5)]
+    with hf.chaos.server(fake.route(), *objects) as server:
         yield server
 
 
@@ -262,7 +263,7 @@ async def test_a_service_elsewhere_gets_the_name_itself_and_our_files_are_left_a
     monkeypatch.setattr("holdfast.downloads.aria2.core.is_here", lambda _: False)
     fake.on_add = lambda _: {"status": "complete", "totalLength": "5", "completedLength": "5"}
     async with client_of(server, tmp_path) as client:
-        gid = await client.add_download(server.url("/a"), "data/a.nc")
+        gid = await client.add_download(server.url("/five"), "data/a.nc")
         (done,) = await ended(client, gid)
         assert (done.status, done.file_path) == ("complete", "/nowhere/data/a.nc")
         given = fake.params["aria2.addUri"][0][1]
@@ -473,7 +474,7 @@ async def test_a_program_killed_before_the_rename_gives_the_file_its_name_later(
     fake: Fake, server: hf.chaos.Server, tmp_path: Path
 ) -> None:
     async with client_of(server, tmp_path) as client:
-        gid = await client.add_download(server.url("/a"), tmp_path / "a")
+        gid = await client.add_download(server.url("/five"), tmp_path / "a")
     part = tmp_path / f".a.{gid[:8]}.part"
     fake.statuses[gid] |= {"status": "complete", "totalLength": "5", "completedLength": "5"}
     for there in (part, tmp_path / "a"):  # before the rename, and between it and its commit

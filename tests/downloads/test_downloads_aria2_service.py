@@ -50,7 +50,7 @@ def on_get(path: str, *answers: int, body: bytes = b"x" * 1000) -> Handler:
         if request.method == "GET" and left:
             return hf.chaos.message.text_answer(left.pop(0), "no\n")
         if request.method == "HEAD":
-            return hf.chaos.Answer(200, {"Content-Length": str(len(body)), "ETag": '"1"'})
+            return hf.chaos.Answer(200, {"ETag": '"1"'}, length=len(body))
         return hf.chaos.Answer(200, {"ETag": '"1"'}, hf.chaos.line.Plain(body))
 
     return Handler(path, answer)
@@ -212,6 +212,33 @@ async def test_a_part_without_a_control_file_is_not_taken_for_data(
             (done,) = await ended(client, gid)
         assert done.status == "complete"
         assert sha256(tmp_path / "a") == server.expected_sha256("/a")
+
+
+@on_a_loop
+async def test_a_body_without_a_framed_end_that_was_cut_is_not_complete(
+    daemon: Daemon, tmp_path: Path
+) -> None:
+    whole = b"abcd" * 25_000
+    gets = []
+
+    def answer(request: object) -> hf.chaos.Answer:
+        plain = hf.chaos.line.Plain(whole)
+        if request.method == "HEAD":
+            return hf.chaos.Answer(200, length=len(whole))
+        if "range" in request.headers:  # our own look
+            fields = {"Content-Range": f"bytes 0-0/{len(whole)}"}
+            return hf.chaos.Answer(206, fields, plain, stop=1)
+        gets.append(request.number)
+        stop = 40_000 if len(gets) == 1 else None
+        return hf.chaos.Answer(200, {}, plain, stop=stop, framing="close", close=True)
+
+    with hf.chaos.server(Handler("/a", answer)) as server:
+        async with daemon.client() as client:
+            gid = await client.add_download(server.url("/a"), tmp_path / "a")
+            (done,) = await ended(client, gid)
+            assert done.status == "complete"
+            assert [f.code for f in client.get_retry_info(gid).history] == ["7"]
+    assert size(tmp_path / "a") == len(whole)
 
 
 @on_a_loop

@@ -157,6 +157,37 @@ def as_options(given: Mapping[str, object] | None) -> dict[str, Option]:
     return found
 
 
+def options_for(item: Item, *, fresh: bool, head: bool, shared: bool) -> dict[str, Option]:
+    """Return what aria2 gets for an attempt, the caller's options included.
+
+    fresh: what is on disk does not count.  head: the origin answers a HEAD.  shared: we see
+    the service's files, and have seen to it that no part is there without its control file.
+    """
+    given = item.source.options if item.source is not None else {}
+    directory, name = split_path(item.part)
+    options = {**DEFAULTS, **{name: value for name, value in given.items() if name not in OURS}}
+    options |= {
+        "gid": item.gid,
+        "dir": directory,
+        "out": name,
+        "max-tries": "1",
+        "allow-overwrite": "true",
+        "auto-file-renaming": "false",
+        "always-resume": "true",
+        # With a control file aria2 resumes by it. Without one, `continue` would take the length
+        # of the file for what is there: where we cannot look, it is left out.
+        "continue": "true" if shared else "false",
+    }
+    if item.tries > 1:
+        options.pop("pause", None)  # it was for the first time
+    if fresh and not shared:
+        options["remove-control-file"] = "true"
+    if head and not fresh:
+        # Else aria2 asks for the whole file first, only to learn its size.
+        options["use-head"] = "true"
+    return options
+
+
 def public_options(options: Mapping[str, Option]) -> dict[str, Option]:
     """Return options as they may be stored and shown: values that authorise are `***`."""
     return {name: _public(name, value) for name, value in options.items()}

@@ -26,6 +26,11 @@ if TYPE_CHECKING:
     from holdfast.downloads.aria2.item import Item, Option, Source
     from holdfast.wire.urls import Url
 
+FIRST_LOOK, LATER_LOOK = 5.0, 15.0
+"""Seconds for a look at the origin: before the first byte somebody waits for it."""
+TOO_SMALL_TO_SPLIT = 2 * 1024 * 1024
+"""Below this size aria2 makes one request, and one answer is of one version."""
+
 # A HEAD that is not allowed (also by a signature that is for GET only) is asked as a GET of one
 # byte. Anything else that says no would say it to that GET as well.
 _NO_HEAD = frozenset({403, 405, 501})
@@ -81,13 +86,39 @@ def has_changed(item: Item, seen: Seen) -> bool:
     return item.pinned.compare(seen.validators) is Match.DIFFERENT
 
 
-async def look(session: aiohttp.ClientSession, source: Source, seconds: float) -> Seen:
-    """Ask the origin about an object; never raises for what the network does."""
+async def look(
+    session: aiohttp.ClientSession, source: Source, seconds: float, *, by_get: bool = False
+) -> Seen:
+    """Ask the origin about an object; never raises for what the network does.
+
+    by_get: by a GET of one byte, whose head is that of the object itself.
+    """
     url = source.urls[0]
-    seen, status = await _ask(session, "HEAD", url, source, seconds)
-    if status in _NO_HEAD:
-        seen, _ = await _ask(session, "GET", url, source, seconds)
+    if not by_get:
+        seen, status = await _ask(session, "HEAD", url, source, seconds)
+        if status not in _NO_HEAD:
+            return seen
+    seen, _ = await _ask(session, "GET", url, source, seconds)
     return seen
+
+
+async def was_cut(session: aiohttp.ClientSession, item: Item) -> bool:
+    """Whether a body without a framed end, which aria2 calls complete, ended too early."""
+    told = item.pinned.size if item.pinned is not None else None
+    if told in {None, item.total} or item.source is None or item.has_checksum:
+        return False
+    # Some servers say another length to a HEAD: only that of a GET counts against the file.
+    seen = await look(session, item.source, LATER_LOOK, by_get=True)
+    now = seen.validators.size if seen.validators is not None else None
+    return item.total != (told if now is None else now)
+
+
+async def was_mixed(session: aiohttp.ClientSession, item: Item) -> bool:
+    """Whether requests of different versions may have met in what aria2 calls complete."""
+    one_answer = item.tries == 1 and item.total < TOO_SMALL_TO_SPLIT
+    if item.has_checksum or one_answer or item.source is None or item.pinned is None:
+        return False
+    return has_changed(item, await look(session, item.source, LATER_LOOK))
 
 
 async def _ask(

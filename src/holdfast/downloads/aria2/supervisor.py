@@ -18,8 +18,17 @@ from typing import TYPE_CHECKING
 from holdfast.core.backoff import Exponential
 from holdfast.core.verdict import TRANSIENT
 from holdfast.downloads.aria2.errors import Aria2Error, Aria2Refused, Aria2Unavailable
-from holdfast.downloads.aria2.item import DEFAULTS, OURS, split_path
-from holdfast.downloads.aria2.look import Resume, Seen, has_changed, look, resume_of
+from holdfast.downloads.aria2.item import options_for
+from holdfast.downloads.aria2.look import (
+    FIRST_LOOK,
+    LATER_LOOK,
+    Resume,
+    has_changed,
+    look,
+    resume_of,
+    was_cut,
+    was_mixed,
+)
 from holdfast.downloads.aria2.states import (
     HEARD,
     Input,
@@ -44,15 +53,11 @@ if TYPE_CHECKING:
 
 LAUNCHES = 16
 """Downloads that are looked at and handed over at the same time."""
-FIRST_LOOK, LATER_LOOK = 5.0, 15.0
-"""Seconds for a look at the origin: before the first byte somebody waits for it."""
 MOST_CHANGES = 3
 LONGEST_WAIT = 30.0
 DISK_EVERY = 5.0
 DISK_ROOM = 16 * 1024 * 1024
 """Bytes that must be free beyond what a held download still needs."""
-TOO_SMALL_TO_SPLIT = 2 * 1024 * 1024
-"""Below this size aria2 makes one request, and one answer is of one version."""
 MAX_TEXT = 500
 KEYS = (
     "gid", "status", "totalLength", "completedLength", "downloadSpeed", "uploadSpeed",
@@ -93,13 +98,23 @@ class Supervisor:
         self.roster.claimed.add(item.gid)
         try:
             await self.hand_over(item)
-        except BaseException:
-            if applies(item.state, Input.CANCEL):
-                item.state = after(item.state, Input.CANCEL)
-                self.roster.commit(item)
+        except BaseException as error:
+            self._take_back(item)
+            # Silence, or a cancellation: aria2 may have it all the same.
+            if not isinstance(error, Aria2Refused) and item.state is State.REMOVED:
+                self.roster.start(item, self.dismiss(item))
             raise
         finally:
             self.roster.claimed.discard(item.gid)
+
+    def _take_back(self, item: Item) -> None:
+        """Undo an addition; one that had failed before is among the failed again."""
+        if not applies(item.state, Input.CANCEL):
+            return
+        if item.failures:
+            item.code, item.message = item.failures[-1].code, item.failures[-1].message
+        item.state = after(item.state, Input.FAILED if item.failures else Input.CANCEL)
+        self.roster.commit(item)
 
     def launch(self, item: Item) -> None:
         """Hand a PENDING download over, in the background; again until the service takes it."""
@@ -134,29 +149,39 @@ class Supervisor:
         Raises Aria2Error if the service is away or refuses; then it is PENDING as before.
         """
         async with self._slots:
-            if item.source is None:
-                self.end(item, "24", "its address or a header was secret and is not stored; add it")
+            try:
+                options = await self._prepared(item)
+            except OSError as error:
+                self.end(item, "17", f"the file system failed ({error.strerror})")
                 return
-            if self.parts.is_taken(item):
-                self.end(item, "13", "another file has this name; it was not touched")
-                return
-            seconds = LATER_LOOK if item.tries else FIRST_LOOK
-            seen = await look(self.rpc.session(), item.source, seconds)
-            if item.state is not State.PENDING:
-                return  # cancelled or paused meanwhile
-            resume = resume_of(item, seen, kept=self.parts.has_data(item))
-            if resume is Resume.LATER:
-                self.failed(item, seen.code, seen.text)
-                return
-            if has_changed(item, seen) and self._too_many_changes(item):
-                return
-            if resume is Resume.FRESH:
-                self.parts.clear(item)
-                item.completed = 0
-                item.pinned = seen.validators
-            item.tries += 1
-            self.roster.commit(item)  # what is pinned is on disk before the first byte of it
-            await self._give(item, self._options(item, resume, seen))
+            if options is not None:
+                await self._give(item, options)
+
+    async def _prepared(self, item: Item) -> dict[str, Option] | None:
+        """Return what aria2 is to be given; None if it is not to be given anything now."""
+        if item.source is None:
+            self.end(item, "24", "its address or a header was secret and is not stored; add it")
+            return None
+        if self.parts.is_taken(item):
+            self.end(item, "13", "another file has this name; it was not touched")
+            return None
+        seconds = LATER_LOOK if item.tries else FIRST_LOOK
+        seen = await look(self.rpc.session(), item.source, seconds)
+        if item.state is not State.PENDING:
+            return None  # cancelled or paused meanwhile
+        resume = resume_of(item, seen, kept=self.parts.has_data(item))
+        if resume is Resume.LATER:
+            self.failed(item, seen.code, seen.text)
+            return None
+        if has_changed(item, seen) and self._too_many_changes(item):
+            return None
+        if resume is Resume.FRESH:
+            self._wipe(item)
+            item.pinned = seen.validators
+        item.tries += 1
+        self.roster.commit(item)  # what is pinned is on disk before the first byte of it
+        fresh = resume is Resume.FRESH
+        return options_for(item, fresh=fresh, head=seen.by_head, shared=self.parts.shared)
 
     async def _give(self, item: Item, options: dict[str, Option]) -> None:
         assert item.source is not None  # noqa: S101 - `hand_over` looked
@@ -181,33 +206,9 @@ class Supervisor:
         elif item.state is State.PAUSED:
             await self.rpc.succeeds("aria2.forcePause", item.gid)
             item.held = False
+            self.roster.commit(item)
         elif item.state is State.REMOVED:
             await self.dismiss(item)
-
-    def _options(self, item: Item, resume: Resume, seen: Seen) -> dict[str, Option]:
-        given = item.source.options if item.source is not None else {}
-        directory, name = split_path(item.part)
-        options = {**DEFAULTS, **{k: v for k, v in given.items() if k not in OURS}}
-        options |= {
-            "gid": item.gid,
-            "dir": directory,
-            "out": name,
-            "max-tries": "1",
-            "allow-overwrite": "true",
-            "auto-file-renaming": "false",
-            "always-resume": "true",
-            # With a control file aria2 resumes by it. Without one, `continue` would take the
-            # length of the file for what is there: where we cannot look, it is left out.
-            "continue": "true" if self.parts.shared else "false",
-        }
-        if item.tries > 1:
-            options.pop("pause", None)  # it was for the first time
-        if resume is Resume.FRESH and not self.parts.shared:
-            options["remove-control-file"] = "true"
-        if resume is Resume.KEEP and seen.by_head:
-            # Else aria2 asks for the whole file first, only to learn its size.
-            options["use-head"] = "true"
-        return options
 
     # -- from aria2 --------------------------------------------------------------------------------
 
@@ -215,9 +216,11 @@ class Supervisor:
         """Take aria2's word about a download. tries: `item.tries` when it was asked."""
         if item.tries != tries or self.roster.is_busy(item) or not is_open(item.state):
             return
-        if item.held:
-            return  # aria2 has no say: it is to let go of it
         word = status.get("status", "")
+        if item.held:
+            if word not in HEARD:
+                return  # what is left of an attempt that is over
+            item.held = item.disk = False  # it has it after all
         item.total = _number(status, "totalLength") or item.total
         item.completed = _number(status, "completedLength")
         item.download_speed = _number(status, "downloadSpeed")
@@ -332,7 +335,11 @@ class Supervisor:
 
     async def _finish(self, item: Item) -> None:
         """Check what aria2 calls complete, and give it its name."""
-        if await self._was_mixed(item):
+        if await was_cut(self.rpc.session(), item):
+            self._wipe(item)  # aria2 has removed the control file, so it cannot go on
+            self.failed(item, "7", "the body ended early, by the size that the origin says")
+            return
+        if await was_mixed(self.rpc.session(), item):
             self._say(f"{item.gid}: the object changed while it was fetched")
             if not self._too_many_changes(item):
                 self._wipe(item)
@@ -354,13 +361,6 @@ class Supervisor:
         item.code = item.message = ""
         self.roster.commit(item)
         self._say(f"complete: {item.gid} -> {item.path}")
-
-    async def _was_mixed(self, item: Item) -> bool:
-        """Whether requests of different versions may have met in the file."""
-        one_answer = item.tries == 1 and item.total < TOO_SMALL_TO_SPLIT
-        if item.has_checksum or one_answer or item.source is None or item.pinned is None:
-            return False
-        return has_changed(item, await look(self.rpc.session(), item.source, LATER_LOOK))
 
     # -- what `Control` shares --------------------------------------------------------------------
 
