@@ -125,11 +125,11 @@ def test_the_expression_agrees_with_trying_everything(pattern: str, path: str) -
 )
 def test_no_pattern_takes_for_ever(pattern: str) -> None:
     compiled = translate(pattern)
-    started = time.perf_counter()
+    started = time.process_time()
     for path in ("a" * 1024, "a/" * 512, "ba" * 512):
         compiled.match(path)
     # Without atomic groups the first of these does not end within a day.
-    assert time.perf_counter() - started < 5
+    assert time.process_time() - started < 5
 
 
 def test_the_last_rule_that_matches_decides() -> None:
