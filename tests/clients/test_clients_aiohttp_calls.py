@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dis
 import errno
 import json
 
@@ -13,6 +14,7 @@ from clients_aiohttp_rig import HOST, Scripted, answer, chunked, fetch, sessions
 
 import holdfast as hf
 from holdfast.core.events import Attempt
+from holdfast.runtime.base import HAS_GIL
 
 URL = f"http://{HOST}/"
 GOOD = answer(200, b"good")
@@ -126,6 +128,58 @@ def test_many_first_calls_at_once_make_their_attempts_and_no_more():
         assert server.connections == 30
 
     run(server, main)
+
+
+def test_requests_that_a_middleware_further_out_held_back_make_their_attempts_and_no_more():
+    server = Scripted(("rst", b""))
+
+    async def late(request, handler):
+        await asyncio.sleep(0.01)
+        return await handler(request)
+
+    async def main(session, rule):
+        session._middlewares = (late, *session._middlewares)
+        calls = [fetch(session, URL) for _ in range(10)]
+        errors = await asyncio.gather(*calls, return_exceptions=True)
+        assert {type(error) for error in errors} == {aiohttp.ClientOSError}
+        assert server.connections == 30
+
+    run(server, main)
+
+
+def test_a_middleware_further_in_may_send_two_at_the_same_time():
+    async def twice(request, handler):
+        one, other = await asyncio.gather(handler(request), handler(request))
+        one.close()
+        return other
+
+    async def main(session, rule):
+        assert await fetch(session, URL) == (200, b"good")
+        session._middlewares = (*session._middlewares, twice)
+        for _ in range(3):
+            assert await fetch(session, URL) == (200, b"good")
+
+    run(Scripted(GOOD), main)
+
+
+@pytest.mark.skipif(not HAS_GIL, reason="there are no fast paths without a GIL")
+def test_permits_are_taken_and_given_back_without_interruption():
+    # As the fast paths of the drivers are: see `runtime.lock`.
+    steps = list(dis.get_instructions(hf.clients.aiohttp.Middleware.__call__))
+
+    def place(argval, *opnames):
+        return [i for i, op in enumerate(steps) if op.argval == argval and op.opname in opnames]
+
+    refused = place("_fully", "LOAD_METHOD", "LOAD_ATTR")[1]
+    back = next(i for i, op in enumerate(steps) if i > refused and op.opname.startswith("RETURN"))
+    taken = place("active", "STORE_ATTR")[0]
+    entered = steps[place("now", "STORE_FAST")[0] : refused] + steps[back + 1 : taken]
+    asked = place("mentions_limits", "LOAD_GLOBAL")[0]
+    called = next(i for i, op in enumerate(steps) if i > asked and op.opname == "CALL")
+    left = steps[called + 1 : place("tally", "STORE_ATTR")[0]]
+    assert [op.argval for op in left if op.opname == "STORE_ATTR"] == ["active"]
+    switches = ("CALL", "JUMP_BACKWARD", "RESUME", "SEND", "YIELD", "FOR_ITER")
+    assert [op.opname for op in entered + left if op.opname.startswith(switches)] == []
 
 
 def test_a_redirect_after_a_failure_is_no_repetition():

@@ -1,4 +1,4 @@
-"""What the aiohttp adapter does to aiohttp's own objects: response streams and parsers.
+"""What the aiohttp adapter does to the bodies of answers.
 
 aiohttp hands out one `StreamReader` per answer, with a dozen ways to read it. Copying what
 comes out of it into another would cost a task or a copy per piece, so the stream itself
@@ -10,7 +10,6 @@ through `_wait` when there is nothing to read, and that is where limits act.
 from __future__ import annotations
 
 import json
-import math
 import warnings
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -22,7 +21,7 @@ from aiohttp.http_exceptions import ContentEncodingError
 from aiohttp.streams import EMPTY_PAYLOAD
 
 from holdfast.clients.aio import limited
-from holdfast.clients.decoding import PIECE, DecodingFault, Limit, decoder_for
+from holdfast.clients.decoding import PIECE, DecodingFault, Limit
 from holdfast.core.classify import provider_code
 from holdfast.runtime.clock import clock
 
@@ -32,8 +31,7 @@ if TYPE_CHECKING:
     from aiohttp import ClientResponse
     from aiohttp.connector import Connection
 
-    from holdfast.clients.decoding import Decoder
-    from holdfast.clients.exchange import Exchange, Try
+    from holdfast.clients.exchange import Exchange
 
 
 class Watched(BaseTimerContext):
@@ -217,104 +215,3 @@ def _released(exchange: Exchange, own: dict[str, Any]) -> None:
     """
     if own["_closed"]:
         exchange.body_closed()
-
-
-class Head:
-    """Stands before the parser of one answer until its head is there.
-
-    Notes that a byte came, which nothing else in aiohttp tells afterwards: without one, a
-    kept-alive connection was stale.
-    """
-
-    __slots__ = ("_parser", "_protocol", "_this")
-
-    def __init__(self, protocol: Any, this: Try) -> None:
-        self._protocol = protocol
-        self._parser = protocol._parser
-        self._this = this
-        protocol._parser = self
-
-    def feed_data(self, data: bytes) -> Any:
-        """Pass `data` on; with the head complete, step aside."""
-        if data:
-            self._this.answered = True
-        found = self._parser.feed_data(data)
-        if found[0]:
-            message, content = found[0][-1]
-            if message.code >= 200 or message.code == 101:
-                protocol = self._protocol
-                if protocol._parser is self:
-                    protocol._parser = self._parser
-                    if not (message.chunked or message.upgrade or content.is_eof()) and (
-                        "Content-Length" not in message.headers
-                    ):
-                        ToTheEnd(protocol, message, content, data)
-        return found
-
-    def feed_eof(self) -> Any:
-        """Pass the end on."""
-        return self._parser.feed_eof()
-
-    def pause_reading(self) -> None:
-        """Pass it on."""
-        self._parser.pause_reading()
-
-
-class ToTheEnd:
-    """Stands before the parser of a body that ends with the connection.
-
-    There aiohttp takes any end for the end of the body: a reset, and the middle of a gzip
-    stream. So a reset is made an error; and gzip is decoded a second time for the sake of its
-    last bytes, which are all that tells whether it is whole.
-    """
-
-    __slots__ = ("_broken", "_decoder", "_parser", "_protocol")
-
-    def __init__(self, protocol: Any, message: Any, content: Any, data: bytes) -> None:
-        """Stand there. data: ends with the first bytes of the body."""
-        self._protocol = protocol
-        self._parser = protocol._parser
-        self._broken: BaseException | None = None
-        self._decoder: Decoder | None = None
-        packed = content.total_compressed_bytes
-        if packed is not None:
-            coding = message.headers.get("Content-Encoding", "")
-            self._decoder = decoder_for(coding, limit=Limit(max_ratio=math.inf))
-            self._take(data[len(data) - packed :])
-        protocol._parser = self
-        protocol.__dict__["connection_lost"] = self._lost
-
-    def _take(self, data: bytes) -> None:
-        if self._decoder is None:
-            return
-        try:
-            for _ in self._decoder.feed(data):
-                pass
-        except DecodingFault as fault:
-            self._broken = fault
-            self._decoder = None
-
-    def feed_data(self, data: bytes) -> Any:
-        """Pass `data` on."""
-        found = self._parser.feed_data(data)
-        self._take(data)
-        return found
-
-    def feed_eof(self) -> Any:
-        """Raise if this is no good end; aiohttp makes that a ClientPayloadError."""
-        if self._broken is not None:
-            raise self._broken
-        if self._decoder is not None:
-            self._decoder.end(empty=False)
-        return self._parser.feed_eof()
-
-    def pause_reading(self) -> None:
-        """Pass it on."""
-        self._parser.pause_reading()
-
-    def _lost(self, error: BaseException | None) -> None:
-        """Stand in for `connection_lost`, which does not tell the parser why."""
-        protocol = self._protocol
-        protocol.__dict__.pop("connection_lost", None)
-        self._broken = error or self._broken
-        protocol.connection_lost(error)

@@ -95,16 +95,21 @@ def mentions_limits(headers: Headers | None) -> bool:
 
     Most responses have none, and then nothing else needs to be done. headers: not an iterator.
     """
-    if not headers:
+    if headers is None:
         return False
+    found: Any = headers
     try:
-        found: Any = headers if hasattr(headers, "keys") else [name for name, _ in headers]
+        names = "\n".join(found).lower()  # of a mapping with text names, as most libraries have
+    except TypeError:
         try:
-            names = "\n".join(found).lower()
-        except TypeError:
-            names = b"\n".join(found).lower().decode("latin-1")
-    except (TypeError, ValueError):
-        return True  # text and bytes mixed, or nothing that we know: the slow way finds out
+            if not hasattr(headers, "keys"):
+                found = [name for name, _ in headers]
+            try:
+                names = "\n".join(found).lower()
+            except TypeError:
+                names = b"\n".join(found).lower().decode("latin-1")
+        except (TypeError, ValueError):
+            return True  # text and bytes mixed, or nothing that we know: the slow way finds out
     # Two searches for the most part: few names have "rate" in them.
     return "retry-after" in names or (
         "rate" in names and ("ratelimit" in names or "rate-limit" in names)

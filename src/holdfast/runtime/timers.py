@@ -32,13 +32,13 @@ class Alarm:
 
     __slots__ = ("_cancelling", "_home", "_task", "fired", "steps", "when")
 
-    def __init__(self, task: asyncio.Task[object], when: float) -> None:
-        self._task = task
-        self._cancelling = task.cancelling()
-        self._home: dict[Alarm, None] | Timer | None = None
-        self.when = when
-        self.fired = False
-        self.steps: Any = None
+    # `arm` fills these in: a constructor would cost each attempt one more call.
+    _cancelling: int
+    _home: dict[Alarm, None] | Timer
+    _task: asyncio.Task[object]
+    fired: bool
+    steps: Any
+    when: float
 
     def __await__(self) -> Generator[Any, Any, Any]:
         return self.steps  # type: ignore[no-any-return]  # an iterator is enough
@@ -55,13 +55,13 @@ class Alarm:
         case a cancellation that came too late is taken back as well.
         """
         home = self._home
-        if isinstance(home, dict):
+        if type(home) is dict:
             home.pop(self, None)
-        elif home is not None:
-            home.cancel()
-        if not self.fired:
-            return False
-        alone = self._task.uncancel() <= self._cancelling
+        else:
+            home.cancel()  # type: ignore[union-attr]  # it is a Timer
+        alone = self.fired and self._task.uncancel() <= self._cancelling
+        if error is not None:
+            del self._task  # it holds the error, which holds frames, and they may hold this
         return alone and isinstance(error, asyncio.CancelledError)
 
 
@@ -99,15 +99,30 @@ def arm(now: float, expires: float, limit: float) -> Alarm:
 
     Raises RuntimeError outside a task: only a task can be interrupted.
     """
+    alarm = Alarm()
+    arm_this(alarm, asyncio.get_running_loop(), now, expires, limit)
+    return alarm
+
+
+def arm_this(
+    alarm: Alarm, loop: asyncio.AbstractEventLoop, now: float, expires: float, limit: float
+) -> None:
+    """Do what `arm` does with `alarm`, which was not armed before.
+
+    It may be more than an alarm, to save an object. loop: the running one, which who knows it
+    need not ask for (that is a system call in CPython 3.11).
+    """
     global _latest  # noqa: PLW0603 - most processes have one loop: ask the weak dict once
-    loop = asyncio.get_running_loop()
     task = asyncio.current_task(loop)
     if task is None:
         raise RuntimeError("a deadline needs a task to interrupt: run this inside one")
-    alarm = Alarm(task, expires)
+    alarm._task = task
+    alarm._cancelling = task.cancelling()
+    alarm.when = expires
+    alarm.fired = False
     if expires != now + limit:
         alarm._home = clock.call_later(loop, expires - now, alarm.fire)
-        return alarm
+        return
     if _latest[0]() is loop:
         queues = _latest[1]
     else:
@@ -120,7 +135,6 @@ def arm(now: float, expires: float, limit: float) -> Alarm:
     alarm._home = queue.alarms
     if not queue.armed:
         queue.arm(loop, limit)
-    return alarm
 
 
 async def granted(ticket: Ticket, seconds: float | None) -> None:
