@@ -196,9 +196,10 @@ async def test_an_object_that_changed_is_fetched_whole_in_its_new_version(
         assert asked(server, "/a")[1].range == ""
 
 
+@pytest.mark.parametrize("left", [None, 0, 20], ids=["none", "empty", "cut"])
 @on_a_loop
-async def test_a_part_without_a_control_file_is_not_taken_for_data(
-    daemon: Daemon, tmp_path: Path
+async def test_a_part_without_a_whole_control_file_is_not_taken_for_data(
+    daemon: Daemon, tmp_path: Path, left: int | None
 ) -> None:
     cut = Reset(after_bytes=3 * MIB, limit=1, skip=1)
     with hf.chaos.server(Object("/a", 8 * MIB, faults=[cut])) as server:
@@ -206,7 +207,10 @@ async def test_a_part_without_a_control_file_is_not_taken_for_data(
             gid = await client.add_download(server.url("/a"), tmp_path / "a")
             await ended(client, gid)
             (control,) = matching(tmp_path, ".a.*.part.aria2")
-            control.unlink()  # what a crash before the first save leaves behind
+            if left is None:  # what a crash before the first save leaves behind
+                control.unlink()
+            else:  # what a full disk leaves behind
+                control.write_bytes(control.read_bytes()[:left])
             assert size(tmp_path / control.stem) == 8 * MIB
             await client.restart_all_failed_downloads()
             (done,) = await ended(client, gid)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from typing import TYPE_CHECKING
 
 from holdfast.downloads.aria2.item import split_path
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     from holdfast.downloads.aria2.item import Item
 
 CONTROL = ".aria2"
+MAX_CONTROL = 64 * 1024 * 1024
+"""Bytes of a control file; one for 1 TiB has a tenth of it."""
 
 
 class Parts:
@@ -40,8 +43,7 @@ class Parts:
         """Whether there are bytes that aria2 can tell from what was only allocated."""
         if not self.shared:
             return item.completed > 0
-        stat = files().stat
-        return stat(item.part) is not None and stat(item.part + CONTROL) is not None
+        return files().stat(item.part) is not None and _says_something(item.part + CONTROL)
 
     def clear(self, item: Item) -> None:
         """Remove part and control file: nobody vouches for what is in them."""
@@ -98,3 +100,42 @@ class Parts:
         found = files().stat(item.path)
         if found is not None:
             item.mtime = found.mtime
+
+
+def _says_something(path: str) -> bool:
+    """Whether a control file is whole and names bytes that are there.
+
+    On a full disk aria2 leaves an empty one, and then refuses to start with it.
+    """
+    if files().stat(path) is None:
+        return False
+    file = files().open(path)
+    try:
+        return _has_pieces(file.pread(MAX_CONTROL, 0))
+    finally:
+        file.close()
+
+
+def _has_pieces(control: bytes) -> bool:
+    """Read a control file; False for one that is cut short or of a version we do not know.
+
+    Source: aria2, "Technical notes", control file format, version 1 (network byte order):
+    version 2, extension 4, hash length 4, hash, piece length 4, total 8, uploaded 8, bitfield
+    length 4, bitfield, number of pieces in flight 4, and for each of these index 4, length 4,
+    bitfield length 4, bitfield.
+    """
+    try:
+        version, hash_length = struct.unpack_from("!H4xI", control)
+        at = 10 + hash_length + 20
+        (length,) = struct.unpack_from("!I", control, at)
+        bits = control[at + 4 : at + 4 + length]
+        at += 4 + length
+        (pieces,) = struct.unpack_from("!I", control, at)
+        at += 4
+        for _ in range(pieces):
+            (length,) = struct.unpack_from("!8xI", control, at)
+            bits += control[at + 12 : at + 12 + length]
+            at += 12 + length
+    except struct.error:
+        return False
+    return version == 1 and at <= len(control) and any(bits)

@@ -56,8 +56,8 @@ LAUNCHES = 16
 MOST_CHANGES = 3
 LONGEST_WAIT = 30.0
 DISK_EVERY = 5.0
-DISK_ROOM = 16 * 1024 * 1024
-"""Bytes that must be free beyond what a held download still needs."""
+DISK_ROOM = 1024 * 1024
+"""Bytes that must be free beyond what a held download still needs: for its control file."""
 MAX_TEXT = 500
 KEYS = (
     "gid", "status", "totalLength", "completedLength", "downloadSpeed", "uploadSpeed",
