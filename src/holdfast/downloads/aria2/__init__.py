@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         RetryInfo,
     )
     from holdfast.downloads.aria2.process import Aria2Process
+    from holdfast.downloads.aria2.via import Via, ViaFailed
 
 __all__ = [
     "Aria2AuthError",
@@ -40,6 +41,8 @@ __all__ = [
     "EndpointState",
     "Failure",
     "RetryInfo",
+    "Via",
+    "ViaFailed",
 ]
 
 # The client needs aiohttp; nothing of it is loaded before it is used.
@@ -60,6 +63,7 @@ _HOMES = {
         "RetryInfo",
     ),
     "process": ("Aria2Process",),
+    "via": ("Via", "ViaFailed"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

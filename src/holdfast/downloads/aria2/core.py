@@ -77,8 +77,8 @@ class Core:
         self._level = level
         self._rpc = Rpc(url, secret, attempts=max(1, most), delay=delay, say=self.say)
         self._ledger = Ledger(journal, self._rpc.address)
-        self._shared = is_here(url)
-        self._parts = Parts(shared=self._shared)
+        self.shared = is_here(url)
+        self._parts = Parts(shared=self.shared)
         try:
             self.roster = Roster(self._ledger, most)
             self.batches = self._ledger.batches()
@@ -240,9 +240,9 @@ class Core:
         if path is None:
             directory = _one(source.options.get("dir")) or await self._service_directory()
             path = posixpath.join(directory, name)
-        elif path.endswith("/") or (self._shared and _is_directory(path)):
+        elif path.endswith("/") or (self.shared and _is_directory(path)):
             path = posixpath.join(path, name)
-        if self._shared:
+        if self.shared:
             return _absolute(path)
         if not path.startswith("/"):
             path = posixpath.join(await self._service_directory(), path)

@@ -5,7 +5,8 @@ Aria2Error                  base
 |-- Aria2Unavailable        no answer from the service, however often it was asked
 |-- Aria2AuthError          the service does not accept the token
 |-- Aria2Refused            the service understood the call and said no
-`-- Aria2ProcessError       a service of our own could not be started
+|-- Aria2ProcessError       a service of our own could not be started
+`-- ViaFailed               a file could not be fetched on behalf of others (see `via`)
 """
 
 from __future__ import annotations

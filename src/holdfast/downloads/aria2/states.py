@@ -195,10 +195,14 @@ def judge(code: str, text: str) -> Ruling:
         return Ruling(Next.AFRESH, verdict, verdict.max_retries)
     if code == _UNKNOWN and (not text.strip() or _UNSUPPORTED.search(text)):
         return Ruling(Next.END, verdict)
-    if code == _STATUS:
-        found = _STATUS_IN_TEXT.search(text)
-        if found is not None:
-            verdict = verdict_for_status(int(found[1]))
+    if code == _STATUS and status_in(text):
+        verdict = verdict_for_status(status_in(text))
     if verdict.kind & RETRYABLE:
         return Ruling(Next.AGAIN, verdict, verdict.max_retries)
     return Ruling(Next.END, verdict)
+
+
+def status_in(text: str) -> int:
+    """Return the HTTP status in the text of code 22; 0 if there is none."""
+    found = _STATUS_IN_TEXT.search(text)
+    return int(found[1]) if found is not None else 0
