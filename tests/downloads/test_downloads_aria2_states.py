@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import pickle
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+import holdfast as hf
 from holdfast.downloads.aria2 import (
     Aria2AuthError,
     Aria2ProcessError,
@@ -278,3 +282,36 @@ def test_without_aiohttp_the_client_names_the_extra() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "`holdfast.Aria2Client` needs aiohttp: pip install 'holdfast[aria2]'\n"
+
+
+# -- the page ----------------------------------------------------------------------------------
+
+PAGE = (Path(__file__).parents[2] / "docs" / "aria2.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("kind", [hf.Aria2Client, hf.Aria2Process])
+def test_the_page_has_every_option_and_public_name(kind: type) -> None:
+    rows = " ".join(line.split("|")[1] for line in PAGE.splitlines() if line.startswith("| `"))
+    for name in inspect.signature(kind).parameters:
+        assert f"`{name}`" in rows, name
+    for name in vars(kind):
+        if not name.startswith("_") and name not in {"close", "stop"}:
+            assert re.search(rf"`{name}[`(]", PAGE), name
+
+
+@pytest.mark.parametrize("kind", [Aria2Unavailable, Aria2AuthError, Aria2Refused])
+def test_the_page_has_the_next_step_of_every_error(kind: type) -> None:
+    assert f"| {kind.code} | `{kind.__name__}` |" in PAGE
+    assert kind.next_step in PAGE
+
+
+def test_the_page_has_what_follows_from_each_code() -> None:
+    again, afresh = (
+        next(line for line in PAGE.splitlines() if line.startswith(start))
+        for start in ("| refused, timeout", "| no resume")
+    )
+    for code in map(str, range(1, 33)):
+        ruling = judge(code, "words status=503")
+        in_rows = code in again.split("|")[2].replace(",", "").split()
+        assert in_rows == (ruling.next is Next.AGAIN and ruling.most is None), code
+        assert (code in afresh.split("|")[2].split()) == (ruling.next is Next.AFRESH), code
