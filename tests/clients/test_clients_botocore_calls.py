@@ -320,6 +320,47 @@ def test_a_deadline_around_the_call_counts_as_well():
         assert time.monotonic() - began < 0.35
 
 
+def test_a_deadline_counts_what_was_done_before_the_call_was_admitted():
+    def slow(**_):
+        time.sleep(0.4)
+
+    with serving(in_turn([HOLE])) as server, attached(server.url, quick(hf.Deadline(0.6))) as s3:
+        s3.meta.events.register("before-sign.s3", slow)
+        began = time.monotonic()
+        with pytest.raises(hf.DeadlineExceeded):
+            s3.get_object(Bucket="bucket", Key="key")
+        assert 0.55 < time.monotonic() - began < 0.65
+
+
+def test_a_call_that_was_not_admitted_before_its_deadline_is_not_sent():
+    def slow(**_):
+        time.sleep(0.3)
+
+    policy = quick(hf.Deadline(0.2))
+    with serving(in_turn([answer(200, BODY)])) as server, attached(server.url, policy) as s3:
+        s3.meta.events.register("before-sign.s3", slow)
+        with pytest.raises(hf.DeadlineExceeded):
+            s3.get_object(Bucket="bucket", Key="key")
+        assert server.asked == []
+
+
+def test_a_call_made_while_another_is_signed_needs_no_permit_beside_its():
+    policy = quick(hf.Bulkhead(1, queue=0))
+    script = in_turn([answer(200, BODY)])
+    with (
+        serving(script) as server,
+        attached(server.url, policy) as s3,
+        attached(server.url, policy) as other,
+    ):
+
+        def first(**_):
+            other.head_object(Bucket="bucket", Key="credentials")
+
+        s3.meta.events.register("before-sign.s3", first)
+        assert s3.get_object(Bucket="bucket", Key="key")["Body"].read() == BODY
+    assert policy.state()["active"] == 0
+
+
 def test_a_timeout_ends_one_attempt_and_the_next_may_succeed():
     script = in_turn([HOLE], [answer(200, BODY)])
     with serving(script) as server, attached(server.url, quick(hf.Timeout(0.2))) as s3:

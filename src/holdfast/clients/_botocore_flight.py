@@ -1,29 +1,27 @@
 """One logical call of a botocore client, from `make_request` to the response or the error.
 
 A `Flight` is what the hooks of `botocore` (the module beside this one) work on. It is known by
-the thread that makes the call. A `Single` is one sending for the sake of a flight that is going
-on already: the rest of a body, or S3's question for a bucket's region.
+the thread that makes the call: see `_botocore_single`.
 """
 
 from __future__ import annotations
 
 import weakref
-from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 from holdfast.clients._botocore_body import Held, Resume, StreamExchange
 from holdfast.clients._botocore_operations import is_safe_to_repeat
 from holdfast.clients._botocore_reading import check_crc32, content, whole
 from holdfast.clients._botocore_requests import Upload
+from holdfast.clients._botocore_single import Single, around
 from holdfast.clients._urllib3 import current as connections
-from holdfast.clients._urllib3 import sending
 from holdfast.clients.exchange import Answer, Try
-from holdfast.core.call import Attempt, GiveUp, Phase, Wait
+from holdfast.core.call import Attempt, GiveUp, Wait
+from holdfast.core.deadline import OUTSIDE
 from holdfast.core.retry import Request, Retry
 from holdfast.runtime.clock import clock
 from holdfast.runtime.scope import scope
 from holdfast.runtime.sync import pause
-from holdfast.wire.watchdog import watchdog
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -34,16 +32,7 @@ if TYPE_CHECKING:
 PARAMS = "holdfast.params"
 """Where, in the context of a request, the parameters are kept that the user gave."""
 
-_OVER = frozenset((Phase.DONE, Phase.GAVE_UP, Phase.ABANDONED))
-
-# Not in the request: botocore tells its sessions the context of a request only in newer
-# versions (1.36 does not).
-_around: ContextVar[Flight | Single | None] = ContextVar("holdfast.clients.botocore", default=None)
-
-
-def current() -> Flight | Single | None:
-    """Return the call that is made in this thread."""
-    return _around.get()
+_MOST_REQUESTS = 1000
 
 
 class Attached:
@@ -56,29 +45,38 @@ class Attached:
         self.policy = policy
         self.options = options
         self._named = named
-        self._safe: dict[str, bool] = {}  # by operation
+        self._requests: dict[tuple[str, str], Request] = {}  # by operation and host
         self.service: str = client.meta.service_model.service_id.hyphenize()
         retry = policy._shape.part(Retry)
         self.attempts = 1 if retry is None else retry.attempts
 
-    def may_repeat(self, operation: Any) -> bool:
-        safe = self._safe.get(operation.name)
-        if safe is None:
-            safe = self._safe[operation.name] = is_safe_to_repeat(operation, self._named)
-        return safe
+    def request(self, operation: Any, host: str) -> Request:
+        """Return a call as the policy sees it. Making one costs 3 us, and there are few."""
+        known = self._requests
+        request = known.get((operation.name, host))
+        if request is None:
+            if len(known) >= _MOST_REQUESTS:
+                known.clear()  # hosts that are buckets, for instance
+            request = known[operation.name, host] = Request(
+                kwargs={"service": self.service, "operation": operation.name},
+                method=operation.http["method"],
+                host=host,
+                idempotent=is_safe_to_repeat(operation, self._named),
+            )
+        return request
 
     def around(self, make_request: Any) -> Any:
         """Return `make_request` with a flight around it."""
 
         def made(operation_model: Any, request_dict: dict[str, Any]) -> Any:
-            outer = _around.get()
+            outer = around.get()
             flight: Flight | Single
             if isinstance(outer, Single) and outer.attached is self and not outer.used:
                 flight = outer
             elif isinstance(outer, Flight) and outer.attached is self and outer.holds:
                 # S3's redirector asks for a bucket's region, between two attempts. The call
                 # that is going on has its permits, and might wait for itself.
-                flight = Single(self, Try(1, outer.left()), outer.exchange.call.expires)
+                flight = Single(self, Try(1, outer.left()), outer.until)
             else:
                 flight = Flight(self, operation_model, request_dict)
             request_dict["context"].setdefault("retries", {})["max"] = self.attempts
@@ -91,11 +89,11 @@ class Attached:
     ) -> tuple[int, Mapping[str, str], Any]:
         """Send GetObject once, as `Resume` wants it."""
         single = Single(self, this, expires)
-        token = _around.set(single)
+        token = around.set(single)
         try:
             client.get_object(**params)
         finally:
-            _around.reset(token)
+            around.reset(token)
         response = single.response
         return response.status_code, _lower(response.headers), response.raw
 
@@ -125,8 +123,8 @@ class Flight:
     """One logical call: what its attempts know of one another."""
 
     __slots__ = (
-        "_complete", "_expires", "_held", "_last", "_operation", "_request", "_this",
-        "_upload", "attached", "exchange",
+        "_began", "_complete", "_exchange", "_expires", "_held", "_last", "_operation", "_outer",
+        "_request", "_this", "_upload", "attached", "until",
     )  # fmt: skip
 
     def __init__(self, attached: Attached, operation: Any, request: dict[str, Any]) -> None:
@@ -142,51 +140,77 @@ class Flight:
         self._last: tuple[Any, Any] | None = None  # the last response, and what it says
         self._complete = True
         self._held: Held | None = None
-        self.exchange = self._exchange()
+        self._outer = scope.get()
+        self._began = clock.monotonic()
+        self.until = min(self._outer[0], self._began + attached.policy._shape.seconds)
+        # Most calls take the fast path and their permits when they are admitted: signing, which
+        # comes before, may make calls of its own (for credentials) under the same policy.
+        self._exchange: StreamExchange | None = None
+        if self._outer is not OUTSIDE or not attached.policy._fast:
+            self._exchange = self._fully()
 
-    def _exchange(self) -> StreamExchange:
-        operation, attached = self._operation, self.attached
+    @property
+    def exchange(self) -> StreamExchange:
+        """The call that is going on, or was; there is one once an attempt was admitted."""
+        assert self._exchange is not None
+        return self._exchange
+
+    def _fully(self) -> StreamExchange:
+        attached = self.attached
+        request = attached.request(self._operation, self._request["url"].split("/", 3)[2])
+        return StreamExchange(attached.policy, attached.options, request, body=self._upload)
+
+    def _at_once(self) -> StreamExchange | None:
+        """Enter the lane of an undisturbed policy, which needs no machine; None if it is not."""
+        attached = self.attached
+        policy = attached.policy
+        first = policy._first
+        request = attached.request(self._operation, self._request["url"].split("/", 3)[2])
+        lane = policy._lane_for(request)
+        now = clock.monotonic()
+        if now >= self.until or (now + first.timeout > self.until and not first.final):
+            return None
+        gen = lane.breaker.gen
+        calm = lane.enter(now)
+        if calm is None:
+            return None
         return StreamExchange(
-            attached.policy,
+            policy,
             attached.options,
-            Request(
-                kwargs={"service": attached.service, "operation": operation.name},
-                method=operation.http["method"],
-                host=self._request["url"].split("/", 3)[2],
-                idempotent=attached.may_repeat(operation),
-            ),
+            request,
             body=self._upload,
+            entered=(lane, self._began, gen, calm),
         )
 
     @property
     def holds(self) -> bool:
         """Whether permits are out."""
-        return self.exchange.call.attempts > 0 and self.exchange.call.phase not in _OVER
+        return self._exchange is not None and self._exchange.holds
 
     def left(self) -> float:
         """Return the seconds until the deadline."""
-        return max(0.001, self.exchange.call.expires - clock.monotonic())
+        return max(0.001, self.until - clock.monotonic())
 
     def fly(self, make_request: Any, operation: Any, request: dict[str, Any]) -> Any:
         """Make the logical call."""
-        outer = scope.get()
         # Whatever botocore asks meanwhile (credentials, a region) is under this deadline.
-        inside = scope.set((self.exchange.call.expires, outer[1]))
-        token = _around.set(self)
+        inside = scope.set((self.until, self._outer[1]))
+        token = around.set(self)
         try:
             return make_request(operation, request)
         except _Instead as instead:
             return instead.response
         finally:
-            _around.reset(token)
+            around.reset(token)
             scope.reset(inside)
             self._land()
 
     def _land(self) -> None:
-        exchange, held = self.exchange, self._held
-        exchange.release()
-        if held is not None and not exchange.open:
-            held.close()  # opened, and then something went wrong
+        exchange, held = self._exchange, self._held
+        if exchange is not None:
+            exchange.release()
+            if held is not None and not exchange.open:
+                held.close()  # opened, and then something went wrong
         # Errors hold frames, frames hold this, and this may hold them: no cycle may keep a
         # connection until the garbage collector comes.
         self._held = self._this = self._last = None
@@ -199,9 +223,11 @@ class Flight:
         if self._held is not None:
             self._held.close()  # a handler of the user's wants another answer than this good one
             self._held = None
-        if self.exchange.call.phase in _OVER:
-            self.exchange = self._exchange()  # it was redirected: one more logical call
-        exchange = self.exchange
+        exchange = self._exchange
+        if exchange is None:
+            exchange = self._exchange = self._at_once() or self._fully()
+        elif exchange.over:
+            exchange = self._exchange = self._fully()  # it was redirected: one more logical call
         if self._upload is not None:
             request.reset_stream = self._upload.rewind
         step = exchange.next()
@@ -213,8 +239,10 @@ class Flight:
             assert self._last is not None
             raise _Instead(self._last)  # after a wait that was the last thing to do
         assert type(step) is Attempt
-        self._expires = clock.monotonic() + step.timeout
-        self._this = Try(step.no, step.timeout, exchange.guard(step.timeout))
+        now = clock.monotonic()
+        limit = min(step.timeout, self.until - now)  # some of a call's time may be over already
+        self._expires = now + limit
+        self._this = Try(step.no, limit, exchange.guard(limit))
 
     def send(self, inner: Any, request: Any) -> Any:
         """Send; and once more, on a fresh connection, if the one that was kept alive was stale."""
@@ -254,8 +282,8 @@ class Flight:
 
     def decide(self, response: tuple[Any, Any] | None, error: Exception | None) -> int | None:
         """Take how the attempt went, and wait for the next: 0; or None if there is none."""
-        exchange, this = self.exchange, self._this
-        if this is None or exchange.call.phase is not Phase.ATTEMPT:
+        exchange, this = self._exchange, self._this
+        if exchange is None or this is None or not exchange.attempting:
             return None  # it was not admitted; or a handler of the user's was in the way
         if response is None:
             assert error is not None
@@ -349,45 +377,3 @@ class Flight:
             return attached.ask(client, params, this, expires)
 
         return Resume(ask, params, etag, *place)
-
-
-class Single:
-    """One sending inside a logical call that is going on elsewhere: no permits, no repetition."""
-
-    __slots__ = ("_expires", "_this", "attached", "response", "used")
-
-    def __init__(self, attached: Attached, this: Try, expires: float) -> None:
-        self.attached = attached
-        self._this = this
-        self._expires = expires
-        self.used = False
-        self.response: Any = None
-
-    def fly(self, make_request: Any, operation: Any, request: dict[str, Any]) -> Any:
-        """Send it."""
-        self.used = True
-        own = None
-        if self._this.guard is None and self._this.limit < float("inf"):
-            own = self._this.guard = watchdog.guard(self._this.limit)
-        token = _around.set(self)
-        try:
-            return make_request(operation, request)
-        finally:
-            _around.reset(token)
-            if own is not None:
-                own.close()
-
-    def admit(self, request: Any) -> None:
-        """Nothing to wait for."""
-
-    def send(self, inner: Any, request: Any) -> Any:
-        """Send once."""
-        with sending(self._this):
-            response = inner.send(request)
-            if request.stream_output and response.status_code >= 300:
-                response._content = content(response.raw, request.url)
-        self.response = response
-        return response
-
-    def decide(self, response: Any, error: Exception | None) -> None:
-        """Who asked for it decides."""

@@ -26,8 +26,9 @@ except ModuleNotFoundError as missing:
     message = "hf.clients.botocore needs botocore: `pip install 'botocore>=1.36'`"
     raise ModuleNotFoundError(message, name="botocore") from missing
 
-from holdfast.clients._botocore_flight import PARAMS, Attached, current
+from holdfast.clients._botocore_flight import PARAMS, Attached
 from holdfast.clients._botocore_requests import pools
+from holdfast.clients._botocore_single import current
 from holdfast.clients.options import MIB, Options
 from holdfast.clients.sync import refuse_hedge
 from holdfast.core.retry import Retry

@@ -56,6 +56,8 @@ KEY_HEADER = "Idempotency-Key"
 
 _EARLY = 0.002
 
+_OVER = frozenset((Phase.DONE, Phase.GAVE_UP, Phase.ABANDONED))
+
 DRAIN = 64 << 10
 """Bytes of a discarded answer that are read so that its connection can be used again."""
 
@@ -180,6 +182,24 @@ class Exchange:
             call = self._call = self._policy._adopt(self._lane, self._began, self._gen)
             call.request = self.request
         return call
+
+    @property
+    def attempting(self) -> bool:
+        """Whether an attempt has begun of which nothing was told yet."""
+        call = self._call
+        if call is None:
+            return self._attempt is not None and not self._over
+        return call.phase is Phase.ATTEMPT
+
+    @property
+    def over(self) -> bool:
+        """Whether the call has ended."""
+        return self._over if self._call is None else self._call.phase in _OVER
+
+    @property
+    def holds(self) -> bool:
+        """Whether permits are out."""
+        return not self.over and (self._call is None or self._call.attempts > 0)
 
     # -- what to do ----------------------------------------------------------------------
 
