@@ -103,7 +103,7 @@ class Disk:
         self, server: hf.chaos.Server, streams: int, *, digest: bool = True
     ) -> hf.downloads.Report:
         sha256 = server.expected_sha256("/x") if digest else None
-        options = {"journal": self.journal, "workers": streams}
+        options = {"journal": self.journal, "workers": streams, "on_full": "fail"}
         with seam.install(self.files), downloads(Path("/d"), **options) as d:
             d.add(server.url("/x"), sha256=sha256)
             return d.run()
@@ -171,7 +171,9 @@ def test_a_full_disk_pauses_and_goes_on_when_there_is_room(streams: int, tmp_pat
         before = server.stats.bytes_down
         assert disk.run(server, streams).exit_code == 0
         assert disk.files.read("/d/x") == server.expected_bytes("/x")
-        assert server.stats.bytes_down - before == MIB
+        again = server.stats.bytes_down - before
+        # Each stream may have had a buffer in hand for which there was no room.
+        assert again == MIB if streams == 1 else MIB <= again <= MIB + streams * 256 * 1024
 
 
 def test_a_real_full_disk_says_what_to_do(tmp_path: Path) -> None:
@@ -186,6 +188,7 @@ def test_a_real_full_disk_says_what_to_do(tmp_path: Path) -> None:
     try:
         with hf.chaos.server(hf.chaos.Object("/x", SIZE)) as server:
             words = [sys.executable, "-m", "holdfast", "get", server.url("/x"), "-o", str(small)]
+            words += ["--on-full", "fail"]
             done = subprocess.run(words, capture_output=True, text=True, check=False)
             assert done.returncode == 3
             assert "the disk is full" in done.stderr

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import threading
 import time
 from typing import TYPE_CHECKING
 
+import pytest
 from downloads_rig import Heard, downloads, names_in, quick_policy, sha256_of
 
 import holdfast as hf
+from holdfast.downloads import DownloadError
 from holdfast.transfer.plane import Timeouts
 
 if TYPE_CHECKING:
@@ -199,3 +202,46 @@ def test_no_thread_is_left_of_a_large_file(tmp_path: Path) -> None:
             d.add(server.url("/x"), sha256=server.expected_sha256("/x"))
             assert d.run().exit_code == 0
         assert threading.active_count() == threads
+
+
+@pytest.mark.parametrize("known", ["pieces", "sha256"])
+def test_a_flipped_bit_costs_one_extent_with_piece_sums_and_at_most_the_size_without(
+    known: str, tmp_path: Path
+) -> None:
+    """E15, with an object of several extents."""
+    size = 32 * MIB
+    faults = [hf.chaos.Flip(after_bytes=5 * MIB, skip=1, limit=1)]
+    with hf.chaos.server(hf.chaos.Object("/x", size, faults=faults)) as server:
+        body = server.expected_bytes("/x")
+        parts = [body[at : at + MIB] for at in range(0, size, MIB)]
+        sums = (
+            MIB,
+            "sha1",
+            [hashlib.sha1(part, usedforsecurity=False).hexdigest() for part in parts],
+        )
+        heard = Heard()
+        with downloads(tmp_path) as d:
+            d.watch(heard)
+            d.add(
+                server.url("/x"),
+                sha256=server.expected_sha256("/x"),
+                pieces=sums if known == "pieces" else None,
+            )
+            report = d.run()
+        assert server.stats.faults["flip"] == 1
+        assert (report.exit_code, report.unverified) == (0, 0)
+        assert sha256_of(tmp_path / "x") == server.expected_sha256("/x")
+    assert report.fetched - size == 8 * MIB if known == "pieces" else report.fetched <= 2 * size
+    assert heard.states == ["active", "verifying", "active", "verifying", "finishing", "done"]
+
+
+def test_piece_sums_are_remembered_for_the_next_run(tmp_path: Path) -> None:
+    size = 32 * MIB
+    with hf.chaos.server(hf.chaos.Object("/x", size)) as server:
+        with downloads(tmp_path) as d:
+            d.add(server.url("/x"), pieces=(16 * MIB, "sha1", ["0" * 40, "1" * 40]))
+        with downloads(tmp_path) as d:
+            report = d.run()
+        assert [item.code for item in report.failed] == ["HF-1401"]
+        with downloads(tmp_path) as d, pytest.raises(DownloadError, match="not a sha1 digest"):
+            d.add(server.url("/x"), pieces=(16 * MIB, "sha1", ["0"]))

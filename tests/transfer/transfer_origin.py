@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from holdfast.transfer.object import Attempt
+    from holdfast.transfer.repair import Pieces
     from holdfast.transfer.traffic import Shared
 
 RESET = Verdict(Kind.TRANSIENT, Sent.YES, "ECONNRESET")
@@ -161,7 +162,7 @@ class Company(Alone):
             yield flow
 
     def offer(self, work: Shared) -> None:
-        def attempts(_: str) -> Iterable[Attempt]:
+        def attempts(_: str, __: Cancel) -> Iterable[Attempt]:
             retry = hf.Retry(8, backoff=hf.Constant(0), budget=None)
             return hf.policy(retry).attempts(method="GET")
 
@@ -208,10 +209,18 @@ class Bench:
         allow_html: bool = False,
         max_size: int = 1 << 40,
         cancel: Cancel | None = None,
+        pieces: Pieces | None = None,
     ) -> Whole:
         digests = (Digest("sha256", sha256),) if sha256 else ()
         wanted = Wanted(
-            self.url, headers or {}, size, digests, allow_html, data_suffix=True, max_size=max_size
+            self.url,
+            headers or {},
+            size,
+            digests,
+            pieces,
+            allow_html,
+            data_suffix=True,
+            max_size=max_size,
         )
         with seam.install(self.files), self._part(digests) as part:
             transfer = self.transfer = ObjectTransfer(
@@ -233,7 +242,7 @@ class Bench:
 
     @contextmanager
     def _part(self, digests: Sequence[Digest]) -> Iterator[Part]:
-        part = Part("/d/.x.part", Extents.of(self.rows.values()), self._keep)
+        part = Part("/d/.x.part", Extents.of(self.rows.values()), self._keep, drop=self._drop)
         part.open(Hasher(["sha256"]) if digests else None)
         try:
             yield part
@@ -242,6 +251,10 @@ class Bench:
 
     def _keep(self, extents: Sequence[Extent]) -> None:
         self.rows |= {extent.off: extent for extent in extents}
+
+    def _drop(self, extents: Sequence[Extent]) -> None:
+        for extent in extents:
+            del self.rows[extent.off]
 
     def _note(self, standing: Standing, drop: bool) -> None:  # noqa: FBT001 - the form asked for
         self.standing = standing

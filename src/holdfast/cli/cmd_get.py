@@ -54,7 +54,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--sha256", metavar="HEX", help="what the file must be; for one URL")
     add("--md5", metavar="HEX", help="the same with MD5")
     add("--journal", metavar="FILE", help="where to remember (default: DIR/.holdfast.db)")
-    add("--workers", type=int, default=8, metavar="N", help="files at a time (default: 8)")
+    add("--workers", type=int, default=8, metavar="N", help="connections at a time (default: 8)")
+    add("--per-host", type=int, default=16, metavar="N", help=_PER_HOST)
+    add("--limit-rate", type=_size, metavar="RATE", help="bytes per second, all together: 20M")
     add("--attempts", type=int, default=8, metavar="N", help=_ATTEMPTS)
     for name, what in (
         ("connect", "for a connection"),
@@ -66,10 +68,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         add(f"--{name}-timeout", type=float, default=seconds, metavar="SECONDS", help=text)
     add("--max-size", type=_size, default="1T", metavar="SIZE", help="largest file (default: 1T)")
     add("--allow-html", action="store_true", help="an HTML or JSON page is what is wanted")
+    add("--on-full", choices=("wait", "fail"), default="wait", help=_ON_FULL)
     add("--durability", choices=("power", "process"), default="power", help=_DURABILITY)
 
 
 _ATTEMPTS = "tries without progress (default: 8); each byte kept starts the count afresh"
+_PER_HOST = "connections to one host at most (default: 16); it begins with 4"
+_ON_FULL = "wait for room on a full disk (default), or leave the file and end with 3"
 _DURABILITY = "survive a power cut (default), or only a crash of the process, which is faster"
 
 
@@ -112,6 +117,9 @@ def _downloads(args: argparse.Namespace) -> Downloads:
         args.output,
         args.workers,
         journal=args.journal,
+        per_host=args.per_host,
+        limit_rate=args.limit_rate,
+        on_full=args.on_full,
         attempts=args.attempts,
         durability=args.durability,
         timeouts=timeouts,

@@ -164,6 +164,19 @@ class Crew:
                 return Job(host.waiting.popleft(), name)
         return None
 
+    def add(self, item: Item) -> None:
+        """Take one more item into the line of its host."""
+        with self._lock:
+            self._put(item)
+            self._wake(1)
+
+    def _put(self, item: Item) -> None:
+        name = self._host_of(item)
+        host = self._host(name)
+        host.waiting.append(item)
+        self._ahead += 1
+        self._newest = (name, host)
+
     def _look_ahead(self) -> bool:
         """Put one more item into the line of its host; False if there is none, or enough."""
         if self._exhausted or self._ahead >= AHEAD:
@@ -172,11 +185,7 @@ class Crew:
         if item is None:
             self._exhausted = True
             return False
-        name = self._host_of(item)
-        host = self._host(name)
-        host.waiting.append(item)
-        self._ahead += 1
-        self._newest = (name, host)
+        self._put(item)
         return True
 
     @staticmethod

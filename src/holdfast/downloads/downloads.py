@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import posixpath
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, Self
 
@@ -14,25 +14,23 @@ from holdfast.core.retry import Retry
 from holdfast.core.verdict import THROTTLED, TRANSIENT
 from holdfast.downloads.engine import Engine
 from holdfast.downloads.failures import DownloadError, Failure
-from holdfast.downloads.fetch import Options
-from holdfast.downloads.items import Item, ItemEvent, Report, item_id
+from holdfast.downloads.fetch import WISHED, Options
+from holdfast.downloads.items import FailedItem, Item, ItemEvent, Report, item_id
 from holdfast.downloads.names import name_from_url, part_path, safe_path
-from holdfast.downloads.states import Input, State, after, is_open
+from holdfast.downloads.opening import journal_path, open_store, refusing
+from holdfast.downloads.states import TRANSITIONS, Input, State, after, is_open
 from holdfast.downloads.store import Store
 from holdfast.runtime.files import files
 from holdfast.runtime.policy import Policy, policy
-from holdfast.storage.journal import MEMORY, JournalBroken, JournalFull, JournalNewer
-from holdfast.storage.lock import Held
 from holdfast.transfer.object import MAX_SIZE
 from holdfast.transfer.plane import Timeouts
+from holdfast.transfer.repair import Pieces
 from holdfast.transfer.verify import Digest
 from holdfast.wire.http1 import request_head
 from holdfast.wire.urls import BadUrl, Url, parse
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
-
-JOURNAL = ".holdfast.db"
+    from collections.abc import Callable, Mapping, Sequence
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +59,12 @@ class Downloads:
     attempts: tries without progress; any byte that is kept starts the count afresh.
     durability: "power" survives a power cut; "process" omits the syncs and survives a kill.
     timeouts: see `Timeouts`.  allow_html: a page is what is wanted (see HF-1307).
-    max_size: bytes, the limit for one file.  policy: in place of the one made of `attempts`;
-    its state is per host.
+    max_size: bytes, the limit for one file.  on_full: what a full disk means: "wait" looks
+    every 5 s and goes on when there is room, "fail" leaves the file.
+    policy: in place of the one made of `attempts`; its state is per host.
 
     Raises DownloadError (HF-1003 to HF-1007) if directory or journal cannot be used.
-    Not for several threads at once, but for `stop`, which is for any thread or handler.
+    Not for several threads at once, but for `stop`, `pause`, `resume` and `cancel`.
     """
 
     def __init__(
@@ -81,6 +80,7 @@ class Downloads:
         timeouts: Timeouts | None = None,
         allow_html: bool = False,
         max_size: int = MAX_SIZE,
+        on_full: Literal["wait", "fail"] = "wait",
         policy: Policy | None = None,
     ) -> None:
         _check("workers", workers, 1, 256)
@@ -91,18 +91,22 @@ class Downloads:
         _check("max_size", max_size, 1, 1 << 62)
         if durability not in {"power", "process"}:
             raise DownloadError("bad-option", f"`durability`: {durability!r}: power or process")
+        if on_full not in {"wait", "fail"}:
+            raise DownloadError("bad-option", f"`on_full`: {on_full!r}: wait or fail")
         self.into = posixpath.normpath(os.fspath(into))
-        self.journal = _journal_path(self.into, journal)
+        self.journal = journal_path(self.into, journal)
         self._workers = workers
         self._per_host = per_host
         self._limit_rate = limit_rate
-        self._options = Options(timeouts or Timeouts(), durability == "power", allow_html, max_size)
+        self._options = Options(
+            timeouts or Timeouts(), durability == "power", allow_html, max_size, on_full == "wait"
+        )
         self._policy = policy or default_policy(attempts)
         self._addresses: dict[str, tuple[Url, Mapping[str, str]]] = {}
         self._heard: Callable[[ItemEvent], None] | None = None
         self._engine: Engine | None = None
         self._stopped = False
-        self._store = _open_store(self.into, self.journal)
+        self._store = open_store(self.into, self.journal)
 
     def __enter__(self) -> Self:
         return self
@@ -124,12 +128,15 @@ class Downloads:
         size: int | None = None,
         sha256: str | None = None,
         md5: str | None = None,
+        pieces: tuple[int, str, Sequence[str]] | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> str:
         """Put a file into the journal and return its id; nothing is fetched yet.
 
         path: where, below `into`; default the last part of the URL. It is made safe (see
-        `names`).  size, sha256, md5: what the content must be.  headers: sent along, but
+        `names`).  size, sha256, md5: what the content must be.
+        pieces: (bytes of a piece, sha1 | sha256 | sha512 | md5, digests in order): what is
+        damaged on the way is then found, and only that is fetched again.  headers: sent along, but
         neither stored nor sent to another origin.
         The same URL and path is the same item, whatever signature the URL carries: adding it
         again changes only what is promised, and starts a failed one afresh.
@@ -139,6 +146,7 @@ class Downloads:
         name = name_from_url(source) if path is None else safe_path(path)
         if size is not None and size < 0:
             raise DownloadError("bad-option", f"`size`: {size}: it must not be negative")
+        sums = _pieces(pieces)
         _check_headers(source, headers or {})
         item = Item(
             item_id(source.canonical(), name),
@@ -148,12 +156,14 @@ class Downloads:
             size=size,
             digests=_digests(sha256, md5),
         )
-        with _refusing():
+        with refusing():
             known = self._store.item(item.id)
             if known is None:
                 self._store.insert(item)
             else:
                 self._add_again(known, item)
+            if sums is not None:
+                self._store.promise_pieces(item.id, sums)
             self._check_name(item)
         if item.secret:
             self._addresses[item.id] = (source, dict(headers or {}))
@@ -216,7 +226,7 @@ class Downloads:
         if self._stopped:
             engine.stop()
         try:
-            with _refusing():
+            with refusing():
                 return engine.run()
         finally:
             self._engine = None
@@ -228,22 +238,90 @@ class Downloads:
         if self._engine is not None:
             self._engine.stop()
 
+    # -- steering: for any thread, also while `run` works ---------------------------------------
+
+    def pause(self, item_id: str | None = None) -> int:
+        """Stop an item, or all, until `resume`; return how many. What was received is kept."""
+        return self._steer(item_id, Input.PAUSE)
+
+    def cancel(self, item_id: str | None = None) -> int:
+        """Give an item up, or all, with what was received of it; return how many.
+
+        Files that are done stay.
+        """
+        return self._steer(item_id, Input.CANCEL)
+
+    def resume(self, item_id: str | None = None) -> int:
+        """Take up an item that was paused, or all of them; return how many.
+
+        A run that works takes them up at once; one that has ended has to be started again.
+        """
+        with refusing():
+            held = [item for item in self._chosen(item_id, State.PAUSED) if item.is_held]
+            for item in held:
+                self._store.update(item.id, state=State.QUEUED.value, reason="", text="")
+                engine, queued = self._engine, self._store.item(item.id)
+                if engine is not None and queued is not None:
+                    engine.resume(queued)
+            return len(held)
+
+    def retry_failed(self) -> int:
+        """Put all that failed into the plan again, counters afresh; return how many.
+
+        What was kept of their bytes is used by the next run.
+        """
+        with refusing():
+            failed = list(self._store.items(State.FAILED))
+            for item in failed:
+                self._add_again(item, item)
+                self._check_name(item)
+            return len(failed)
+
+    def failed(self) -> tuple[FailedItem, ...]:
+        """Return all that ended without its file, with the reasons."""
+        with refusing():
+            return tuple(self._store.failed_list())
+
+    def _chosen(self, item_id: str | None, *states: State) -> list[Item]:
+        if item_id is None:
+            return list(self._store.items(*states))
+        item = self._store.item(item_id)
+        return [item] if item is not None and item.state in states else []
+
+    def _steer(self, item_id: str | None, wish: Input) -> int:
+        states = [state for state in State if (state, wish) in TRANSITIONS]
+        count = 0
+        with refusing():
+            for item in self._chosen(item_id, *states):
+                if item.is_held and wish is Input.PAUSE:
+                    continue
+                count += 1
+                engine = self._engine
+                if engine is not None and engine.steer(item.id, wish):
+                    continue  # the thread that has it sees to the rest
+                self._store.ended(item.id, after(item.state, wish), WISHED[wish])
+                if wish is Input.CANCEL:
+                    self._sweep(item)
+                if engine is not None:
+                    engine.steer(item.id, wish)  # a thread may have taken it just now
+        return count
+
     def watch(self, heard: Callable[[ItemEvent], None]) -> None:
         """Call `heard` with every event of the next run, on the threads where they happen."""
         self._heard = heard
 
     def status(self) -> Status:
         """Return what the journal says now; reading changes nothing."""
-        with _refusing():
+        with refusing():
             return Status(self._store.counts(), tuple(self._store.items()))
 
 
 def read_status(into: str, journal: str | None = None) -> Status:
     """Return what the journal of a directory says, also while another process works on it."""
-    path = _journal_path(into, journal)
+    path = journal_path(into, journal)
     if not os.path.isfile(path):  # noqa: PTH113 - a plain question
         raise DownloadError("no-journal", f"`{path}`: there is no journal")
-    with _refusing(), closing(Store(path, read_only=True)) as store:
+    with refusing(), closing(Store(path, read_only=True)) as store:
         return Status(store.counts(), tuple(store.items()))
 
 
@@ -268,6 +346,16 @@ def _digests(sha256: str | None, md5: str | None) -> tuple[Digest, ...]:
         raise DownloadError("bad-digest", str(error)) from None
 
 
+def _pieces(given: tuple[int, str, Sequence[str]] | None) -> Pieces | None:
+    if given is None:
+        return None
+    size, algorithm, hexes = given
+    try:
+        return Pieces(size, algorithm, tuple(text.strip().lower() for text in hexes))
+    except ValueError as error:
+        raise DownloadError("bad-digest", str(error)) from None
+
+
 def _check_headers(url: Url, headers: Mapping[str, str]) -> None:
     try:
         request_head(url, headers)
@@ -278,62 +366,6 @@ def _check_headers(url: Url, headers: Mapping[str, str]) -> None:
 def _check(name: str, value: float, low: int, high: int) -> None:
     if not low <= value <= high:
         raise DownloadError("bad-option", f"`{name}`: {value}: it must be from {low} to {high}")
-
-
-def _journal_path(into: str, journal: str | os.PathLike[str] | None) -> str:
-    if journal is None:
-        return posixpath.normpath(posixpath.join(into, JOURNAL))
-    path = os.fspath(journal)
-    return path if path == MEMORY else posixpath.normpath(path)
-
-
-def _open_store(into: str, journal: str) -> Store:
-    try:
-        files().makedirs(into)
-    except OSError as error:
-        text = f"`{into}`: the output directory cannot be made ({error.strerror})"
-        raise DownloadError("bad-output", text) from None
-    try:
-        with _refusing():
-            store = Store(journal)
-    except Held as error:
-        text = f"`{journal}`: another process works on this journal (pid: {error.pid})"
-        raise DownloadError("journal-busy", text, exit_code=75) from None
-    except OSError as error:
-        text = f"`{journal}`: the journal cannot be written ({error.strerror})"
-        raise DownloadError("bad-output", text) from None
-    try:
-        _check_place(store, into, journal)
-    except BaseException:
-        store.close()
-        raise
-    return store
-
-
-def _check_place(store: Store, into: str, journal: str) -> None:
-    """Refuse a journal that lies apart from its directory and belongs to another one."""
-    if journal == MEMORY or (posixpath.dirname(journal) or ".") == into:
-        return
-    place = os.path.abspath(into)  # noqa: PTH100 - links stay as they are
-    known = store.meta("into")
-    if known is None:
-        store.set_meta("into", place)
-    elif known != place:
-        raise DownloadError("bad-output", f"`{journal}`: this journal is of `{known}`")
-
-
-@contextmanager
-def _refusing() -> Iterator[None]:
-    """Say what the errors of a journal mean for downloads."""
-    try:
-        yield
-    except JournalNewer as error:
-        raise DownloadError("journal-newer", str(error)) from None
-    except JournalBroken as error:
-        next_step = f"Move it away (mv {error.path} {error.path}.broken) and start again."
-        raise DownloadError("journal-broken", str(error), next_step=next_step) from None
-    except JournalFull as error:
-        raise DownloadError("disk", str(error), exit_code=3) from None
 
 
 __all__ = ["BadUrl", "DownloadError", "Downloads", "Report", "Status", "read_status"]

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 
 from holdfast.core.errors import Stopped
 from holdfast.downloads.crew import Crew, Job
-from holdfast.downloads.fetch import Fetch, Options, Outcome
+from holdfast.downloads.fetch import WISHED, Fetch, Options, Outcome
 from holdfast.downloads.items import FailedItem, FileState, Item, ItemEvent, Report
-from holdfast.downloads.states import Input, State, after
+from holdfast.downloads.states import Input, State, after, is_open
 from holdfast.runtime.clock import clock
 from holdfast.runtime.files import files
 from holdfast.runtime.hub import hub
@@ -35,6 +35,11 @@ if TYPE_CHECKING:
     from holdfast.transfer.plane import Plane
 
 LOOK_EVERY = 0.1
+ROOM_EVERY = 5.0
+"""Seconds between two looks at a full disk."""
+ROOM_LEAST = 1 << 20
+ROOM_MOST = 64 << 20
+"""Bytes that must be free for a paused file to go on: what it lacks, within these bounds."""
 GRACE = 1.5
 """Seconds that a stop waits for workers to commit what they have."""
 
@@ -74,6 +79,9 @@ class Engine:
         self._lock = threading.Lock()
         self._changed = threading.Event()
         self._threads: list[threading.Thread] = []
+        self._active: dict[str, Cancel] = {}
+        self._wishes: dict[str, Input] = {}
+        self._steered: set[str] = set()
         self._closed = False
         self._stop_asked = False
         self._running = 0
@@ -202,14 +210,68 @@ class Engine:
         if job.work is not None:
             job.work.help(self._attempts)
             return
-        outcome = self._fetch(job.item).run(self._attempts)
-        with self._lock:
-            self._tally.add(job.item, outcome)
+        with self._cancel.child() as mine:
+            item = self._begin(job.item, mine)
+            try:
+                while item is not None:
+                    outcome = self._fetch(item, mine).run(lambda host: self._attempts(host, mine))
+                    item = self._room_made(item, outcome, mine)
+                    with self._lock:
+                        self._tally.add(job.item, outcome, again=item is not None)
+            finally:
+                with self._lock:
+                    self._active.pop(job.item.id, None)
 
-    def _attempts(self, host: str) -> Iterator[Attempt]:
+    # -- steered from outside ------------------------------------------------------------------
+
+    def steer(self, item_id: str, wish: Input) -> bool:
+        """Let an item end by `wish`: PAUSE or CANCEL. False: no thread has it."""
+        with self._lock:
+            self._steered.add(item_id)
+            mine = self._active.get(item_id)
+            if mine is not None:
+                self._wishes[item_id] = wish
+        if mine is not None:
+            mine.set()
+        return mine is not None
+
+    def resume(self, item: Item) -> None:
+        """Take up an item that was paused."""
+        self._crew.add(item)
+
+    def _begin(self, item: Item, mine: Cancel) -> Item | None:
+        """Make an item known as active; None if somebody has taken it back meanwhile."""
+        with self._lock:
+            known = self._store.item(item.id) if item.id in self._steered else item
+            if known is None or not is_open(known.state) or known.is_held:
+                return None
+            if item.id in self._active:
+                return None  # it was resumed while it still stood in the line
+            self._active[item.id] = mine
+            self._wishes.pop(item.id, None)
+            return known
+
+    def _room_made(self, item: Item, outcome: Outcome, mine: Cancel) -> Item | None:
+        """Wait until a full disk has room again; return the item as it is then."""
+        why = outcome.failure
+        if not self._options.wait_for_room or outcome.state is not State.PAUSED:
+            return None
+        if why is None or why.reason != "disk":
+            return None
+        left = (item.known_size or 0) - item.kept
+        needed = min(max(left, ROOM_LEAST), ROOM_MOST)
+        while not clock.wait(mine.event, ROOM_EVERY):
+            if files().free_space(self._into) >= needed:
+                return self._store.item(item.id)
+        wish = self._wishes.get(item.id)
+        if wish is not None:
+            self._store.ended(item.id, after(outcome.state, wish), WISHED[wish])
+        return None
+
+    def _attempts(self, host: str, cancel: Cancel) -> Iterator[Attempt]:
         """Yield the policy's attempts; a stop ends its waits, too."""
         try:
-            yield from self._policy.attempts(key=host, method="GET", stop=self._cancel.event)
+            yield from self._policy.attempts(key=host, method="GET", stop=cancel.event)
         except Stopped:
             raise Interrupted from None
 
@@ -221,7 +283,7 @@ class Engine:
         url = self._url(item)
         return url.host if url is not None else ""
 
-    def _fetch(self, item: Item) -> Fetch:
+    def _fetch(self, item: Item, mine: Cancel) -> Fetch:
         known = self._addresses.get(item.id)
         return Fetch(
             item,
@@ -231,7 +293,8 @@ class Engine:
             store=self._store,
             options=self._options,
             plane=self._plane,
-            cancel=self._cancel,
+            cancel=mine,
+            wish=lambda: self._wishes.get(item.id),
             traffic=self._crew,
             told=lambda at: self._tell(item, at),
         )
@@ -274,6 +337,8 @@ class Engine:
         interrupted = self._stop_asked and left > 0
         if interrupted:
             tally.left_why.add("interrupted")
+        if left and self._store.held_count():
+            tally.left_why.add("paused")
         return Report(
             done=tally.done,
             skipped=tally.skipped,
@@ -302,9 +367,11 @@ class _Tally:
         self.left_why: set[str] = set()
         self.failed: set[str] = set()
 
-    def add(self, item: Item, outcome: Outcome) -> None:
+    def add(self, item: Item, outcome: Outcome, *, again: bool) -> None:
         self.fetched += outcome.received
         self.waste += outcome.wasted
+        if again:
+            return
         if outcome.state is State.DONE:
             self.done += 1
             self.bytes += outcome.size
@@ -314,5 +381,5 @@ class _Tally:
         elif outcome.failure is not None:
             if outcome.state is State.FAILED:
                 self.failed.add(item.id)
-            else:
+            elif outcome.state is not State.CANCELLED:
                 self.left_why.add(outcome.failure.reason)

@@ -170,6 +170,7 @@ CODES = {
     ),
     "cancelled": Row("HF-1503", "cancelled", "Add it again to fetch it."),
     "policy": Row("HF-1504", "the policy refused it", "Run it again later."),
+    "paused": Row("HF-1505", "paused", "Resume it."),
     "unknown": Row("HF-1599", "a failure that is not classified", "Run it again."),
 }
 

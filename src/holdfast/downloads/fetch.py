@@ -46,12 +46,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How files are fetched. durable: False omits the syncs: safe for a kill, not a power cut."""
+    """How files are fetched.
+
+    durable: False omits the syncs: safe for a kill, not a power cut.
+    wait_for_room: a full disk is waited for; else the file is left.
+    """
 
     timeouts: Timeouts = field(default_factory=Timeouts)
     durable: bool = True
     allow_html: bool = False
     max_size: int = MAX_SIZE
+    wait_for_room: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +73,13 @@ class Outcome:
     received: int = 0
     wasted: int = 0
     verified: str = ""
+
+
+WISHED = {
+    Input.PAUSE: Failure("paused", "somebody paused it"),
+    Input.CANCEL: Failure("cancelled", "somebody cancelled it"),
+}
+"""What is said of items that ended because somebody wanted it."""
 
 
 class _Skip(Exception):
@@ -99,6 +111,7 @@ class Fetch:
     """Brings one item to an end, and says each step to `told`.
 
     into: the output directory.  url: with its secrets; None if only the stored form is known.
+    wish: what somebody wants to become of it (PAUSE, CANCEL), asked when `cancel` was set.
     """
 
     def __init__(
@@ -113,6 +126,7 @@ class Fetch:
         plane: Plane,
         cancel: Cancel,
         traffic: Traffic,
+        wish: Callable[[], Input | None] = lambda: None,
         told: Callable[[Outcome], None],
     ) -> None:
         self.item = item
@@ -124,6 +138,7 @@ class Fetch:
         self._plane = plane
         self._cancel = cancel
         self._traffic = traffic
+        self._wish = wish
         self._told = told
         self._state = after(item.state, Input.QUEUE)
         self._target = posixpath.join(into, item.path)
@@ -150,6 +165,9 @@ class Fetch:
             if self._state is State.FINISHING and isinstance(error, OSError):
                 # Whether the rename happened, and reached the disk, the next run will see.
                 happened = Input.PAUSE
+            wish = self._wish()
+            if failure.reason == "interrupted" and wish is not None:
+                happened, failure = wish, WISHED[wish]
             return self._end(happened, failure)
 
     def _run(self, attempts: Callable[[str], Iterable[Attempt]]) -> Outcome:
@@ -241,6 +259,7 @@ class Fetch:
             self._part_path,
             Extents.of(store.extents(item.id)),
             lambda extents: store.keep(item.id, extents),
+            drop=lambda extents: store.forget(item.id, extents),
             durable=self._options.durable,
         )
         with self._used(part):
@@ -288,6 +307,7 @@ class Fetch:
             headers=self._headers,
             size=self.item.size,
             digests=self.item.digests,
+            pieces=self._store.pieces(self.item.id),
             allow_html=self._options.allow_html,
             data_suffix=has_data_suffix(self.item.path),
             max_size=self._options.max_size,
@@ -339,6 +359,8 @@ class Fetch:
         state = after(self._state, happened)
         with suppress(JournalFull):  # whatever its state says, the next run takes it up
             self._store.ended(self.item.id, state, failure, fetched=fetched)
+        if state is State.CANCELLED and files().stat(self._part_path) is not None:
+            files().unlink(self._part_path)
         return self._move(happened, failure)
 
     def _move(

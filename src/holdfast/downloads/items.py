@@ -54,6 +54,15 @@ class Item:
     session: int = 0
 
     @property
+    def is_held(self) -> bool:
+        """Whether somebody paused it: no run takes it up until it is resumed."""
+        return (
+            self.state is State.PAUSED
+            and self.failure is not None
+            and (self.failure.reason == "paused")
+        )
+
+    @property
     def known_size(self) -> int | None:
         """The size, once a server or the user told it."""
         pinned = self.standing.pinned

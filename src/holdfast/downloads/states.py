@@ -75,7 +75,7 @@ TRANSITIONS: dict[tuple[State, Input], State] = {
     (_S.FINISHING, _I.QUEUE): _S.FINISHING,
     (_S.QUEUED, _I.START): _S.ACTIVE,
     (_S.ACTIVE, _I.PAUSE): _S.PAUSED,
-    (_S.QUEUED, _I.PAUSE): _S.PAUSED,
+    **{(state, _I.PAUSE): _S.PAUSED for state in (_S.PLANNED, _S.QUEUED, _S.PAUSED)},
     (_S.VERIFYING, _I.PAUSE): _S.PAUSED,
     (_S.FINISHING, _I.PAUSE): _S.FINISHING,
     (_S.QUEUED, _I.EXPIRE): _S.NEEDS_URL,

@@ -18,6 +18,7 @@ from holdfast.runtime.clock import clock
 from holdfast.storage.journal import Journal, JournalBroken
 from holdfast.transfer.extents import Extent
 from holdfast.transfer.object import Standing
+from holdfast.transfer.repair import Pieces
 from holdfast.transfer.validators import Rung, Validators
 from holdfast.transfer.verify import Digest
 
@@ -90,6 +91,14 @@ MIGRATIONS = (
         bytes INTEGER NOT NULL,
         PRIMARY KEY (item, no)
     ) WITHOUT ROWID;
+    """,
+    """
+    CREATE TABLE pieces (
+        item TEXT PRIMARY KEY REFERENCES item (id) ON DELETE CASCADE,
+        size INTEGER NOT NULL,
+        algorithm TEXT NOT NULL,
+        hexes TEXT NOT NULL
+    ) WITHOUT ROWID
     """,
 )
 
@@ -273,6 +282,30 @@ class Store:
                 [(item_id, extent.off, extent.len, extent.crc32) for extent in extents],
             )
 
+    def forget(self, item_id: str, extents: Sequence[Extent]) -> None:
+        """Take extents back: their bytes will be overwritten."""
+        with self._write() as db:
+            rows = [(item_id, extent.off) for extent in extents]
+            db.executemany("DELETE FROM extent WHERE item = ? AND off = ?", rows)
+
+    def promise_pieces(self, item_id: str, pieces: Pieces) -> None:
+        """Commit the digests of an item's pieces."""
+        with self._write() as db:
+            db.execute(
+                "INSERT OR REPLACE INTO pieces (item, size, algorithm, hexes) VALUES (?, ?, ?, ?)",
+                (item_id, pieces.size, pieces.algorithm, " ".join(pieces.hexes)),
+            )
+
+    def pieces(self, item_id: str) -> Pieces | None:
+        """Return the digests of an item's pieces, if they are known."""
+        found = self._journal.read(
+            "SELECT size, algorithm, hexes FROM pieces WHERE item = ?", (item_id,)
+        )
+        try:
+            return Pieces(found[0][0], found[0][1], tuple(found[0][2].split())) if found else None
+        except (ValueError, TypeError, AttributeError) as error:
+            raise JournalBroken(self.path, f"piece sums make no sense ({error})") from None
+
     def note(self, item_id: str, standing: Standing, *, drop: bool) -> None:
         """Commit what is known of the object; drop: forget its bytes in the same commit.
 
@@ -359,8 +392,16 @@ class Store:
         ]
 
     def open_items(self) -> Iterator[Item]:
-        """Yield the items that have work left."""
-        return self.items(*_OPEN_STATES)
+        """Yield the items that have work left and are not held (see `Item.is_held`)."""
+        return (item for item in self.items(*_OPEN_STATES) if not item.is_held)
+
+    def held_count(self) -> int:
+        """Return how many items somebody paused."""
+        found = self._journal.read(
+            "SELECT count(*) FROM item WHERE state = ? AND reason = 'paused'",
+            (State.PAUSED.value,),
+        )
+        return int(found[0][0])
 
     def open_count(self) -> int:
         """Return how many items have work left."""

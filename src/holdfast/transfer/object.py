@@ -33,6 +33,7 @@ from holdfast.transfer.failures import (
 )
 from holdfast.transfer.meter import Meter
 from holdfast.transfer.plane import End, Plane, Received, Request, Take, Timeouts
+from holdfast.transfer.repair import ROUNDS, Pieces, Repair
 from holdfast.transfer.sink import Sink, Stream
 from holdfast.transfer.streams import Streams
 from holdfast.transfer.traffic import Alone, Traffic
@@ -41,9 +42,10 @@ from holdfast.transfer.verify import Digest, Hasher, contradiction, digests_in, 
 from holdfast.wire.urls import BadUrl, Url, is_cross_site, redirected
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from types import TracebackType
 
+    from holdfast.transfer.extents import Extent
     from holdfast.transfer.part import Part
     from holdfast.wire.cancel import Cancel
     from holdfast.wire.http1 import Head
@@ -79,14 +81,16 @@ class Attempt(Protocol):
 class Wanted:
     """What is to be fetched.
 
-    size, digests: what the caller says that they are.  data_suffix: the name ends like data,
-    so that a page in its place is suspicious.  max_size: bytes; bounds what has no size.
+    size, digests, pieces: what the caller says that they are.
+    data_suffix: the name ends like data, so that a page in its place is suspicious.
+    max_size: bytes; bounds what has no size.
     """
 
     url: Url
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     size: int | None = None
     digests: tuple[Digest, ...] = ()
+    pieces: Pieces | None = None
     allow_html: bool = False
     data_suffix: bool = False
     max_size: int = MAX_SIZE
@@ -164,6 +168,10 @@ class ObjectTransfer:
         self._counting = threading.Lock()
         self._streams = Streams(self, part, traffic or Alone(), cancel)
         self._first = Stream(reached=part.saved)
+        self._repair: Repair | None = None
+        self._repairing = False
+        self._rounds = 0
+        self._wrong: tuple[Digest, str] | None = None
 
     def run(self, attempts: Iterable[Attempt]) -> Whole:
         """Fetch, as often as `attempts` (of a policy) yields, until the object is whole.
@@ -185,7 +193,9 @@ class ObjectTransfer:
     def _attempt(self) -> Whole:
         before = self._first.received
         try:
-            while not self._is_whole():
+            while True:
+                if self._is_whole() and (whole := self._verified()) is not None:
+                    return whole
                 if self._cancel.is_set():
                     raise Interrupted
                 self._streams.settle()
@@ -193,7 +203,6 @@ class ObjectTransfer:
                     self._exchange()
                 else:
                     self._streams.wait()  # the others have all that is left
-            return self._verified()
         except TransferFailed as error:
             self.count_progress(self._first)
             self.failed(error, self._first.received - before)
@@ -380,6 +389,7 @@ class ObjectTransfer:
             # Any node will do: the digest of the whole vouches for what is joined.
             pinned = replace(pinned, etag="")
         self._streams.restart()
+        self._repair, self._wrong = None, None
         self._stand(replace(self.standing, pinned=pinned, weak=False), drop=True)
         algorithms = [digest.algorithm for digest in self._checks]
         self.part.restart(Hasher(algorithms) if algorithms else None)
@@ -490,6 +500,7 @@ class ObjectTransfer:
         self._streams.restart()
         self._stand(replace(self.standing, pinned=None, weak=False), drop=True)
         self.part.restart()
+        self._repair, self._wrong = None, None
 
     def _stand(self, standing: Standing, *, drop: bool = False) -> None:
         if drop or standing != self.standing:
@@ -498,23 +509,74 @@ class ObjectTransfer:
 
     # -- the end -----------------------------------------------------------------------------------
 
-    def _verified(self) -> Whole:
+    def _verified(self) -> Whole | None:
+        """Check what is there; None: a part of it is to be fetched again."""
         self._streams.close()
+        self._streams.settle()  # a helper may have met an error with its last bytes
         self.part.seal()
         size = self.part.offset
+        self._check_size(size)
+        if not self._repairing:
+            self._phase(True)  # noqa: FBT003 - see the class
+        whole = self._checked(size)
+        if whole is not None and self._repairing:
+            self._phase(True)  # noqa: FBT003 - see the class
+        return whole
+
+    def _check_size(self, size: int) -> None:
         if self.wanted.size not in {None, size}:
             raise self._wrong_size(size)
-        self._phase(True)  # noqa: FBT003 - see the class
-        if not self._checks:
-            verified = "unverified" if self.standing.weak else "size-only"
-            return Whole(size, verified)
-        hasher = self._hashed()
-        for digest in self._checks:
-            found = hasher.hex(digest.algorithm)
+        pieces = self.wanted.pieces
+        if pieces is not None and not pieces.fits(size):
+            text = f"{len(pieces.hexes)} piece sums of {pieces.size} bytes do not fit {size} bytes"
+            raise TransferFailed(Reason.SIZE, text, permanent("size"))
+
+    def _checked(self, size: int) -> Whole | None:
+        wrong, pieces = self._wrong, self.wanted.pieces
+        if self._repair is None or self._repair.judge(self.part) or wrong is None:
+            wrong = self._wrong = self._wrong_one()
+        if wrong is not None:
+            self._mismatch(*wrong)
+            return None
+        if self._checks:
+            return Whole(size, self._checks[0].algorithm, self._checks[0].hex)
+        if pieces is None:
+            return Whole(size, "unverified" if self.standing.weak else "size-only")
+        bad = pieces.bad(self.part, size)
+        if not bad:
+            return Whole(size, pieces.algorithm)
+        if not self._refetch(bad):
+            text = f"{len(bad)} of {len(pieces.hexes)} pieces are not the ones expected"
+            raise TransferFailed(Reason.DIGEST, text, permanent("digest"))
+        return None
+
+    def _wrong_one(self) -> tuple[Digest, str] | None:
+        """Return a digest that is wrong, and what it is instead."""
+        hasher = self._hashed() if self._checks else None
+        for digest in self._checks if hasher is not None else ():
+            found = hasher.hex(digest.algorithm) if hasher is not None else ""
             if found != digest.hex:
-                self._mismatch(digest, found)
-        best = self._checks[0]
-        return Whole(size, best.algorithm, best.hex)
+                return digest, found
+        return None
+
+    def _refetch(self, bad: Sequence[tuple[int, int]]) -> bool:
+        """Have the extents of bad pieces fetched again; False if that was done already."""
+        self._rounds += 1
+        if self._rounds > ROUNDS:
+            return False
+        hit = [e for e in self.part.extents if any(s < e.end and e.off < t for s, t in bad)]
+        self._again(hit)
+        return True
+
+    def _again(self, hit: Sequence[Extent]) -> None:
+        """Fetch some extents once more."""
+        if not self._repairing:
+            self._phase(False)  # noqa: FBT003 - see the class
+        self._repairing = True
+        self._meter.declined("digest mismatch", sum(extent.len for extent in hit))
+        self.part.forget(hit)
+        self._first.reached = self.part.saved
+        self._streams.reopen()
 
     def _hashed(self) -> Hasher:
         algorithms = [digest.algorithm for digest in self._checks]
@@ -525,12 +587,23 @@ class ObjectTransfer:
         return running
 
     def _mismatch(self, digest: Digest, found: str) -> None:
-        """Fetch it once more from zero; if it is wrong again, keep it but fail.
+        """Have what is wrong fetched again: by pieces, by extents, or all of it.
 
-        It is kept for the case that the digest was mistyped: with the right one the part is
-        verified and adopted, and nothing is fetched.
+        If it stays wrong it is kept, for the case that the digest was mistyped: with the
+        right one the part is verified and adopted, and nothing is fetched.
         """
+        pieces, size = self.wanted.pieces, self.part.offset
+        bad = pieces.bad(self.part, size) if pieces is not None and self._repair is None else []
+        if bad and self._refetch(bad):
+            return
         mismatches = self.standing.mismatches + 1
+        if mismatches < 2 and len(self.part.extents) > 1 and self._can_ask_anywhere():
+            self._repair = self._repair or Repair(self.part.extents)
+            chosen = self._repair.next(self._streams.expected)
+            if chosen:
+                self._again(chosen)
+                return
+            mismatches = 2
         again = mismatches < 2
         self._stand(replace(self.standing, mismatches=mismatches))
         if again:
@@ -538,3 +611,9 @@ class ObjectTransfer:
             self._first.reached = 0
             self._drop(f"{digest.algorithm} mismatch")
         raise wrong_digest(digest, found, again=again)
+
+    def _can_ask_anywhere(self) -> bool:
+        """Whether any range of this version can be asked for."""
+        pinned = self.standing.pinned
+        strong = {Rung.IF_MATCH, Rung.IF_RANGE}
+        return pinned is not None and pinned.rung(self.standing.limit) in strong

@@ -46,6 +46,7 @@ class Part:
 
     path: of the part.  extents: what the journal knows; only these bytes are trusted.
     keep: commits extents; called only after they are on stable storage.
+    drop: takes extents back from the journal, before their bytes are overwritten.
     durable: False leaves the syncs out: safe against a kill, not against a power cut.
     """
 
@@ -55,6 +56,7 @@ class Part:
         extents: Extents,
         keep: Callable[[Sequence[Extent]], None],
         *,
+        drop: Callable[[Sequence[Extent]], None] = lambda _: None,
         durable: bool = True,
     ) -> None:
         self.path = path
@@ -63,6 +65,7 @@ class Part:
         self.hasher: Hasher | None = None
         self.grown: Callable[[], None] | None = None
         self._keep = keep
+        self._drop = drop
         self._durable = durable
         self._file: File | None = None
         self._name_is_durable = False
@@ -226,7 +229,23 @@ class Part:
         self._opened.truncate(0)
         self.hasher = hasher
 
+    def forget(self, extents: Sequence[Extent]) -> None:
+        """Make gaps of some extents, journal first; no stream may write meanwhile."""
+        self.checkpoint()
+        self._drop(extents)
+        gone = {extent.off for extent in extents}
+        self._believe(Extents.of(extent for extent in self.extents if extent.off not in gone))
+        self.hasher = None
+
     # -- the end -----------------------------------------------------------------------------
+
+    def crc32(self, start: int, end: int) -> int:
+        """Return the CRC-32 of bytes [start, end), as they are in the file."""
+        crc = 0
+        while start < end and (data := self._opened.pread(min(_READ, end - start), start)):
+            crc = zlib.crc32(data, crc)
+            start += len(data)
+        return crc
 
     def gaps(self, size: int) -> list[tuple[int, int]]:
         """Return what is missing of `size` bytes, as (start, end), in order."""

@@ -189,6 +189,15 @@ class Streams:
         self._ranges, self._alone, self._upset = None, False, False
         self._most = 256
 
+    @property
+    def expected(self) -> int:
+        """How many streams one may count on."""
+        return self._traffic.streams(self.host)
+
+    def reopen(self) -> None:
+        """There are new gaps; no helper is there."""
+        self._ranges = None
+
     def close(self) -> None:
         """Send the helpers away and end the hashing. It may be called again."""
         self._send_away()
@@ -228,7 +237,7 @@ class Streams:
             and ranges.has_work(clock.monotonic())
         )
 
-    def help(self, attempts: Callable[[str], Iterable[Attempt]]) -> None:
+    def help(self, attempts: Callable[[str, Cancel], Iterable[Attempt]]) -> None:
         """Be one more stream, until there is nothing to do for it."""
         with self._lock:
             if not self._offered:
@@ -262,7 +271,7 @@ class Streams:
         stream: Stream,
         team: Cancel,
         mine: Cancel,
-        attempts: Callable[[str], Iterable[Attempt]],
+        attempts: Callable[[str, Cancel], Iterable[Attempt]],
     ) -> None:
         team.adopt(mine)
         try:
@@ -272,7 +281,7 @@ class Streams:
                 and self.assign(stream, self._transfer.size)
             ):
                 try:
-                    for attempt in attempts(self.host):
+                    for attempt in attempts(self.host, mine):
                         with attempt:
                             stream.progress = attempt.progress
                             self._fetch(stream, mine)

@@ -55,8 +55,11 @@ class Shared(Protocol):
         """Whether there is something to do for one more."""
         ...
 
-    def help(self, attempts: Callable[[str], Iterable[Attempt]]) -> None:
-        """Be one more stream on this thread, until there is nothing to do for it."""
+    def help(self, attempts: Callable[[str, Cancel], Iterable[Attempt]]) -> None:
+        """Be one more stream on this thread, until there is nothing to do for it.
+
+        attempts: of a policy, for a host; their waits end when the `Cancel` is set.
+        """
 
 
 class Traffic(Protocol):
