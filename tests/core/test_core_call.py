@@ -304,3 +304,10 @@ def test_verdicts_are_kept_up_to_a_bound():
         call.failed(float(now), DROP)
     assert call.attempts == 250
     assert len(call.verdicts) == 100
+
+
+def test_a_deadline_that_had_passed_before_the_call_says_so_without_a_negative_time():
+    call = begin(hf.Retry(2), scope=(-2.0, False))
+    step = call.next(0.0)
+    assert step.reason == "deadline"
+    assert "after 0 s" in str(step.error)

@@ -650,7 +650,8 @@ class Call:
 
     def _too_late(self) -> DeadlineExceeded:
         return DeadlineExceeded(
-            f"the deadline of {self._label()} passed after {self.expires - self.started:.3g} s",
+            f"the deadline of {self._label()} passed after "
+            f"{max(0.0, self.expires - self.started):.3g} s",
             policy=self._name,
             key=self._lane.key,
         )

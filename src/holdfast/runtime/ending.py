@@ -83,7 +83,7 @@ def final_error(call: Call, step: GiveUp, error: BaseException | None, now: floa
 def too_late(step: Attempt, call: Call) -> TimeoutError:
     """Return the error of an attempt that was interrupted at its limit."""
     if step.final:
-        span = call.expires - call.started
+        span = max(0.0, call.expires - call.started)  # below 0: it had passed before the call
         return DeadlineExceeded(f"the deadline passed after {span:.3g} s, during an attempt")
     return TimeoutError(f"the attempt took longer than {step.timeout:.3g} s")
 
