@@ -13,7 +13,7 @@ import pytest
 from holdfast.runtime import files as seam
 from holdfast.runtime.random import SeededRandom
 from holdfast.testing.files import PowerCut, SimFiles
-from holdfast.transfer.extents import EXTENT_SIZE, Extent, Extents
+from holdfast.transfer.extents import EXTENT_SIZE, Extent, Extents, extent_size
 from holdfast.transfer.part import CHECKPOINT_BYTES, Part, UnsafePart
 from holdfast.transfer.verify import Hasher
 
@@ -258,3 +258,97 @@ def _whole_run(rows: Rows, body: bytes) -> bool:
     finally:
         part.close()
     return True
+
+
+# -- several streams -------------------------------------------------------------------------------
+
+
+def test_bytes_that_come_in_any_order_leave_gaps_that_are_known(disk: SimFiles) -> None:
+    rows = Rows()
+    part = rows.part()
+    part.open()
+    body = memoryview(BODY)
+    part.put(body[EXTENT_SIZE : EXTENT_SIZE + 5], EXTENT_SIZE)
+    part.put(body[:7], 0)
+    assert (part.offset, part.held) == (7, 12)
+    size = len(BODY)
+    assert part.gaps(size) == [(7, EXTENT_SIZE), (EXTENT_SIZE + 5, size)]
+    part.put(body[7:EXTENT_SIZE], 7)
+    assert part.offset == EXTENT_SIZE + 5
+    assert part.run_start(EXTENT_SIZE + 5) == 0
+    part.checkpoint()
+    part.close()
+    again = rows.part()
+    again.open()
+    assert again.gaps(size) == [(EXTENT_SIZE + 5, size)]
+    again.close()
+
+
+def test_a_second_stream_in_one_extent_has_a_row_of_its_own(disk: SimFiles) -> None:
+    rows = Rows()
+    part = rows.part()
+    part.open()
+    body = memoryview(BODY)
+    part.put(body[:1000], 0)
+    part.put(body[5000:6000], 5000)
+    part.put(body[1000:5000], 1000)
+    part.put(body[6000:7000], 6000)
+    part.checkpoint()
+    part.close()
+    assert sorted(rows.by_off) == [0, 5000]
+    assert [rows.by_off[off].len for off in (0, 5000)] == [5000, 2000]
+    for extent in rows.by_off.values():
+        assert extent.crc32 == zlib.crc32(BODY[extent.off : extent.end])
+
+
+def test_the_end_of_each_stream_is_read_again(disk: SimFiles) -> None:
+    rows = Rows()
+    part = rows.part()
+    part.open()
+    for off in (0, EXTENT_SIZE, 2 * EXTENT_SIZE):
+        part.put(memoryview(BODY)[off : off + 1000], off)
+    part.checkpoint()
+    part.close()
+    with closing(disk.open("/d/.x.part", write=True)) as file:
+        file.pwrite(b"\0", EXTENT_SIZE + 999)
+    part = rows.part()
+    part.open()
+    assert part.held == 2000
+    assert (EXTENT_SIZE, EXTENT_SIZE) not in part.gaps(len(BODY))
+    assert part.gaps(len(BODY))[0] == (1000, 2 * EXTENT_SIZE)
+    part.close()
+
+
+def test_extents_that_are_forgotten_are_gone_from_the_rows_first(disk: SimFiles) -> None:
+    rows = Rows()
+    begun(rows, 2 * EXTENT_SIZE)
+    order: list[str] = []
+
+    def drop(extents: Sequence[Extent]) -> None:
+        order.append("dropped")
+        for extent in extents:
+            del rows.by_off[extent.off]
+
+    part = Part("/d/.x.part", Extents.of(rows.by_off.values()), rows.keep, drop=drop)
+    part.open()
+    part.forget([rows.by_off[0]])
+    assert order == ["dropped"]
+    assert part.gaps(2 * EXTENT_SIZE) == [(0, EXTENT_SIZE)]
+    part.put(memoryview(BODY)[:EXTENT_SIZE], 0)
+    part.seal()
+    part.close()
+    assert disk.read("/d/.x.part") == BODY[: 2 * EXTENT_SIZE]
+
+
+@pytest.mark.parametrize(
+    ("size", "extent"),
+    [
+        (None, 8 << 20),
+        (1, 8 << 20),
+        (8 << 30, 8 << 20),
+        ((8 << 30) + 1, 16 << 20),
+        (1 << 40, 64 << 20),
+    ],
+)
+def test_extents_grow_with_the_object(size: int | None, extent: int) -> None:
+    assert extent_size(size) == extent

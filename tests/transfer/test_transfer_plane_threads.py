@@ -220,3 +220,55 @@ def test_what_the_sink_raises_passes_through_and_closes() -> None:
         pytest.raises(OSError, match="No space"),
     ):
         fetch(server.url("/x"), Full())
+
+
+class Changing(Taking):
+    """A sink that wants `ends` bytes, one after the other, as it gets there."""
+
+    def __init__(self, *ends: int, piece: int | None = None) -> None:
+        super().__init__()
+        self._ends = list(ends)
+        self._take = Take(most=self._most, piece=piece)
+
+    def _most(self) -> int:
+        while len(self._ends) > 1 and len(self.got) >= self._ends[0]:
+            del self._ends[0]
+        return self._ends[0]
+
+
+def test_a_sink_may_want_more_when_it_has_got_there() -> None:
+    with hf.chaos.server(hf.chaos.Object("/x", 2 << 20)) as server:
+        sink = Changing(100_000, 300_001, 1_500_000)
+        got = fetch(server.url("/x"), sink)
+        assert (got.end, got.taken) == (End.LIMIT, 1_500_000)
+        assert sink.got == server.expected_bytes("/x", 0, 1_500_000)
+        assert server.stats.requests == 1
+
+
+def test_a_sink_may_want_less_while_the_body_comes() -> None:
+    class Shrinking(Changing):
+        def write(self, data: memoryview) -> None:
+            super().write(data)
+            self._ends = [min(self._ends[0], 600_000)]
+
+    with hf.chaos.server(hf.chaos.Object("/x", 2 << 20)) as server:
+        sink = Shrinking(2 << 20, piece=64 * 1024)
+        got = fetch(server.url("/x"), sink)
+    assert got.end is End.LIMIT
+    assert 600_000 <= len(sink.got) <= 600_000 + 64 * 1024
+
+
+def test_pieces_are_as_small_as_the_sink_wants_them() -> None:
+    with hf.chaos.server(hf.chaos.Object("/x", 1 << 20)) as server:
+        sink = Changing(1 << 20, piece=10_000)
+        fetch(server.url("/x"), sink)
+    assert len(sink.got) == 1 << 20
+    assert sink.writes >= (1 << 20) // 10_000
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_WINDOW_CLAMP"), reason="Linux only")
+def test_a_body_that_will_be_cut_off_is_not_sent_much_further() -> None:
+    """The window of the receiver never exceeds what is wanted; the sender's buffer is its own."""
+    with hf.chaos.server(hf.chaos.Object("/x", 256 << 20)) as server:
+        fetch(server.url("/x"), Taking(32 << 20))
+        assert server.stats.bytes_down <= (32 << 20) + (6 << 20)
