@@ -162,6 +162,22 @@ def test_a_middleware_further_in_may_send_two_at_the_same_time():
     run(Scripted(GOOD), main)
 
 
+def test_limits_are_learnt_from_the_first_answer_that_has_them():
+    rule = rule_of(hf.RateLimit(1000))
+    told = answer(200, b"good", "RateLimit: limit=10, remaining=0, reset=7")
+    server = Scripted(GOOD, GOOD, GOOD, told, GOOD, GOOD)
+
+    async def main(session, rule):
+        began = asyncio.get_running_loop().time()
+        for _ in range(4):
+            assert await fetch(session, URL) == (200, b"good")
+        assert asyncio.get_running_loop().time() - began < 1
+        assert await fetch(session, URL) == (200, b"good")
+        assert asyncio.get_running_loop().time() - began >= 6.9
+
+    run(server, main, rule)
+
+
 @pytest.mark.skipif(not HAS_GIL, reason="there are no fast paths without a GIL")
 def test_permits_are_taken_and_given_back_without_interruption():
     # As the fast paths of the drivers are: see `runtime.lock`.
@@ -174,7 +190,7 @@ def test_permits_are_taken_and_given_back_without_interruption():
     back = next(i for i, op in enumerate(steps) if i > refused and op.opname.startswith("RETURN"))
     taken = place("active", "STORE_ATTR")[0]
     entered = steps[place("now", "STORE_FAST")[0] : refused] + steps[back + 1 : taken]
-    asked = place("mentions_limits", "LOAD_GLOBAL")[0]
+    asked = place("_mentions_limits", "LOAD_METHOD", "LOAD_ATTR")[0]
     called = next(i for i, op in enumerate(steps) if i > asked and op.opname == "CALL")
     left = steps[called + 1 : place("tally", "STORE_ATTR")[0]]
     assert [op.argval for op in left if op.opname == "STORE_ATTR"] == ["active"]

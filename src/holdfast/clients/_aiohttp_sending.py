@@ -55,21 +55,6 @@ class Sending(Alarm):
         self.body: StreamReader | None = None
         self._protocol = None
 
-    def connected(self, protocol: Any) -> None:
-        """Take that a connection is up, and stand before its parser."""
-        self.connecting = False
-        # A protocol that has had no answer yet is a connection that was just made.
-        self.reused = protocol._payload is not None
-        if self.fresh and self.reused:
-            raise NotFreshError
-        before = self._protocol
-        stands = self
-        if before is not None and before._parser is self:
-            stands = _Another(self)  # a middleware further in sends two at the same time
-        stands._protocol = protocol
-        stands._parser = protocol._parser
-        protocol._parser = stands
-
     def tell(self, this: Try) -> None:
         """Tell `this` what was learnt."""
         this.connecting = self.connecting
@@ -89,8 +74,10 @@ class Sending(Alarm):
                 protocol = self._protocol
                 if protocol._parser is self:
                     protocol._parser = parser
-                    if content.is_eof():
-                        if content is not EMPTY_PAYLOAD and content.total_compressed_bytes is None:
+                    if content is EMPTY_PAYLOAD:
+                        pass
+                    elif content._eof:
+                        if content.total_compressed_bytes is None:
                             self.body = content
                     elif not (message.chunked or message.upgrade) and (
                         "Content-Length" not in message.headers
@@ -137,8 +124,20 @@ def telling(kind: type[ClientRequest]) -> type[ClientRequest]:
         _holdfast: Sending | None = None
 
         def send(self, conn: Connection) -> Coroutine[Any, Any, ClientResponse]:
-            if self._holdfast is not None:
-                self._holdfast.connected(conn.protocol)
+            sending = self._holdfast
+            if sending is not None:
+                protocol: Any = conn.protocol
+                sending.connecting = False
+                # A protocol that has had no answer yet is a connection that was just made.
+                sending.reused = protocol._payload is not None
+                if sending.fresh and sending.reused:
+                    raise NotFreshError
+                before = sending._protocol
+                if before is not None and before._parser is sending:
+                    sending = _Another(sending)  # a middleware further in sends two at once
+                sending._protocol = protocol
+                sending._parser = protocol._parser
+                protocol._parser = sending
             return kind.send(self, conn)
 
     Telling.__name__ = Telling.__qualname__ = kind.__name__

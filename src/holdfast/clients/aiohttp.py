@@ -46,8 +46,8 @@ from holdfast.runtime.scope import around
 from holdfast.runtime.timers import arm_this
 
 if TYPE_CHECKING:
-
     from aiohttp import ClientHandlerType, ClientRequest, ClientResponse
+    from multidict import CIMultiDictProxy
 
     from holdfast.clients.exchange import Entered
     from holdfast.runtime.policy import Policy
@@ -71,12 +71,15 @@ class Middleware:
     if the policy decided so. The last answer is returned, whatever its status.
     """
 
-    __slots__ = ("_limit", "_options", "_policy", "_simple")
+    __slots__ = ("_limit", "_options", "_plain", "_policy", "_simple")
 
     def __init__(self, policy: Policy, **options: Any) -> None:
         self._policy = policy
         self._options = Options(**options)
         self._limit = Limit(self._options.max_decoded, self._options.max_ratio)
+        # The names in a head that said nothing of limits: mostly the next head has them too, and
+        # to compare them costs 2 us less than to search them.
+        self._plain = ""
         # Whether an answer below 400 is good, whatever else it says.
         self._simple = policy._fast and policy._hook is None and self._options.provider is None
 
@@ -136,7 +139,11 @@ class Middleware:
             and (response.content is sending.body or is_whole(response.content))
             and hub.ring is None
             and not hub.watched
-            and not (rate.learns and mentions_limits(response.headers))
+            and not (
+                rate.learns
+                and "\n".join(response.headers) != self._plain
+                and self._mentions_limits(response.headers)
+            )
             # Straight line again: `Lane.leave`.
             and calm is breaker.calm_until
             and not bulkhead.waiting
@@ -151,6 +158,12 @@ class Middleware:
             return await self._go_on(req, handler, entered, sending, response, failure, late=late)
         finally:
             failure = None  # no cycle through the traceback
+
+    def _mentions_limits(self, headers: CIMultiDictProxy[str]) -> bool:
+        if mentions_limits(headers):
+            return True
+        self._plain = "\n".join(headers)
+        return False
 
     async def _go_on(
         self,
