@@ -206,6 +206,12 @@ class Fake:
         del self.statuses[gid]
         return "OK"
 
+    def do_forceRemove(self, gid: str) -> Any:  # noqa: N802 - as in aria2
+        if self.statuses.get(gid, {}).get("status") not in {"active", "waiting", "paused"}:
+            raise ValueError(f"Active Download not found for GID#{gid}")
+        self.statuses[gid]["status"] = "removed"
+        return gid
+
     def do_tellActive(self, *_: Any) -> Any:  # noqa: N802 - as in aria2
         return [s for s in self.statuses.values() if s["status"] == "active"]
 

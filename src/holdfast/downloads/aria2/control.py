@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 from holdfast.downloads.aria2.states import Input, State, after, applies, is_with_aria2
@@ -62,5 +63,5 @@ class Control:
         item.held = item.disk = False
         self._roster.commit(item)
         if known:
-            await self._supervisor.dismiss(item)
+            await asyncio.shield(self._supervisor.leaving.begin(item.gid))
         return True

@@ -133,6 +133,7 @@ class Core:
             self._watcher.cancel()
             await asyncio.gather(self._watcher, return_exceptions=True)
         await self.roster.aclose()
+        await self._supervisor.leaving.aclose()
         await self._rpc.aclose()
 
     async def _reach(self) -> None:

@@ -32,6 +32,7 @@ class Roster:
     """All downloads of one service. Its methods are for its loop, `view` and `retry` for any.
 
     view: gid -> the latest snapshot.  retry: gid -> the latest `RetryInfo`.
+    claimed: gids that a caller works on.
     up: set while the service is there.  most: restarts without progress.
     """
 

@@ -138,9 +138,13 @@ class Rpc:
             return False
         return True
 
-    async def knows(self, gid: str) -> bool:
-        """Whether aria2 has such a download, in whatever state."""
-        return await self.succeeds("aria2.tellStatus", gid)
+    async def status(self, gid: str) -> str | None:
+        """Return aria2's word for a download, None if it does not know it."""
+        try:
+            found = await self.call("aria2.tellStatus", gid, ["status"])
+        except Aria2Refused:
+            return None
+        return str(found.get("status", ""))
 
     async def multicall(self, calls: Sequence[Call]) -> list[Any]:
         """Do several calls in one exchange, once; a `Fault` stands for each that was refused."""

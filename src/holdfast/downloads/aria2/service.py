@@ -240,8 +240,8 @@ class Service:
         item = each.item
         word = status.get("status") if status is not None else None
         if item.state is State.REMOVED:
-            if word in HEARD and not self._roster.is_busy(item):
-                self._roster.start(item, self._supervisor.dismiss(item))
+            if word in HEARD:
+                self._supervisor.leaving.begin(item.gid)
         elif not is_open(item.state):
             return
         elif (

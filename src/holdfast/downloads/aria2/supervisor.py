@@ -12,13 +12,13 @@ length at once, and "continue" would take the zeros in it for bytes that are the
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from typing import TYPE_CHECKING
 
 from holdfast.core.backoff import Exponential
 from holdfast.core.verdict import TRANSIENT
-from holdfast.downloads.aria2.errors import Aria2Error, Aria2Refused, Aria2Unavailable
+from holdfast.downloads.aria2.errors import Aria2Error, Aria2Refused
 from holdfast.downloads.aria2.item import options_for
+from holdfast.downloads.aria2.leaving import Leaving
 from holdfast.downloads.aria2.look import (
     FIRST_LOOK,
     LATER_LOOK,
@@ -85,6 +85,7 @@ class Supervisor:
         self.rpc = rpc
         self.roster = roster
         self.parts = parts
+        self.leaving = Leaving(rpc, roster.up)
         self.wake: Callable[[], object] = lambda: None
         self._auto = auto
         self._say = say
@@ -102,7 +103,7 @@ class Supervisor:
             self._take_back(item)
             # Silence, or a cancellation: aria2 may have it all the same.
             if not isinstance(error, Aria2Refused) and item.state is State.REMOVED:
-                self.roster.start(item, self.dismiss(item))
+                self.leaving.begin(item.gid)
             raise
         finally:
             self.roster.claimed.discard(item.gid)
@@ -149,13 +150,19 @@ class Supervisor:
         Raises Aria2Error if the service is away or refuses; then it is PENDING as before.
         """
         async with self._slots:
+            await self.leaving.over(item.gid)
+            status = await self.rpc.status(item.gid)
+            if status in HEARD:  # it has it: the journal was lost, or an answer
+                item.tries = max(1, item.tries)
+                await self._settle(item)
+                return
             try:
                 options = await self._prepared(item)
             except OSError as error:
                 self.end(item, "17", f"the file system failed ({error.strerror})")
                 return
             if options is not None:
-                await self._give(item, options)
+                await self._give(item, options, old=status is not None)
 
     async def _prepared(self, item: Item) -> dict[str, Option] | None:
         """Return what aria2 is to be given; None if it is not to be given anything now."""
@@ -183,16 +190,16 @@ class Supervisor:
         fresh = resume is Resume.FRESH
         return options_for(item, fresh=fresh, head=seen.by_head, shared=self.parts.shared)
 
-    async def _give(self, item: Item, options: dict[str, Option]) -> None:
+    async def _give(self, item: Item, options: dict[str, Option], *, old: bool) -> None:
         assert item.source is not None  # noqa: S101 - `hand_over` looked
-        if item.tries > 1:
+        if old:
             # aria2 takes a gid again only when its old result is gone.
             await self.rpc.succeeds("aria2.removeDownloadResult", item.gid)
         try:
             await self.rpc.call("aria2.addUri", item.source.full(), options)
         except Aria2Refused:
             # An earlier try of this call may have been executed without its answer reaching us.
-            if not await self.rpc.knows(item.gid):
+            if await self.rpc.status(item.gid) is None:
                 raise
         self._say(f"added: {item.urls[0]} -> {item.gid}")
         await self._settle(item)
@@ -208,7 +215,7 @@ class Supervisor:
             item.held = False
             self.roster.commit(item)
         elif item.state is State.REMOVED:
-            await self.dismiss(item)
+            await asyncio.shield(self.leaving.begin(item.gid))
 
     # -- from aria2 --------------------------------------------------------------------------------
 
@@ -379,13 +386,6 @@ class Supervisor:
         else:
             item.idle += 1
         self.roster.commit(item)
-
-    async def dismiss(self, item: Item) -> None:
-        """Make aria2 let go of a removed download; if it is away, when it is back."""
-        if not self.roster.up.is_set():
-            return
-        with contextlib.suppress(Aria2Unavailable):
-            await self.rpc.succeeds("aria2.forceRemove", item.gid)
 
 
 def _number(status: dict[str, str], name: str) -> int:
