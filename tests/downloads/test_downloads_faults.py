@@ -46,9 +46,9 @@ def test_each_fault_alone_costs_nothing(kind: str, tmp_path: Path) -> None:
 def test_256_mib_through_all_of_them(tmp_path: Path) -> None:
     size = 256 * MIB
     faults = [
-        hf.chaos.Reset(mean_bytes=48 * MIB),
-        hf.chaos.Fin(mean_bytes=48 * MIB),
-        hf.chaos.Stall(mean_bytes=96 * MIB),
+        hf.chaos.Reset(mean_bytes=24 * MIB),
+        hf.chaos.Fin(mean_bytes=24 * MIB),
+        hf.chaos.Stall(mean_bytes=24 * MIB),
         hf.chaos.Status(503, share=0.2, burst=2),
     ]
     with hf.chaos.server(hf.chaos.Object("/data.nc", size), faults=faults, seed=11) as server:

@@ -199,7 +199,7 @@ class ObjectTransfer:
                 if self._cancel.is_set():
                     raise Interrupted
                 self._streams.settle()
-                if self._streams.assign(self._first, self.size):
+                if self._streams.assign(self._first, self.size, company=self._foresees_company()):
                     self._exchange()
                 else:
                     self._streams.wait()  # the others have all that is left
@@ -366,6 +366,11 @@ class ObjectTransfer:
         if pair is not None:
             raise wrong_digest(pair[0], pair[1].hex, again=False)
         self._checks = to_check(self.wanted.digests, sent) or self._checks
+
+    def _foresees_company(self) -> bool:
+        """Whether a transfer that goes on will be shared, so far as its version tells."""
+        large = (self.size or 0) >= extents.SPLIT_FROM
+        return large and self.part.held > 0 and not self.standing.nodes and self._can_ask_anywhere()
 
     def _resume(self, decision: Decision, stream: Stream) -> None:
         facts = decision.facts

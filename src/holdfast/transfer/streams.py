@@ -76,8 +76,11 @@ class Streams:
 
     # -- ranges ------------------------------------------------------------------------------
 
-    def assign(self, stream: Stream, size: int | None) -> bool:
-        """Give a stream its next range; False if there is none for it."""
+    def assign(self, stream: Stream, size: int | None, *, company: bool = False) -> bool:
+        """Give a stream its next range; False if there is none for it.
+
+        company: helpers are not here yet, but will be: then all that is left is not asked for.
+        """
         if size is None:
             stream.at, stream.end = self._part.offset, None
             return True
@@ -85,7 +88,8 @@ class Streams:
             self._part.extent = extents.extent_size(size)
             self._ranges = Ranges(self._part.gaps(size), self._part.extent)
         now = clock.monotonic()
-        stream.claim = claim = self._ranges.claim(self._count(), now, whole=self._is_first(stream))
+        count = self.expected if company and not self._alone else self._count()
+        stream.claim = claim = self._ranges.claim(count, now, whole=self._is_first(stream))
         if claim is None:
             # An empty object is asked for all the same: only an answer says that it is one.
             stream.at = stream.end = 0
