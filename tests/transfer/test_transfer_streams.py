@@ -173,7 +173,9 @@ def test_a_server_that_stops_giving_ranges_is_asked_by_one_stream(origin: Origin
     bench = shared(origin)
     bench.run()
     assert bench.content == OLD
-    assert origin.served == SIZE  # the first stream went on; no byte of the others was taken
+    # No byte of the others was taken. The first goes on, or, if it was through with its quarter
+    # before they were answered, is given the whole once more.
+    assert origin.served in {SIZE, SIZE + SIZE // 4}
 
 
 def test_helpers_that_are_refused_leave_and_the_first_goes_on(origin: Origin) -> None:

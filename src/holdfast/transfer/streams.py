@@ -9,15 +9,17 @@ only what the table lets them append, and decide nothing.
                                                the table decides about its answer
     200 to a range, 416, a range not asked     the helpers leave; the first goes on
     a failure                                  repeated as the policy says; a helper that
-                                               gives up leaves, and no other takes its place
+                                               gives up leaves, and its place stays empty
 """
 
 from __future__ import annotations
 
+import math
 import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from holdfast.core.verdict import Kind
 from holdfast.runtime.clock import clock
 from holdfast.transfer import extents
 from holdfast.transfer.answers import Action, Decision
@@ -45,6 +47,9 @@ if TYPE_CHECKING:
     from holdfast.transfer.traffic import Flow, Traffic
 
 LOOK_EVERY = 0.1
+MOST = 256
+FEWER_SECONDS = 30.0
+"""For so long the place of a helper that failed stays empty; if it was refused, for good."""
 
 
 class Streams:
@@ -67,7 +72,8 @@ class Streams:
         self._follower: Follower | None = None
         self._first: Stream | None = None
         self._helpers = 0
-        self._most = 256
+        self._most = MOST
+        self._fewer_until = -math.inf
         self._offered = False
         self._alone = False  # not to be shared any more, in this version
         self._upset = False
@@ -104,7 +110,12 @@ class Streams:
         """Return how many streams to reckon with."""
         if self._alone or not self._offered:
             return 1
-        return max(self.streams, min(self._most, self._traffic.streams(self.host)))
+        return max(self.streams, min(self._allowed, self._traffic.streams(self.host)))
+
+    @property
+    def _allowed(self) -> int:
+        """How many streams there may be; fewer for a while after one had to give up."""
+        return self._most if clock.monotonic() < self._fewer_until else MOST
 
     def release(self, stream: Stream) -> None:
         """Take back what a stream has not fetched."""
@@ -191,7 +202,7 @@ class Streams:
         if self._first is not None:
             self._first.claim = None
         self._ranges, self._alone, self._upset = None, False, False
-        self._most = 256
+        self._fewer_until = -math.inf
 
     @property
     def expected(self) -> int:
@@ -236,7 +247,7 @@ class Streams:
         return (
             self._offered
             and not self._alone
-            and self.streams < self._most
+            and self.streams < self._allowed
             and ranges is not None
             and ranges.has_work(clock.monotonic())
         )
@@ -254,9 +265,11 @@ class Streams:
                 self._help(stream, team, mine, attempts)
         except Interrupted:
             pass
-        except TransferFailed:
+        except TransferFailed as error:
             # The first stream decides about the object; this one was one too many.
             self._most = max(1, self.streams - 1)
+            passing = error.verdict.kind is not Kind.PERMANENT
+            self._fewer_until = clock.monotonic() + FEWER_SECONDS if passing else math.inf
         except BaseException as error:
             self._stop_all(error)
             if not isinstance(error, Exception):
