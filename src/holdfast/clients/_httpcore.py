@@ -21,13 +21,13 @@ from contextlib import suppress
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
-from holdfast.clients.exchange import Try
 from holdfast.runtime.clock import clock
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
-_NOBODY = Try(0, math.inf)
+    from holdfast.clients.exchange import Try
+    from holdfast.wire.watchdog import Guard
 
 # What goes to a proxy before the request: its own CONNECT, or the three messages of SOCKS 5.
 # No request begins so: a method is of letters, and a frame of HTTP/2 with a length of 3 bytes,
@@ -36,41 +36,53 @@ _TO_A_PROXY = (b"CONNECT ", b"\x05", b"\x01")
 
 
 class Sending:
-    """One try of a request, as its connection sees it."""
+    """One try of a request, as its connection sees it.
 
-    __slots__ = ("_expires", "_guarded", "_tunnels", "this")
+    connecting, reused, answered: as of a `Try`.  watched: the socket its guard knows of.
+    expires: when the try ends; may be infinite.
+    """
 
-    def __init__(self, this: Try, method: str) -> None:
-        self.this = this
-        this.connecting = True  # waiting for a connection is part of it
+    __slots__ = (
+        "_guard", "_tunnels", "answered", "connecting", "expires", "reused", "watched",
+    )  # fmt: skip
+
+    def __init__(self, guard: Guard | None, expires: float, method: str) -> None:
+        self.connecting: bool | None = True  # waiting for a connection is part of it
+        self.reused = self.answered = False
+        self.expires = expires
+        self.watched: Any = None
+        self._guard = guard
         self._tunnels = method == "CONNECT"
-        self._guarded: Any = None
-        self._expires = clock.monotonic() + this.limit
+
+    def tell(self, this: Try) -> None:
+        """Tell the try what became of it."""
+        this.connecting = self.connecting
+        this.reused = self.reused
+        this.answered = self.answered
 
     def over(self) -> None:
-        """Forget the try, for whatever keeps its context alive."""
-        self.this = _NOBODY
+        """Take notice of nothing more, for whatever keeps its context alive."""
+        self.connecting = self._guard = self.watched = None
 
     def wrote(self, buffer: bytes, connection: Stream | AsyncStream) -> None:
         """Note the first bytes that go out; called before they do, and never with none."""
         if buffer.startswith(_TO_A_PROXY) and not self._tunnels:
             return
-        self.this.connecting = False
-        self.this.reused = connection.used
+        self.connecting = False
+        self.reused = connection.used
         connection.used = True
 
-    def guard(self, sock: Any) -> None:
+    def watch(self, sock: Any) -> None:
         """Have `sock` shut down when the try has taken too long."""
-        guard = self.this.guard
-        if guard is not None and sock is not self._guarded:
-            self._guarded = sock
-            guard.watch(sock)
+        self.watched = sock
+        if self._guard is not None:
+            self._guard.watch(sock)
 
     def left(self, timeout: float | None) -> float | None:
         """Return the tighter of `timeout` and what is left of the try; never below 1 ms."""
-        if self._expires == math.inf:
+        if self.expires == math.inf:
             return timeout
-        left = max(self._expires - clock.monotonic(), 0.001)
+        left = max(self.expires - clock.monotonic(), 0.001)
         return left if timeout is None else min(timeout, left)
 
 
@@ -96,15 +108,18 @@ class Stream:
         data: bytes = self._inner.read(max_bytes, timeout)
         if data:
             now = sending.get()
-            if now is not None and now.this.connecting is False:
-                now.this.answered = True
+            if now is not None and now.connecting is False:
+                now.answered = True
         return data
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        if not buffer:  # an empty body and its end, each of which httpcore writes: nothing
+            return
         now = sending.get()
         if now is not None:
-            now.guard(self._sock)
-            if now.this.connecting and buffer:
+            if now.watched is not self._sock:
+                now.watch(self._sock)
+            if now.connecting:
                 now.wrote(buffer, self)
         self._inner.write(buffer, timeout)
 
@@ -137,7 +152,7 @@ class Backend:
             return Stream(opened)
 
         now = sending.get()
-        if now is None or now.this.limit == math.inf:
+        if now is None or now.expires == math.inf:
             return connect(host, timeout)
         # httpcore gives each address of a name the whole timeout. Here all of them together
         # have what is left of the attempt, and each its share of it.
@@ -181,13 +196,13 @@ class AsyncStream:
         data: bytes = await self._inner.read(max_bytes, timeout)
         if data:
             now = sending.get()
-            if now is not None and now.this.connecting is False:
-                now.this.answered = True
+            if now is not None and now.connecting is False:
+                now.answered = True
         return data
 
     def write(self, buffer: bytes, timeout: float | None = None) -> Any:
         now = sending.get()
-        if now is not None and now.this.connecting and buffer:
+        if now is not None and now.connecting and buffer:
             now.wrote(buffer, self)
         return self._inner.write(buffer, timeout)
 

@@ -46,7 +46,7 @@ KEPT = 4 << 20
 
 # What httpx asks for of itself if brotli or zstandard is installed. A user who wants one of
 # them for a reason asks for it in other words ("br", "zstd, gzip") and is left alone.
-_AUTOMATIC = frozenset({b"gzip, deflate, br", b"gzip, deflate, zstd", b"gzip, deflate, br, zstd"})
+AUTOMATIC = frozenset({b"gzip, deflate, br", b"gzip, deflate, zstd", b"gzip, deflate, br, zstd"})
 
 
 # -- the library -------------------------------------------------------------------------
@@ -307,7 +307,7 @@ class Asked:
         for name, value in headers.raw:  # in one pass, as above
             match name.lower():
                 case b"accept-encoding":
-                    self._automatic = value in _AUTOMATIC
+                    self._automatic = value in AUTOMATIC
                 case b"idempotency-key":
                     self.keyed = True
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from holdfast.clients._httpcore import Sending, sending
 from holdfast.clients._httpx import Asked, Plan, body_of, code_in, stated_length, undress
@@ -12,15 +12,42 @@ from holdfast.clients._httpx_streams import Undisturbed
 from holdfast.clients.decoding import DecodingFault
 from holdfast.clients.exchange import DRAIN, Answer, Exchange
 from holdfast.core.retry import Request
+from holdfast.runtime.clock import clock
 
 if TYPE_CHECKING:
     from holdfast.clients._httpx import Line
-    from holdfast.clients.exchange import Try
+    from holdfast.clients.exchange import Entered, Try
     from holdfast.clients.options import Options
     from holdfast.runtime.policy import Policy
 
+First: TypeAlias = "tuple[Sending, Any, bool, BaseException | None]"
+"""A first try: what its connection told, the response, whether it was read, or the error."""
+
 _DRAIN_SECONDS = 1.0
 _NO_TIMEOUT = dict.fromkeys(("connect", "read", "write", "pool"))
+
+
+def dressed(request: Any, headers: Any, stream: Any, limit: float) -> Any:
+    """Return `request` with these fields, this body, and no timeout above `limit` seconds.
+
+    It is `request` itself if it is like that already: a copy costs 3 us.
+    """
+    extensions = request.extensions
+    if limit != math.inf:
+        own = extensions.get("timeout") or _NO_TIMEOUT
+        values = own.values()
+        if None in values or max(values) > limit:
+            tighter = {
+                name: limit if value is None or value > limit else value
+                for name, value in own.items()
+            }
+            extensions = {**extensions, "timeout": tighter}
+    if extensions is request.extensions and headers is request.headers and stream is request.stream:
+        return request
+    # Not through its constructor, which would parse and encode everything again.
+    copied = object.__new__(type(request))
+    copied.__dict__.update(request.__dict__, headers=headers, stream=stream, extensions=extensions)
+    return copied
 
 
 class Call:
@@ -35,8 +62,8 @@ class Call:
         self._stream, self._body = body_of(line.lib, request, options, is_async=line.is_async)
         self._headers = request.headers
 
-    def exchange(self, policy: Policy) -> Exchange:
-        """Begin the call."""
+    def exchange(self, policy: Policy, entered: Entered | None = None) -> Exchange:
+        """Begin the call; entered: see `Exchange`."""
         request = self.request
         fields = Asked(request.headers)
         exchange = Exchange(
@@ -50,27 +77,15 @@ class Call:
             body=self._body,
             fast=True,
             keyed=fields.keyed,
+            entered=entered,
         )
         self._headers = fields.with_key(exchange.key)
         return exchange
 
     def attempt(self, this: Try) -> Any:
-        """Return a copy of the request for one try."""
-        request = self.request
-        extensions = dict(request.extensions)
-        limit = this.limit
-        if limit != math.inf and not self.line.is_async:  # the loop cancels asynchronous ones
-            own = extensions.get("timeout") or _NO_TIMEOUT
-            extensions["timeout"] = {
-                name: limit if value is None or value > limit else value
-                for name, value in own.items()
-            }
-        # Not through its constructor, which would parse and encode everything again.
-        copied = object.__new__(type(request))
-        copied.__dict__.update(
-            request.__dict__, headers=self._headers, stream=self._stream, extensions=extensions
-        )
-        return copied
+        """Return the request for one try, a copy only if there is a difference."""
+        limit = math.inf if self.line.is_async else this.limit  # the loop cancels those
+        return dressed(self.request, self._headers, self._stream, limit)
 
     def _fault(self, fault: DecodingFault) -> Exception:
         return self.line.lib.fault(fault, self.request)
@@ -127,15 +142,21 @@ def _may_drain(answer: Answer[Any]) -> bool:
 
 
 class Sender:
-    """Sends one logical call's requests."""
+    """Sends one logical call's requests.
 
-    __slots__ = ("_call",)
+    first: what the first try has come to, if it was made already.
+    """
 
-    def __init__(self, call: Call) -> None:
+    __slots__ = ("_call", "_first")
+
+    def __init__(self, call: Call, first: First | None = None) -> None:
         self._call = call
+        self._first = first
 
     def send(self, this: Try) -> Answer[Any]:
         """See `sync.Sender`."""
+        if self._first is not None:
+            return self._go_on(this)
         line = self._call.line
         request = self._call.attempt(this)
         if line.fresh is None:  # another transport, which may not tell anything
@@ -144,15 +165,32 @@ class Sender:
             if stream is not None and this.guard is not None:
                 this.guard.watch(stream.get_extra_info("socket"))
             return self._read(response, this)
-        told = Sending(this, request.method)
+        told = Sending(this.guard, clock.monotonic() + this.limit, request.method)
         token = sending.set(told)
         try:
             response = (line.fresh if this.fresh else line.inner.handle_request)(request)
-            this.answered = True
+            told.answered = True
             return self._read(response, this)
         finally:
             sending.reset(token)
+            told.tell(this)
             told.over()
+
+    def _go_on(self, this: Try) -> Answer[Any]:
+        """Go on with the try that was made already."""
+        assert self._first is not None
+        told, response, whole, error = self._first
+        self._first = None
+        told.tell(this)
+        told.over()
+        if error is not None:
+            try:
+                raise error
+            finally:
+                del error  # no cycle through the traceback
+        if whole:
+            return Answer(response, response.status_code, response.headers.raw, complete=True)
+        return self._read(response, this)
 
     def _read(self, response: Any, this: Try) -> Answer[Any]:
         call, stream = self._call, response.stream
@@ -217,15 +255,16 @@ class AsyncSender:
         request = self._call.attempt(this)
         if line.fresh is None:
             return await self._read(await line.inner.handle_async_request(request))
-        told = Sending(this, request.method)
+        told = Sending(None, clock.monotonic() + this.limit, request.method)
         token = sending.set(told)
         try:
             handle = line.fresh if this.fresh else line.inner.handle_async_request
             response = await handle(request)
-            this.answered = True
+            told.answered = True
             return await self._read(response)
         finally:
             sending.reset(token)
+            told.tell(this)
             told.over()
 
     async def _read(self, response: Any) -> Answer[Any]:

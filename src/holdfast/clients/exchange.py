@@ -225,6 +225,10 @@ class Exchange:
         self._guard = watchdog.guard(seconds) if seconds < math.inf else None
         return self._guard
 
+    def guarded(self, guard: Guard | None) -> None:
+        """Take the guard of an attempt that has begun already."""
+        self._guard = guard
+
     # -- what happened -------------------------------------------------------------------
 
     def may_resend(self, error: BaseException, this: Try, expires: float) -> bool:

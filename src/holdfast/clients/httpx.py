@@ -16,15 +16,32 @@ Options: see `holdfast.clients.options.Options`.
 
 from __future__ import annotations
 
+import math
 import sys
 from contextlib import suppress
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Self
 
 from holdfast.clients import aio, sync
-from holdfast.clients._httpx import NAMES, Library, Line, by_name, check_inner, library
-from holdfast.clients._httpx_calls import AsyncSender, Call, Sender
+from holdfast.clients._httpcore import Sending, sending
+from holdfast.clients._httpx import (
+    AUTOMATIC,
+    NAMES,
+    Asked,
+    Library,
+    Line,
+    by_name,
+    check_inner,
+    library,
+)
+from holdfast.clients._httpx_calls import AsyncSender, Call, Sender, dressed
 from holdfast.clients.options import Options
+from holdfast.core.rate_headers import mentions_limits
+from holdfast.core.retry import IDEMPOTENT_METHODS, Request
+from holdfast.runtime.clock import clock
+from holdfast.runtime.hub import hub
+from holdfast.runtime.scope import around
+from holdfast.wire.watchdog import watchdog
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -32,7 +49,10 @@ if TYPE_CHECKING:
     import httpx
     import httpx2
 
+    from holdfast.clients._httpx_calls import First
+    from holdfast.clients.exchange import Entered
     from holdfast.runtime.policy import Policy
+    from holdfast.wire.watchdog import Guard
 
     class _SyncBase(httpx.BaseTransport, httpx2.BaseTransport):  # type: ignore[misc]  # either
         """For type checkers a transport is one of either library."""
@@ -57,6 +77,11 @@ class _Common:
         self._policy = policy
         self._options = Options(**options)
         self._inner = inner
+        # Whether an answer below 400 is good, whatever else it says.
+        self._simple = policy._fast and policy._hook is None and self._options.provider is None
+        # The names in a head that said nothing of limits: mostly the next head has them too, and
+        # to compare them costs less than to search them.
+        self._unlimited = b""
         self._lines: dict[type, Line] = {}  # by the class of requests
         self._by_library: dict[Library, Line] = {}
         if inner is not None:
@@ -116,11 +141,128 @@ class Transport(_Common, _SyncBase):
 
     _is_async = False
 
+    # A request of an undisturbed policy is made by `_at_once`, as long as all is well: it does
+    # what `sync.run` does with a good first attempt, without an exchange, and costs half of it.
+    # All else is handed over, with what the attempt has come to. Between two answers little
+    # stays in the processor's caches, so each function that is called costs several times what
+    # a benchmark of it alone says: hence few and long ones.
     def handle_request(self, request: Any) -> Any:
         """Make the logical call; called by the client."""
-        call = Call(self._line(type(request)), request, self._options)
-        exchange = call.exchange(self._policy)
-        return sync.run(exchange, Sender(call))
+        policy, method = self._policy, request.method
+        line = self._line(type(request))
+        if not (
+            self._simple
+            and line.fresh is not None
+            and method in IDEMPOTENT_METHODS
+            and isinstance(request.stream, line.lib.byte_stream)
+            and around.get() is None
+        ):
+            return self._fully(line, request)
+        lane = policy._lane
+        if lane is None:
+            lane = policy._lane_for(Request(method=method, host=request.url.host))
+        now = clock.monotonic()
+        gen = lane.breaker.gen
+        calm = lane.enter(now)
+        if calm is None:
+            return self._fully(line, request)
+        return self._at_once(line, request, (lane, now, gen, calm))
+
+    def _at_once(self, line: Line, request: Any, entered: Entered) -> Any:
+        policy, span = self._policy, self._policy._span
+        lane, now, _, calm = entered
+        expires = now + span
+        guard = watchdog.asleep(span) if span < math.inf else None
+        told = Sending(guard, expires, request.method)
+        response: Any = None
+        failure: BaseException | None = None
+        fields: dict[bytes, bytes] | None = None  # of a response that has been read
+        outer = around.set(expires if policy._retrying else (expires, False))
+        token = sending.set(told)
+        try:
+            headers = request.headers
+            if not AUTOMATIC.isdisjoint([value for _, value in headers.raw]):
+                headers = Asked(headers).with_key(None)
+            response = line.inner.handle_request(dressed(request, headers, request.stream, span))
+            told.answered = True
+            fields = self._took(line, response, guard)
+        except BaseException as error:  # noqa: BLE001 - the exchange decides about all of them
+            failure = error
+        finally:
+            sending.reset(token)
+            around.reset(outer)
+        if (
+            fields is not None
+            and failure is None
+            and (guard is None or not guard.fired)
+            and hub.ring is None
+            and not hub.watched
+            and not (lane.rate.learns and self._mentions_limits(fields))
+            and lane.leave(calm)
+        ):
+            told.over()
+            return response
+        first = (told, response, fields is not None, failure)
+        try:
+            return self._go_on(line, request, entered, guard, first)
+        finally:
+            del first, failure  # no cycle through the traceback
+
+    def _took(self, line: Line, response: Any, guard: Guard | None) -> dict[bytes, bytes] | None:
+        """Read a plain good answer, and return its fields; None: it is not one, and not read.
+
+        Plain: of a stated length that is to be read at once, not coded, no stream of events.
+        """
+        fields: dict[bytes, bytes] = {name.lower(): value for name, value in response.headers.raw}
+        length = fields.get(b"content-length", b"")
+        if (
+            not 200 <= response.status_code < 400
+            or not length.isdigit()
+            or int(length) > self._options.buffer
+            or b"content-encoding" in fields
+            or b"transfer-encoding" in fields
+            or fields.get(b"content-type", b"").lower().startswith(b"text/event-stream")
+        ):
+            return None
+        body = response.stream
+        try:
+            content = b"".join(body)
+        except BaseException:
+            body.close()
+            raise
+        if guard is not None:
+            guard.close()  # the next user of the connection has a guard of its own
+        body.close()
+        response.stream = line.lib.byte_stream(content)
+        return fields
+
+    def _mentions_limits(self, fields: dict[bytes, bytes]) -> bool:
+        names = b"\n".join(fields)
+        if names == self._unlimited:
+            return False
+        if mentions_limits(fields):
+            return True
+        self._unlimited = names
+        return False
+
+    def _go_on(
+        self,
+        line: Line,
+        request: Any,
+        entered: Entered,
+        guard: Guard | None,
+        first: First,
+    ) -> Any:
+        """Go on with a call whose first attempt was made at once."""
+        call = Call(line, request, self._options)
+        exchange = call.exchange(self._policy, entered)
+        sender = Sender(call, first)
+        del first  # no cycle through the traceback
+        return sync.run(exchange, sender, (entered[1], guard))
+
+    def _fully(self, line: Line, request: Any) -> Any:
+        call = Call(line, request, self._options)
+        return sync.run(call.exchange(self._policy), Sender(call))
 
     def __enter__(self) -> Self:
         return self

@@ -6,7 +6,7 @@ its library's caller.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeAlias, TypeVar
 
 from holdfast.clients.exchange import Answer, Exchange, Try
 from holdfast.core.call import Attempt, GiveUp, Wait
@@ -18,8 +18,12 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Iterable
 
     from holdfast.runtime.policy import Policy
+    from holdfast.wire.watchdog import Guard
 
 R = TypeVar("R")
+
+First: TypeAlias = "tuple[float, Guard | None]"
+"""When an attempt began, and its guard."""
 
 
 class Sender(Protocol[R]):
@@ -53,14 +57,18 @@ def refuse_hedge(policy: Policy, where: str) -> None:
         )
 
 
-def run(exchange: Exchange, sender: Sender[R]) -> R:
-    """Make the logical call and return its response; raise what the policy decides to raise."""
+def run(exchange: Exchange, sender: Sender[R], first: First | None = None) -> R:
+    """Make the logical call and return its response; raise what the policy decides to raise.
+
+    first: of a first attempt that has been made; the first `send` gives what it came to.
+    """
     this: Try | None = None
     try:
         step = exchange.next()
         while True:
             if type(step) is Attempt:
-                this = _attempt(exchange, sender, step)
+                this = _attempt(exchange, sender, step, first)
+                first = None
                 answer: Answer[R] | None = this.answer
                 if answer is None:
                     assert this.error is not None
@@ -85,10 +93,15 @@ def run(exchange: Exchange, sender: Sender[R]) -> R:
         this = None  # no cycle through the traceback
 
 
-def _attempt(exchange: Exchange, sender: Sender[R], step: Attempt) -> Try:
+def _attempt(exchange: Exchange, sender: Sender[R], step: Attempt, first: First | None) -> Try:
     """Send; and once more, on a fresh connection, if the one that was kept alive was stale."""
-    expires = clock.monotonic() + step.timeout
-    guard = exchange.guard(step.timeout)
+    if first is None:
+        expires = clock.monotonic() + step.timeout
+        guard = exchange.guard(step.timeout)
+    else:
+        since, guard = first
+        expires = since + step.timeout
+        exchange.guarded(guard)
     this = Try(step.no, step.timeout, guard)
     token = exchange.enter(expires)
     try:

@@ -28,16 +28,16 @@ class Guard:
     """One time limit on whichever socket is in use. Close it when the work is over.
 
     expires: monotonic time of the machine.  fired: the limit passed, and the socket, if any,
-    was shut down.
+    was shut down.  asleep: nobody looks after it before it has a socket.
     """
 
-    __slots__ = ("_dog", "_sock", "expires", "fired")
+    __slots__ = ("_dog", "_sock", "asleep", "expires", "fired")
 
     def __init__(self, dog: Watchdog, expires: float) -> None:
         self._dog = dog
         self._sock: socket.socket | None = None
         self.expires = expires
-        self.fired = False
+        self.fired = self.asleep = False
 
     @property
     def over(self) -> bool:
@@ -46,8 +46,12 @@ class Guard:
 
     def watch(self, sock: socket.socket | None) -> None:
         """Have `sock` shut down when the time is over; at once if it is over already."""
-        with self._dog.lock:
+        dog = self._dog
+        with dog.lock:
             self._sock = sock
+            if self.asleep:
+                self.asleep = False
+                dog.add(self)
             if self.fired:
                 self._shut()
 
@@ -96,7 +100,16 @@ class Watchdog:
         guard = Guard(self, _now() + seconds)
         if seconds < math.inf:
             with self.lock:
-                self._add(guard)
+                self.add(guard)
+        return guard
+
+    def asleep(self, seconds: float) -> Guard:
+        """Return one that begins to be looked after when it is given a socket to watch.
+
+        Until then it cannot fire, and only `over` tells the time; it takes the lock once less.
+        """
+        guard = Guard(self, _now() + seconds)
+        guard.asleep = True
         return guard
 
     def move(self, guard: Guard, expires: float) -> None:
@@ -106,7 +119,7 @@ class Watchdog:
                 return
             guard.expires = expires
             if expires < math.inf:
-                self._add(guard)
+                self.add(guard)
             else:
                 self._guards.pop(guard, None)
 
@@ -116,7 +129,8 @@ class Watchdog:
             self._guards.pop(guard, None)
             guard.forget_socket()
 
-    def _add(self, guard: Guard) -> None:
+    def add(self, guard: Guard) -> None:
+        """Look after `guard`; called with the lock held."""
         self._guards[guard] = None
         if not self._running:
             self._running = True
