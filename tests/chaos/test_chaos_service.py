@@ -64,7 +64,7 @@ def test_end_takes_less_than_a_second_with_hurt_connections(
         began = time.monotonic()
     assert time.monotonic() - began < 1.0
     gc.collect()  # a forgotten socket would warn here, and warnings are errors
-    assert threading.active_count() == threads
+    assert threading.active_count() <= threads  # one of others may have ended meanwhile
     assert descriptors() == before
 
 

@@ -17,7 +17,7 @@ def test_bytes_that_the_journal_does_not_know_count_as_waste(tmp_path, monkeypat
         raise JournalFull(str(tmp_path), "the disk is full")
 
     with hf.chaos.server(hf.chaos.Object("/x", SIZE)) as server:
-        with hf.Downloads(into=tmp_path) as downloads:
+        with hf.Downloads(into=tmp_path, on_full="fail") as downloads:
             downloads.add(server.url("/x"))
             with monkeypatch.context() as patch:
                 patch.setattr(Store, "keep", full)
