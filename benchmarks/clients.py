@@ -268,8 +268,8 @@ def table(results: dict[str, Rounds]) -> list[str]:
 def main() -> None:
     """Measure, print, and write the file that was asked for."""
     parser = argparse.ArgumentParser(description="What an adapter costs, beside peers.")
-    parser.add_argument("--rounds", type=int, default=9, metavar="N", help="default: 9")
-    parser.add_argument("--requests", type=int, default=400, metavar="N", help="default: 400")
+    parser.add_argument("--rounds", type=int, default=60, metavar="N", help="default: 60")
+    parser.add_argument("--requests", type=int, default=40, metavar="N", help="default: 40")
     parser.add_argument("--only", choices=CLIENTS, action="append", help="may be repeated")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all results there")
     args = parser.parse_args()
