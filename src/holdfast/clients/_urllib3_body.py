@@ -29,6 +29,7 @@ from urllib3.response import ContentDecoder, HTTPResponse
 from holdfast.clients.decoding import DecodingFault, Limit, decoder_for
 from holdfast.clients.exchange import DRAIN
 from holdfast.runtime.clock import clock
+from holdfast.telemetry.redact import url as shown
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
@@ -144,8 +145,9 @@ class Raw(HTTPResponse):
     def __del__(self) -> None:
         exchange = self._holdfast_exchange
         if exchange is not None and exchange.open:
+            what = shown(self.url or "")
             warnings.warn(
-                f"a streamed answer was neither read to its end nor closed: {self.url}",
+                f"a streamed answer was neither read to its end nor closed: {what}",
                 ResourceWarning,
                 stacklevel=1,
                 source=self,
