@@ -110,7 +110,7 @@ CODES = {
         "Fetch it into another directory.",
     ),
     "disk": Row(
-        "HF-1204", "the disk is full", "Make room and run it again: it goes on where it stopped."
+        "HF-1204", "the disk is full", "Make room: it goes on by itself, or when it is run again."
     ),
     "file-permission": Row(
         "HF-1205", "the file may not be written", "Check the rights of the output directory."
