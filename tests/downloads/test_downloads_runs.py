@@ -501,21 +501,27 @@ def test_ctrl_c_is_raised_again_when_the_bytes_are_safe(where: str, tmp_path: Pa
 
 
 def test_a_reader_sees_the_state_while_it_runs(tmp_path: Path) -> None:
-    slow = hf.chaos.Slow(bytes_per_second=200 * KIB)
-    with hf.chaos.server(hf.chaos.Object("/x", 400 * KIB), faults=[slow]) as server:
-        with downloads(tmp_path) as d:
+    stall = hf.chaos.Stall(after_bytes=60 * KIB)
+    with hf.chaos.server(hf.chaos.Object("/x", 100 * KIB), faults=[stall]) as server:
+        with downloads(tmp_path, timeouts=None) as d:
             d.add(server.url("/x"))
             thread = threading.Thread(target=d.run)
             thread.start()
-            time.sleep(1.2)
+            # Another connection of this process sees what another process would see.
+            until = time.monotonic() + 10
+            while not read_status(str(tmp_path)).items[0].kept and time.monotonic() < until:
+                time.sleep(0.02)
             code = (
                 "import sys\nfrom holdfast.downloads.downloads import read_status\n"
                 "item = read_status(sys.argv[1]).items[0]\nprint(item.state, item.kept > 0)"
             )
             words = [sys.executable, "-c", code, str(tmp_path)]
             done = subprocess.run(words, capture_output=True, text=True, check=True)
+            server.use()
+            d.stop()
             thread.join()
-        assert done.stdout == "active True\n"
+            assert done.stdout == "active True\n"
+            assert d.run().done == 1
         assert read_status(str(tmp_path)).counts == {"done": 1}
 
 

@@ -5,6 +5,7 @@ import contextvars
 import os
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -210,6 +211,24 @@ def test_the_clock_can_be_given_and_stepped():
     run(main(), clock=clock)
     assert clock.now == 101
     assert clock.wall() == before - 86400 + 1
+
+
+def test_a_thread_that_was_left_behind_does_not_sleep_on_a_simulations_clock():
+    clock, refused = VirtualClock(), []
+
+    def left_behind(sleep):
+        with pytest.raises(RuntimeError, match="sleeps on the clock of another thread") as error:
+            sleep()
+        refused.append(str(error.value))
+
+    for sleep in (lambda: clock.sleep(3), lambda: clock.wait(threading.Event(), 3)):
+        thread = threading.Thread(target=left_behind, args=[sleep], name="old worker")
+        thread.start()
+        thread.join()
+    assert [text.split("`")[1] for text in refused] == ["old worker", "old worker"]
+    assert (clock.now, clock.slept) == (0, [])
+    clock.sleep(3)
+    assert (clock.now, clock.slept) == (3, [3])
 
 
 def test_what_cannot_be_simulated_is_refused():

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import threading
 from typing import TYPE_CHECKING
 
 from holdfast.runtime.random import SeededRandom
 
 if TYPE_CHECKING:
-    import threading
     from collections.abc import Callable
 
     from holdfast.runtime.clock import Timer
@@ -23,8 +23,10 @@ WALL_START = 1_767_225_600.0
 
 
 class VirtualClock:
-    """A clock for one thread: a sleep returns at once and time has moved.
+    """A clock for one thread, that which makes it: a sleep returns at once and time has moved.
 
+    Another thread that sleeps on it, such as a worker that an earlier test left behind, would
+    move time under the simulation, so it is refused: RuntimeError, on that thread.
     wall: seconds since the epoch at the start.
     slept: what every completed or begun wait asked for, in seconds, in order.
     """
@@ -36,6 +38,7 @@ class VirtualClock:
         self._wall = wall
         self.slept: list[float] = []
         self._busy_before = _busy_workers()
+        self._thread = threading.get_ident()
 
     @property
     def now(self) -> float:
@@ -68,6 +71,7 @@ class VirtualClock:
 
     def sleep(self, seconds: float) -> None:
         """Return at once; time has moved."""
+        self._check_thread()
         self.slept.append(checked(seconds))
         self._now += seconds
 
@@ -75,6 +79,7 @@ class VirtualClock:
         """Return True if `event` is set. Else nobody is there to set it: the time passes."""
         if event.is_set():
             return True
+        self._check_thread()
         if timeout is None:
             raise RuntimeError("waits forever: no other thread can set this event")
         if _busy_workers() > self._busy_before:
@@ -86,6 +91,11 @@ class VirtualClock:
             self.slept.append(timeout)
             self._now += timeout
         return False
+
+    def _check_thread(self) -> None:
+        if threading.get_ident() != self._thread:
+            name = threading.current_thread().name
+            raise RuntimeError(f"thread `{name}` sleeps on the clock of another thread")
 
     async def asleep(self, seconds: float) -> None:
         """Suspend this task; its loop runs on this clock."""
