@@ -14,18 +14,18 @@ from __future__ import annotations
 
 import gzip
 import itertools
-import socket
-import struct
-import threading
 import time
 import zlib
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from clients_server import Listening, answer, body_of, request_head, reset_at_close
+
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable, Iterator
 
 BODY = b"The quick brown fox jumps over the lazy dog. " * 2
@@ -117,19 +117,13 @@ class Seen:
     keys: list[str | None] = field(default_factory=list)  # Idempotency-Key
 
 
-class Cutter:
-    """The server. `port`; `seen[token]`; `connections` accepted; `open` right now."""
+class Cutter(Listening):
+    """The server. `seen[token]` is what it saw."""
 
     def __init__(self) -> None:
         self.seen: dict[str, Seen] = {}
-        self.connections = 0
-        self._lock = threading.Lock()
-        self._open: set[socket.socket] = set()
-        self._listener = socket.create_server(("127.0.0.1", 0), backlog=512)
-        self.port = self._listener.getsockname()[1]
-        self._thread = threading.Thread(target=self._accept, daemon=True)
-        self._thread.start()
         self._tokens = itertools.count()
+        super().__init__()
 
     def url(self, shape: Shape, fault: str, at: int, times: int = 10_000) -> tuple[str, str]:
         """Return (url, token) of one experiment."""
@@ -138,68 +132,23 @@ class Cutter:
         path = f"/{shape.name}/{fault}/{at}/{times}/{token}"
         return f"http://127.0.0.1:{self.port}{path}", token
 
-    @property
-    def open(self) -> int:
-        with self._lock:
-            return len(self._open)
-
-    def quiet(self, seconds: float = 5.0) -> bool:
-        """Say whether all clients hang up within `seconds`."""
-        until = time.monotonic() + seconds
-        while self.open and time.monotonic() < until:
-            time.sleep(0.005)
-        return not self.open
-
-    def close(self) -> None:
-        with suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-        self._thread.join(5)
-        with self._lock:
-            left = list(self._open)
-        for sock in left:
-            with suppress(OSError):
-                sock.shutdown(socket.SHUT_RDWR)
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                sock, _ = self._listener.accept()
-            except OSError:
-                return
-            with self._lock:
-                self.connections += 1
-                self._open.add(sock)
-            threading.Thread(target=self._serve, args=(sock,), daemon=True).start()
-
-    def _serve(self, sock: socket.socket) -> None:
-        try:
-            with sock, sock.makefile("rb") as reader:
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                while self._answer(sock, reader):
-                    pass
-        except OSError:
-            pass
-        finally:
-            with self._lock:
-                self._open.discard(sock)
+    def serve(self, sock: socket.socket) -> None:
+        with sock.makefile("rb") as reader:
+            while self._answer(sock, reader):
+                pass
 
     def _answer(self, sock: socket.socket, reader: Any) -> bool:
         """Serve one request; return whether the connection goes on."""
-        line = reader.readline()
-        if not line.endswith(b"\r\n"):
+        head = request_head(reader)
+        if head is None:
             return False
-        method, target, _ = line.decode().split(" ", 2)
-        fields = {}
-        while (text := reader.readline().strip()) != b"":
-            name, _, value = text.decode("latin-1").partition(":")
-            fields[name.lower()] = value.strip()
+        method, target, fields = head
         if fields.get("expect") == "100-continue":
             sock.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
-        body = _body(reader, fields)
+        body = body_of(reader, fields)
         parts = target.partition("?")[0].split("/")
         if len(parts) != 6 or parts[1] not in _BY_NAME:  # a client followed half a Location
-            sock.sendall(head("404 Not Found", "Content-Length: 0"))
+            sock.sendall(answer(404))
             return True
         _, name, fault, at, times, token = parts
         shape = _BY_NAME[name]
@@ -219,30 +168,15 @@ class Cutter:
         if fault == "hole":
             reader.read()  # until the client hangs up
         elif fault == "rst":
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            reset_at_close(sock)
         return False
-
-
-def _body(reader: Any, fields: dict[str, str]) -> bytes:
-    if fields.get("transfer-encoding", "").lower() == "chunked":
-        pieces = []
-        while size := int(reader.readline().partition(b";")[0], 16):
-            pieces.append(reader.read(size))
-            reader.readline()
-        while reader.readline().strip():
-            pass
-        return b"".join(pieces)
-    return reader.read(int(fields.get("content-length", 0)))
 
 
 @contextmanager
 def cutter() -> Iterator[Cutter]:
     """Run a server for the block."""
-    server = Cutter()
-    try:
+    with Cutter() as server:
         yield server
-    finally:
-        server.close()
 
 
 # -- the sweep ---------------------------------------------------------------------------

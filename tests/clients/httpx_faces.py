@@ -8,20 +8,20 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import socket
-import struct
+import itertools
 import threading
-import time
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import httpx
 import httpx2
+from clients_server import Listening, body_of, request_head, reset_at_close
 
 import holdfast as hf
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable, Iterator
 
 NOW = hf.Constant(0)  # no wait between attempts
@@ -157,38 +157,21 @@ class Connection:
         head = self.head()
         if head is None:
             return None
-        head.body = self._body(head.headers)
+        head.body = body_of(self._reader, head.headers)
         self._server.requests.append(head)
         return head
 
     def head(self) -> Request | None:
         """Read the head of a request and leave its body."""
-        line = self._reader.readline()
-        if not line.endswith(b"\r\n"):
-            return None
-        method, path, _ = line.decode().split(" ", 2)
-        headers = {}
-        while text := self._reader.readline().strip():
-            name, _, value = text.decode("latin-1").partition(":")
-            headers[name.lower()] = value.strip()
-        return Request(method, path, headers, b"")
-
-    def _body(self, headers: dict[str, str]) -> bytes:
-        if headers.get("transfer-encoding") != "chunked":
-            return self._reader.read(int(headers.get("content-length", 0)))
-        pieces = []
-        while size := int(self._reader.readline() or _hung_up(), 16):
-            pieces.append(self._reader.read(size))
-            self._reader.readline()
-        self._reader.readline()
-        return b"".join(pieces)
+        head = request_head(self._reader)
+        return None if head is None else Request(*head, b"")
 
     def send(self, data: bytes) -> None:
         self.sock.sendall(data)
 
     def reset(self) -> None:
         """Let the connection end with a reset when the script returns."""
-        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        reset_at_close(self.sock)
 
     def wait(self) -> None:
         """Say nothing until the client hangs up."""
@@ -197,87 +180,37 @@ class Connection:
                 pass
 
 
-def _hung_up() -> bytes:
-    raise ConnectionResetError
+class Server(Listening):
+    """Runs `script(connection)` for each connection. wrap: what TLS needs."""
 
+    def __init__(
+        self,
+        script: Callable[[Connection], None],
+        wrap: Callable[[socket.socket], socket.socket] | None = None,
+        scheme: str = "http",
+    ) -> None:
+        self.script = script
+        self.requests: list[Request] = []
+        self._wrap = wrap
+        self._numbers = itertools.count(1)
+        super().__init__()
+        self.url = f"{scheme}://127.0.0.1:{self.port}/"
 
-@dataclass
-class Server:
-    """Runs `script(connection)` for each connection, each in a thread."""
-
-    script: Callable[[Connection], None]
-    wrap: Callable[[socket.socket], socket.socket] | None = None
-    scheme: str = "http"
-    requests: list[Request] = field(default_factory=list)
-    connections: int = 0
-    open: set[socket.socket] = field(default_factory=set)
-    errors: list[BaseException] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self._lock = threading.Lock()
-        self._listener = socket.create_server(("127.0.0.1", 0), backlog=256)
-        self.port = self._listener.getsockname()[1]
-        self.url = f"{self.scheme}://127.0.0.1:{self.port}/"
-        self._thread = threading.Thread(target=self._accept, daemon=True)
-        self._thread.start()
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                sock, _ = self._listener.accept()
-            except OSError:
-                return
-            with self._lock:
-                self.connections += 1
-                no = self.connections
-                self.open.add(sock)
-            threading.Thread(target=self._serve, args=(sock, no), daemon=True).start()
-
-    def _serve(self, plain: socket.socket, no: int) -> None:
-        try:
-            sock = self.wrap(plain) if self.wrap else plain
-            with sock:
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                connection = Connection(self, sock, no)
-                with connection._reader:
-                    self.script(connection)
-        except OSError:
-            pass  # the client hung up
-        except BaseException as error:
-            self.errors.append(error)
-        finally:
-            with self._lock:
-                self.open.discard(plain)
-
-    def quiet(self, seconds: float = 5.0) -> bool:
-        """Say whether all clients hang up within `seconds`."""
-        until = time.monotonic() + seconds
-        while self.open and time.monotonic() < until:
-            time.sleep(0.002)
-        return not self.open
-
-    def close(self) -> None:
-        with suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-        self._thread.join(5)
-        with self._lock:
-            left = list(self.open)
-        for sock in left:
-            with suppress(OSError):
-                sock.shutdown(socket.SHUT_RDWR)
-        self.quiet()
-        assert not self.errors, self.errors
+    def serve(self, sock: socket.socket) -> None:
+        no = next(self._numbers)
+        if self._wrap is not None:
+            sock = self._wrap(sock)
+        with sock:
+            connection = Connection(self, sock, no)
+            with connection._reader:
+                self.script(connection)
 
 
 @contextmanager
 def serving(script: Callable[[Connection], None], **options: Any) -> Iterator[Server]:
     """Run a server for the block."""
-    server = Server(script, **options)
-    try:
+    with Server(script, **options) as server:
         yield server
-    finally:
-        server.close()
 
 
 def answer(body: bytes = b"fine", status: str = "200 OK", *fields: str) -> bytes:

@@ -20,20 +20,8 @@ from botocore.exceptions import (
     ReadTimeoutError,
     ResponseStreamingError,
 )
-from clients_botocore_rig import (
-    FIN,
-    HOLE,
-    RST,
-    answer,
-    attached,
-    attempts_of,
-    bare,
-    etag,
-    listening,
-    object_answer,
-    s3_error,
-    serving,
-)
+from clients_botocore_rig import attached, bare, etag, object_answer, s3_error
+from clients_server import FIN, HOLE, RST, answer, attempts_of, listening, serving
 
 import holdfast as hf
 

@@ -19,20 +19,8 @@ from botocore.exceptions import (
 )
 from botocore.parsers import ResponseParserError
 from botocore.stub import Stubber
-from clients_botocore_rig import (
-    FIN,
-    HOLE,
-    RST,
-    answer,
-    attached,
-    attempts_of,
-    bare,
-    json_error,
-    listening,
-    object_answer,
-    s3_error,
-    serving,
-)
+from clients_botocore_rig import attached, bare, json_error, object_answer, s3_error
+from clients_server import FIN, HOLE, RST, answer, attempts_of, listening, serving
 
 import holdfast as hf
 

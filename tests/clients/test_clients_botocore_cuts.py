@@ -14,7 +14,8 @@ from dataclasses import replace
 import pytest
 from botocore.config import Config
 from botocore.exceptions import ClientError, EndpointConnectionError
-from clients_botocore_rig import FIN, HOLE, RST, attached, bare, serving
+from clients_botocore_rig import attached, bare
+from clients_server import FIN, HOLE, RST, serving
 from clients_shapes import (
     BODY,
     FAULTS,

@@ -14,8 +14,8 @@ import zlib
 
 import pytest
 from botocore.exceptions import ConnectionClosedError, SSLError
-from clients_botocore_rig import FIN, RST, answer, attached, object_answer, serving
-from clients_requests_rig import certificate
+from clients_botocore_rig import attached, object_answer
+from clients_server import FIN, RST, answer, certificate, serving
 
 import holdfast as hf
 

@@ -8,7 +8,8 @@ import time
 import pytest
 from botocore import UNSIGNED
 from botocore.exceptions import ConnectionClosedError, EndpointConnectionError
-from clients_botocore_rig import FIN, HOLE, RST, answer, attached, serving
+from clients_botocore_rig import attached
+from clients_server import FIN, HOLE, RST, answer, serving
 
 import holdfast as hf
 

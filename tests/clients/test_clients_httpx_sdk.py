@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 import anthropic
 import httpx
 import pytest
-from clients_requests_rig import certificate
+from clients_server import certificate
 from httpx_faces import FACES, NOW, Connection, answer, answers, serving
 from httpx_http2 import h2_script
 

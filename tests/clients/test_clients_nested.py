@@ -7,9 +7,7 @@ the backend saw.
 from __future__ import annotations
 
 import asyncio
-import socket
-import threading
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 
 import aiohttp
 import boto3
@@ -18,6 +16,7 @@ import pytest
 import requests
 from botocore import UNSIGNED
 from botocore.config import Config
+from clients_server import Listening
 
 import holdfast as hf
 
@@ -25,47 +24,28 @@ CALLS = 1000
 DOWN = b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 4\r\n\r\ndown"
 
 
-class Down:
+class Down(Listening):
     """Answers 500 to everything, and counts."""
 
     def __init__(self):
         self.requests = 0
-        self._listener = socket.create_server(("127.0.0.1", 0), backlog=64)
-        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}/"
-        self._thread = threading.Thread(target=self._accept, daemon=True)
-        self._thread.start()
+        super().__init__()
+        self.url = f"http://127.0.0.1:{self.port}/"
 
-    def _accept(self):
-        while True:
-            try:
-                sock, _ = self._listener.accept()
-            except OSError:
-                return
-            threading.Thread(target=self._serve, args=(sock,), daemon=True).start()
-
-    def _serve(self, sock):
-        with sock, suppress(OSError):
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            head = b""
-            while data := sock.recv(65536):
-                head += data
-                while b"\r\n\r\n" in head:
-                    head = head.partition(b"\r\n\r\n")[2]
-                    self.requests += 1
-                    sock.sendall(DOWN)
-
-    def close(self):
-        with suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-        self._thread.join(5)
+    def serve(self, sock):
+        head = b""
+        while data := sock.recv(65536):
+            head += data
+            while b"\r\n\r\n" in head:
+                head = head.partition(b"\r\n\r\n")[2]
+                self.requests += 1
+                sock.sendall(DOWN)
 
 
 @pytest.fixture
 def down():
-    server = Down()
-    yield server
-    server.close()
+    with Down() as server:
+        yield server
 
 
 @pytest.fixture(autouse=True)

@@ -17,19 +17,8 @@ from contextlib import ExitStack, contextmanager
 import pytest
 import requests
 import urllib3
-from clients_requests_rig import (
-    FIN,
-    HOLE,
-    NOW,
-    RST,
-    Listening,
-    answer,
-    attempts_of,
-    chunks,
-    listening,
-    mounted,
-    serving,
-)
+from clients_requests_rig import NOW, chunks, mounted
+from clients_server import FIN, HOLE, RST, Listening, answer, attempts_of, listening, serving
 from urllib3.util import Retry as InnerRetry
 from urllib3.util import Timeout as InnerTimeout
 
@@ -424,7 +413,7 @@ def test_twenty_threads_share_a_session():
     with serving(script) as server, mounted(policy(hf.Retry(9, backoff=NOW)), server) as session:
 
         def fetch(n):
-            return session.get(f"{server.url}{n}").content == b"/%d" % n * 100
+            return session.get(f"{server.url}/{n}").content == b"/%d" % n * 100
 
         with ThreadPoolExecutor(20) as pool:
             assert all(pool.map(fetch, range(600)))

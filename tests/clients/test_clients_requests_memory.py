@@ -12,7 +12,8 @@ import zlib
 from functools import cache
 
 import pytest
-from clients_requests_rig import answer, chunks, serving
+from clients_requests_rig import chunks
+from clients_server import answer, serving
 
 GIB, MIB = 1 << 30, 1 << 20
 LIMIT = 32 * MIB
@@ -69,7 +70,7 @@ def script(asked):
 def measured(target: str, how: str, **options: object) -> dict[str, object]:
     with serving(script) as server:
         done = subprocess.run(
-            [sys.executable, "-c", CLIENT, server.url + target, how, json.dumps(options)],
+            [sys.executable, "-c", CLIENT, f"{server.url}/{target}", how, json.dumps(options)],
             check=True, capture_output=True, text=True, timeout=50,
         )  # fmt: skip
     found: dict[str, object] = json.loads(done.stdout)

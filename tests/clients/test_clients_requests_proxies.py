@@ -9,17 +9,15 @@ import time
 
 import pytest
 import requests
-from clients_requests_rig import (
+from clients_requests_rig import NOW, mounted, proxying
+from clients_server import (
     FIN,
     HOLE,
-    NOW,
     Listening,
     answer,
     attempts_of,
     certificate,
     listening,
-    mounted,
-    proxying,
     serving,
 )
 

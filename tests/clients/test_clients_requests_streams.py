@@ -13,18 +13,8 @@ import zlib
 import pytest
 import requests
 import urllib3
-from clients_requests_rig import (
-    FIN,
-    HOLE,
-    NOW,
-    RST,
-    answer,
-    attempts_of,
-    chunks,
-    listening,
-    mounted,
-    serving,
-)
+from clients_requests_rig import NOW, chunks, mounted
+from clients_server import FIN, HOLE, RST, answer, attempts_of, listening, serving
 
 import holdfast as hf
 
@@ -280,7 +270,7 @@ def test_a_reader_of_chunks_that_stops_gives_the_permit_back():
 def test_an_answer_that_nobody_closed_warns_and_gives_the_permit_back():
     held = policy()
     with serving(lambda asked: [BIG]) as server, mounted(held, server) as session:
-        response = session.get(server.url + "path?api_key=swordfish", stream=True)
+        response = session.get(server.url + "/path?api_key=swordfish", stream=True)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             del response

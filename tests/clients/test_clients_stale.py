@@ -7,12 +7,11 @@ that is just being closed. Two thousand of them per client, and a bare client fo
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
-import socket
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import partial
 
 import aiohttp
@@ -23,6 +22,7 @@ import pytest
 import requests
 from botocore import UNSIGNED
 from botocore.config import Config
+from clients_server import Listening
 
 import holdfast as hf
 
@@ -31,57 +31,35 @@ THREADS = 8
 ANSWER = b'HTTP/1.1 200 OK\r\nContent-Length: 4\r\nETag: "e"\r\n\r\nfine'
 
 
-class Server:
-    """Counts what it saw: connections, and requests that were answered."""
+class Server(Listening):
+    """Hangs up some 0 to 10 ms after each answer. requests: those that were answered."""
 
     def __init__(self):
-        self.connections = 0
         self.requests = 0
-        self._lock = threading.Lock()
-        self._listener = socket.create_server(("127.0.0.1", 0), backlog=256)
-        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}/"
-        self._thread = threading.Thread(target=self._accept, daemon=True)
-        self._thread.start()
+        self._numbers = itertools.count(1)
+        super().__init__()
+        self.url = f"http://127.0.0.1:{self.port}/"
 
-    def _accept(self):
+    def serve(self, sock):
+        draw = random.Random(next(self._numbers))
+        sock.settimeout(10)  # the first request has time
         while True:
-            try:
-                sock, _ = self._listener.accept()
-            except OSError:
-                return
-            threading.Thread(target=self._serve, args=(sock,), daemon=True).start()
-
-    def _serve(self, sock):
-        with self._lock:
-            self.connections += 1
-            draw = random.Random(self.connections)
-        with sock, suppress(OSError):
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            sock.settimeout(10)  # the first request has time
-            while True:
-                head = b""
-                while b"\r\n\r\n" not in head:
-                    data = sock.recv(65536)
-                    if not data:
-                        return
-                    head += data
-                with self._lock:
-                    self.requests += 1
-                sock.sendall(ANSWER)
-                sock.settimeout(draw.uniform(0.0001, 0.01))
-
-    def close(self):
-        with suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-        self._thread.join(5)
+            head = b""
+            while b"\r\n\r\n" not in head:
+                data = sock.recv(65536)
+                if not data:
+                    return
+                head += data
+            with self._lock:
+                self.requests += 1
+            sock.sendall(ANSWER)
+            sock.settimeout(draw.uniform(0.0001, 0.01))
 
 
 @pytest.fixture
 def server():
-    made = Server()
-    yield made
-    made.close()
+    with Server() as made:
+        yield made
 
 
 def policy() -> hf.Policy:
