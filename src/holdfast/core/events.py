@@ -132,6 +132,22 @@ class LimitChanged(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EndpointState(Event):
+    """What is known of an endpoint changed. key: the host, with its port for a service.
+
+    state: "lost" or "up" of a service that is used; "held": it asked that no request be sent
+    before `until`; "limited": it is given another number of connections.
+    reason: why, from a fixed set.  limit: connections at once, or None.
+    until: monotonic time, or None.
+    """
+
+    state: str
+    reason: str = ""
+    limit: int | None = None
+    until: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Alert(Event):
     """Something a person should know. One when it starts, one (`cleared`) when it ends."""
 

@@ -17,9 +17,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from holdfast.core.classify import verdict_for_status
+from holdfast.core.events import EndpointState
 from holdfast.core.verdict import Kind, Sent, Verdict
 from holdfast.downloads.hosts import Bucket, HostLimit, Pace, crawls, laggards
 from holdfast.runtime.clock import clock
+from holdfast.runtime.hub import hub
 from holdfast.transfer.failures import LONGEST_WAIT, Reason, TransferFailed
 from holdfast.transfer.plane import End
 
@@ -75,6 +77,7 @@ class Host:
     jobs: threads that work on it.  flows: exchanges under way.  moved: bytes so far.
     """
 
+    name: str
     limit: HostLimit
     jobs: int = 0
     files: int = 0
@@ -118,7 +121,7 @@ class Crew:
     def _host(self, name: str) -> Host:
         found = self._hosts.get(name)
         if found is None:
-            found = self._hosts[name] = Host(HostLimit(self._per_host))
+            found = self._hosts[name] = Host(name, HostLimit(self._per_host))
         return found
 
     # -- jobs ----------------------------------------------------------------------------------
@@ -304,32 +307,44 @@ class Crew:
         """Let the limit of a host learn how an exchange ended."""
         now = clock.monotonic()
         head, fault, limit = received.head, received.fault, host.limit
+        why = "broken"
         with self._lock:
+            before = limit.limit, limit.held_until
             if fault is not None:
                 if fault.reason == "ECONNREFUSED":
+                    why = "refused"
                     limit.refused(now, len(host.flows))
                 elif fault.kind is not Kind.CANCELLED and fault.sent is not Sent.NO:
                     limit.ended(now, broken=True)
             elif head is not None and head.status >= 400:
                 said = verdict_for_status(head.status, head.headers, now_wall=clock.wall())
                 if said.kind in {Kind.THROTTLED, Kind.CONCURRENCY}:
+                    why = "throttled"
                     limit.throttled(now, said.retry_after)
                 elif head.status == 403 and resumed:
+                    why = "refused"
                     limit.refused(now, len(host.flows))
             elif received.end is not End.UNREAD:
                 limit.ended(now, broken=False)
+            changed = before != (limit.limit, limit.held_until)
+        if changed:  # told without the lock: who hears it may ask us something
+            _tell(host, now, why)
 
     def tick(self) -> None:
         """Look at all hosts: let limits grow, end what stalls, wake who finds work."""
         now = clock.monotonic()
+        raised: list[Host] = []
         with self._lock:
             for host in self._hosts.values():
                 if host.limit.tick(now, host.moved, len(host.flows)):
+                    raised.append(host)
                     self._wake(1)
                 if self._bucket is None:
                     self._watch(host, now)
             if self._idle:
                 self._wake(1)
+        for host in raised:
+            _tell(host, now, "room")
 
     @staticmethod
     def _watch(host: Host, now: float) -> None:
@@ -342,6 +357,24 @@ class Crew:
             if crawls(pace, now):
                 flow.too_slow = True
                 flow.cancel.set()
+
+
+def _tell(host: Host, now: float, why: str) -> None:
+    """Publish what is known of a host now."""
+    if not hub.listening:
+        return
+    held = host.limit.wait(now) > 0
+    hub.publish(
+        EndpointState(
+            time=now,
+            policy="downloads",
+            key=host.name,
+            state="held" if held else "limited",
+            reason=why,
+            limit=host.limit.limit,
+            until=host.limit.held_until if held else None,
+        )
+    )
 
 
 def _wants_hours(wait: float) -> TransferFailed:

@@ -13,22 +13,24 @@ import threading
 from typing import TYPE_CHECKING
 
 from holdfast.core.errors import Stopped
+from holdfast.core.events import Alert, EndpointState
 from holdfast.downloads.crew import Crew, Job
 from holdfast.downloads.fetch import WISHED, Fetch, Options, Outcome
 from holdfast.downloads.items import FailedItem, FileState, Item, ItemEvent, Report
 from holdfast.downloads.states import Input, State, after, is_open
+from holdfast.downloads.tally import Tally
 from holdfast.runtime.clock import clock
 from holdfast.runtime.files import files
 from holdfast.runtime.hub import hub
 from holdfast.transfer.failures import Interrupted
 from holdfast.transfer.plane_threads import ThreadPlane
 from holdfast.wire.cancel import Cancel
-from holdfast.wire.urls import Url, parse
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator
 
     from holdfast.core.events import Event
+    from holdfast.downloads.addresses import Addresses
     from holdfast.downloads.store import Store
     from holdfast.runtime.policy import Policy
     from holdfast.transfer.object import Attempt
@@ -49,7 +51,7 @@ class Engine:
 
     workers: threads at most.  per_host: connections to one host at most.  limit_rate: bytes per
     second, all together.
-    addresses: id -> URL with its secrets and extra headers, for items that have some.
+    addresses: where items are asked, with what is secret in it.
     heard: called with every event of an item, on the thread where it happened.
     """
 
@@ -63,7 +65,7 @@ class Engine:
         options: Options,
         per_host: int = 16,
         limit_rate: float | None = None,
-        addresses: Mapping[str, tuple[Url, Mapping[str, str]]],
+        addresses: Addresses,
         heard: Callable[[ItemEvent], None] | None = None,
         plane: Plane | None = None,
     ) -> None:
@@ -84,12 +86,13 @@ class Engine:
         self._steered: set[str] = set()
         self._closed = False
         self._stop_asked = False
+        self._full = False
         self._running = 0
-        self._tally = _Tally()
+        self._tally = Tally()
         self._crash: BaseException | None = None
         self._crew = Crew(
             self._store.open_items(),
-            self._host_of,
+            addresses.host,
             per_host=per_host,
             limit_rate=limit_rate,
             called=self._changed.set,
@@ -260,13 +263,26 @@ class Engine:
             return None
         left = (item.known_size or 0) - item.kept
         needed = min(max(left, ROOM_LEAST), ROOM_MOST)
+        self._alert("the disk is full: downloads wait until there is room")
         while not clock.wait(mine.event, ROOM_EVERY):
             if files().free_space(self._into) >= needed:
+                self._alert("the disk has room again", cleared=True)
                 return self._store.item(item.id)
         wish = self._wishes.get(item.id)
         if wish is not None:
             self._store.ended(item.id, after(outcome.state, wish), WISHED[wish])
         return None
+
+    def _alert(self, text: str, *, cleared: bool = False) -> None:
+        """Say once that the disk is full, and once that it is not any more."""
+        with self._lock:
+            news = self._full is cleared
+            self._full = not cleared
+        if news and hub.listening:
+            now = clock.monotonic()
+            hub.publish(
+                Alert(time=now, policy="downloads", name="disk", text=text, cleared=cleared)
+            )
 
     def _attempts(self, host: str, cancel: Cancel) -> Iterator[Attempt]:
         """Yield the policy's attempts; a stop ends its waits, too."""
@@ -275,20 +291,10 @@ class Engine:
         except Stopped:
             raise Interrupted from None
 
-    def _url(self, item: Item) -> Url | None:
-        known = self._addresses.get(item.id)
-        return known[0] if known else None if item.secret else parse(item.url)
-
-    def _host_of(self, item: Item) -> str:
-        url = self._url(item)
-        return url.host if url is not None else ""
-
     def _fetch(self, item: Item, mine: Cancel) -> Fetch:
-        known = self._addresses.get(item.id)
         return Fetch(
             item,
-            self._url(item),
-            known[1] if known else {},
+            self._addresses.of(item),
             into=self._into,
             store=self._store,
             options=self._options,
@@ -318,8 +324,12 @@ class Engine:
 
     def _forward(self, event: Event) -> None:
         """Pass on what the policy and the transfer publish on a worker's thread."""
-        item = getattr(self._crew.here, "item", None)
-        if item is not None and self._heard is not None:
+        if self._heard is None or self._closed:
+            return
+        if isinstance(event, EndpointState):
+            # It is about a host, not a file, whoever found it out.
+            self._heard(ItemEvent("", "", event))
+        elif (item := getattr(self._crew.here, "item", None)) is not None:
             self._heard(ItemEvent(item.id, item.path, event))
 
     # -- the end ---------------------------------------------------------------------------------
@@ -352,34 +362,3 @@ class Engine:
             seconds=round(seconds, 3),
             interrupted=interrupted,
         )
-
-
-class _Tally:
-    """What the workers brought, counted. The engine holds the lock."""
-
-    def __init__(self) -> None:
-        self.done = 0
-        self.skipped = 0
-        self.unverified = 0
-        self.bytes = 0
-        self.fetched = 0
-        self.waste = 0
-        self.left_why: set[str] = set()
-        self.failed: set[str] = set()
-
-    def add(self, item: Item, outcome: Outcome, *, again: bool) -> None:
-        self.fetched += outcome.received
-        self.waste += outcome.wasted
-        if again:
-            return
-        if outcome.state is State.DONE:
-            self.done += 1
-            self.bytes += outcome.size
-            self.unverified += outcome.verified == "unverified"
-        elif outcome.state is State.SKIPPED:
-            self.skipped += 1
-        elif outcome.failure is not None:
-            if outcome.state is State.FAILED:
-                self.failed.add(item.id)
-            elif outcome.state is not State.CANCELLED:
-                self.left_why.add(outcome.failure.reason)

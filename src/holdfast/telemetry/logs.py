@@ -55,6 +55,7 @@ _TEXTS: dict[type[events.Event], str] = {
     events.CircuitOpened: "circuit opened: {why}",
     events.CircuitHalfOpened: "circuit half-open: {why}",
     events.CircuitClosed: "circuit closed: {why}",
+    events.EndpointState: "the endpoint is {state}: {reason}",
     events.Alert: "alert {name}: {text}",
     events.Unclassified: "no table knows the exception type {type}",
     events.ResumeAccepted: "goes on at {offset} bytes: {rung}",

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from holdfast.downloads.aria2.model import (
         BatchDownloadProgress,
         DownloadProgress,
-        EndpointState,
         Failure,
         RetryInfo,
     )
@@ -38,7 +37,6 @@ __all__ = [
     "Aria2Unavailable",
     "BatchDownloadProgress",
     "DownloadProgress",
-    "EndpointState",
     "Failure",
     "RetryInfo",
     "Via",
@@ -58,7 +56,6 @@ _HOMES = {
     "model": (
         "BatchDownloadProgress",
         "DownloadProgress",
-        "EndpointState",
         "Failure",
         "RetryInfo",
     ),

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 
-from holdfast.core.events import Event
-
 
 @dataclass(frozen=True, slots=True)
 class DownloadProgress:
@@ -148,17 +146,6 @@ class RetryInfo(Mapping[str, object]):
 
     # A Mapping without a hash, like a dict.
     __hash__ = None  # type: ignore[assignment]  # as in dict
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EndpointState(Event):
-    """The aria2 service went away or came back. key: its `host:port`.
-
-    state: "lost" or "up".  reason: why, from a fixed set.
-    """
-
-    state: str
-    reason: str = ""
 
 
 def _percent(done: int, total: int, *, whole: bool) -> float:

@@ -12,8 +12,8 @@ import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from holdfast.core.events import EndpointState
 from holdfast.downloads.aria2.errors import Aria2AuthError, Aria2Error, Aria2Refused
-from holdfast.downloads.aria2.model import EndpointState
 from holdfast.downloads.aria2.roster import logger
 from holdfast.downloads.aria2.rpc import Fault
 from holdfast.downloads.aria2.states import HEARD, State, is_open, is_with_aria2
