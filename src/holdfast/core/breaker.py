@@ -35,6 +35,7 @@ class Input(enum.StrEnum):
 
     TRIPPED = "tripped"  # closed: the share or the row of failures is reached
     WAITED = "waited"  # open: asked for admission after the open time
+    PROBED = "probed"  # open: something else found a sign of life
     PROBES_GOOD = "probes-good"  # half-open: enough results, enough of them good
     PROBES_BAD = "probes-bad"  # half-open: enough good results cannot be reached any more
     ISOLATE = "isolate"
@@ -50,6 +51,7 @@ _BY_HAND = {
 TRANSITIONS: dict[tuple[State, Input], State] = {
     (State.CLOSED, Input.TRIPPED): State.OPEN,
     (State.OPEN, Input.WAITED): State.HALF_OPEN,
+    (State.OPEN, Input.PROBED): State.HALF_OPEN,
     (State.HALF_OPEN, Input.PROBES_GOOD): State.CLOSED,
     (State.HALF_OPEN, Input.PROBES_BAD): State.OPEN,
     **{(state, by_hand): to for state in State for by_hand, to in _BY_HAND.items()},
@@ -283,6 +285,11 @@ class BreakerState:
             self.calm_until = until
 
     # -- transitions -------------------------------------------------------------------
+
+    def probed(self, now: float) -> None:
+        """Take a sign of life from outside: an open breaker lets its probes try at once."""
+        if self.state is State.OPEN:
+            self._move(Input.PROBED, "a sign of life", now, math.inf)
 
     def by_hand(self, what: Input, now: float) -> None:
         """Isolate, reset or disable."""

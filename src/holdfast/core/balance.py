@@ -1,0 +1,317 @@
+"""Which endpoint gets the next attempt. Decisions only; the state of each is in `health`.
+
+    trial          one repeatable request in 20, once a second at most, goes to an endpoint
+                   that has something to prove, so that recovery waits for nobody's failure
+    by tier        healthy, then degraded, then unhealthy: within a tier the lowest priority
+                   number, within that the method (`p2c` and others)
+    wait           all that is left is cooling down, full, or has its one probe out
+    last resort    circuit open, the soonest to reopen: one real attempt
+    tried          all were tried by this request: the caller backs off and begins anew
+
+So there is an answer in any mix of states, and "all endpoints have failed" is never said by
+anything but an endpoint.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+import statistics
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from holdfast.core.health import Health, Key, Tier, median_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Sequence
+
+    from holdfast.core.breaker import Permit
+
+Method = Literal["p2c", "weighted", "round_robin", "random", "least_inflight"]
+METHODS: tuple[Method, ...] = ("p2c", "weighted", "round_robin", "random", "least_inflight")
+
+TRIAL_OF = 20
+TRIAL_SECONDS = 1.0
+LOOK_SECONDS = 1.0
+OUTLIER_ENDPOINTS = 5
+OUTLIER_CALLS = 100
+OUTLIER_DEVIATIONS = 1.9
+OUTLIER_LEAST = 0.03
+"""Below the mean by so much at least: of five, any single failure is 2 deviations away."""
+_LEAST_MEAN = 1e-4  # seconds; an endpoint nobody has asked yet is as good as the best
+
+
+class Wait(NamedTuple):
+    """Nobody may be asked before `until` (monotonic), if nothing changes earlier."""
+
+    until: float
+    why: Literal["cooling", "full", "half-open"]
+
+
+class Nobody(enum.StrEnum):
+    """Why there is no endpoint, and no time at which there will be one."""
+
+    TRIED = "tried"  # each was tried by this request
+    DISABLED = "disabled"  # all are switched off
+
+
+@dataclass(slots=True, eq=False)
+class Endpoint:
+    """One endpoint of a cluster.
+
+    weight: its share beside others, from 1.  priority: lower ones are used first.
+    max_in_flight: requests at a time; infinite if it has no limit.
+    """
+
+    id: str
+    health: Health
+    weight: float = 100
+    priority: int = 1
+    max_in_flight: float = math.inf
+    enabled: bool = True
+    credit: float = 0.0  # of the smooth weighted round-robin
+
+    @property
+    def score(self) -> float:
+        """What one more request would wait here, roughly: less is better."""
+        health = self.health
+        mean = max(health.mean.value or 0.0, _LEAST_MEAN)
+        return (health.in_flight + 1) * mean / self.weight
+
+
+class Pick(NamedTuple):
+    """The next attempt: where, with which key, by which permit.
+
+    tier: where the endpoint stands now.  trial: it is to prove itself.
+    """
+
+    endpoint: Endpoint
+    key: Key
+    permit: Permit
+    tier: Tier
+    trial: bool = False
+
+
+class Balancer:
+    """Chooses among endpoints. Not thread-safe.
+
+    method: of choosing within a tier.  max_ejected: the share of endpoints that may be
+    ejected as outliers.  panic: with a smaller share than this left, ejection is ignored.
+    endpoints: may be replaced at any time; requests under way keep what they have.
+    """
+
+    def __init__(
+        self,
+        endpoints: Sequence[Endpoint],
+        method: Method = "p2c",
+        *,
+        max_ejected: float = 0.5,
+        panic: float = 0.5,
+    ) -> None:
+        self.endpoints = list(endpoints)
+        self.median: float | None = None
+        self._choose = _CHOOSE[method]
+        self._max_ejected = max_ejected
+        self._panic = panic
+        self._look_at = -math.inf
+        self._since_trial = 0
+        self._trial_at = -math.inf
+
+    def pick(
+        self,
+        now: float,
+        u: float,
+        *,
+        tried: Collection[Endpoint] = (),
+        repeatable: bool = True,
+        limit: float = math.inf,
+        patience: float = 0.0,
+    ) -> Pick | Wait | Nobody:
+        """Return where the next attempt goes, and count it there.
+
+        u: uniform in [0, 1).  tried: by this request, since its last backoff.
+        repeatable: it may be sent twice, so it may go to an endpoint that has to prove itself.
+        limit: seconds that the attempt may take.  patience: seconds that it could wait.
+        """
+        if now >= self._look_at:
+            self._look(now)
+        enabled = [one for one in self.endpoints if one.enabled]
+        if not enabled:
+            return Nobody.DISABLED
+        left = [one for one in enabled if one not in tried]
+        if not left:
+            return Nobody.TRIED
+        cool = [one for one in left if one.health.next_key(now) is not None]
+        by_tier: dict[Tier, list[Endpoint]] = {tier: [] for tier in Tier}
+        for one in cool:
+            if one.health.in_flight < one.max_in_flight:
+                by_tier[one.health.tier(now)].append(one)
+        picked = self._trial(by_tier, now, u, limit) if repeatable and not tried else None
+        for tier in (Tier.HEALTHY, Tier.DEGRADED, Tier.UNHEALTHY):
+            picked = picked or self._of(by_tier[tier], tier, now, u, limit)
+        return picked or self._otherwise(left, by_tier[Tier.CIRCUIT_OPEN], now, patience)
+
+    def _trial(
+        self, by_tier: dict[Tier, list[Endpoint]], now: float, u: float, limit: float
+    ) -> Pick | None:
+        proving = by_tier[Tier.DEGRADED] + by_tier[Tier.UNHEALTHY]
+        if not proving or not by_tier[Tier.HEALTHY]:
+            return None
+        self._since_trial += 1
+        if self._since_trial < TRIAL_OF or now - self._trial_at < TRIAL_SECONDS:
+            return None
+        for one in sorted(proving, key=lambda one: min(key.used_at for key in one.health.keys)):
+            picked = self._begin(one, now, u, limit)
+            if picked is not None:
+                self._since_trial, self._trial_at = 0, now
+                return picked._replace(trial=True)
+        return None
+
+    def _of(
+        self, group: list[Endpoint], tier: Tier, now: float, u: float, limit: float
+    ) -> Pick | None:
+        """Return one of a tier, or None if no breaker there gives a permit."""
+        left = list(group)
+        while left:
+            first = min(one.priority for one in left)
+            chosen = self._choose([one for one in left if one.priority == first], u)
+            picked = self._begin(chosen, now, u, limit)
+            if picked is not None:
+                return picked._replace(tier=tier)
+            left.remove(chosen)  # half-open, and its probes are out
+        return None
+
+    @staticmethod
+    def _begin(one: Endpoint, now: float, u: float, limit: float) -> Pick | None:
+        health = one.health
+        key, tier = health.next_key(now), health.tier(now)
+        permit = health.begin(now, limit, u)
+        if key is None or isinstance(permit, float | int):
+            return None
+        key.used_at = now
+        return Pick(one, key, permit, tier)
+
+    @staticmethod
+    def _otherwise(
+        left: list[Endpoint], circuit_open: list[Endpoint], now: float, patience: float
+    ) -> Pick | Wait:
+        wait = _soonest(left, now)
+        if wait is not None and (wait.until - now <= patience or not circuit_open):
+            return wait
+        one = min(circuit_open, key=lambda one: one.health.breaker.until)
+        key = one.health.next_key(now)
+        if key is None:
+            raise RuntimeError("only those with a key that is free are looked at")
+        key.used_at = now
+        return Pick(one, key, one.health.force(), Tier.CIRCUIT_OPEN)
+
+    # -- what only all endpoints together show ---------------------------------------------------
+
+    def _look(self, now: float) -> None:
+        """Find outliers, and the median of the latencies.
+
+        Source: success-rate outlier detection of Envoy, with its defaults but for the number
+        of endpoints that may be ejected: with 10 % it ejects none of nine.
+        """
+        self._look_at = now + LOOK_SECONDS
+        enabled = [one for one in self.endpoints if one.enabled]
+        self.median = median_of([one.health for one in enabled])
+        rates = {one: one.health.counts(now) for one in enabled}
+        known = {one: c.success_rate for one, c in rates.items() if c.calls >= OUTLIER_CALLS}
+        bad: list[Endpoint] = []
+        if len(known) >= OUTLIER_ENDPOINTS:
+            spread = statistics.pstdev(known.values())
+            margin = max(OUTLIER_DEVIATIONS * spread, OUTLIER_LEAST)
+            least = statistics.fmean(known.values()) - margin
+            bad = sorted((one for one in known if known[one] < least), key=known.__getitem__)
+            bad = bad[: int(self._max_ejected * len(enabled))]
+            if len(enabled) - len(bad) < self._panic * len(enabled):
+                bad = []
+        for one in enabled:
+            one.health.ejected = one in bad
+
+    def tier(self, now: float) -> Tier:
+        """Return the best tier in which there is an endpoint."""
+        tiers = [one.health.tier(now) for one in self.endpoints if one.enabled]
+        return min(tiers, default=Tier.CIRCUIT_OPEN)
+
+
+def _soonest(left: list[Endpoint], now: float) -> Wait | None:
+    """Return what to wait for, when nobody can be asked now."""
+    waits: list[Wait] = []
+    for one in left:
+        health = one.health
+        free = health.free_at(now)
+        if free > now:
+            waits.append(Wait(free, "cooling"))
+        elif health.in_flight >= one.max_in_flight:
+            waits.append(Wait(math.inf, "full"))  # until one of them ends
+        elif health.tier(now) is not Tier.CIRCUIT_OPEN:
+            waits.append(Wait(math.inf, "half-open"))  # until its probe ends
+    return min(waits, key=lambda wait: wait.until, default=None)
+
+
+# -- methods ---------------------------------------------------------------------------------
+
+
+def _p2c(group: list[Endpoint], u: float) -> Endpoint:
+    """Of two at random the better one.
+
+    Source: M. Mitzenmacher, "The Power of Two Choices in Randomized Load Balancing" (2001).
+    """
+    n = len(group)
+    if n == 1:
+        return group[0]
+    pair = min(int(u * n * (n - 1)), n * (n - 1) - 1)  # one draw gives both
+    first, second = pair // (n - 1), pair % (n - 1)
+    one, other = group[first], group[second + (second >= first)]
+    return one if one.score <= other.score else other
+
+
+def _weighted(group: list[Endpoint], _: float) -> Endpoint:
+    """In turn, as often as the weights say, and no endpoint twice in a row without need.
+
+    Source: smooth weighted round-robin of nginx.
+    """
+    return _in_turn(group, lambda one: one.weight)
+
+
+def _round_robin(group: list[Endpoint], _: float) -> Endpoint:
+    """In turn."""
+    return _in_turn(group, lambda _: 1.0)
+
+
+def _in_turn(group: list[Endpoint], weight: Callable[[Endpoint], float]) -> Endpoint:
+    total = 0.0
+    for one in group:
+        one.credit += weight(one)
+        total += weight(one)
+    chosen = max(group, key=lambda one: one.credit)
+    chosen.credit -= total
+    return chosen
+
+
+def _random(group: list[Endpoint], u: float) -> Endpoint:
+    """Any, as often as the weights say."""
+    at = u * math.fsum(one.weight for one in group)
+    for one in group:
+        at -= one.weight
+        if at < 0:
+            return one
+    return group[-1]
+
+
+def _least_in_flight(group: list[Endpoint], u: float) -> Endpoint:
+    """Choose that with the least in flight for its weight; of equals, any."""
+    loads = [(one.health.in_flight + 1) / one.weight for one in group]
+    least = min(loads)
+    return _random([one for one, load in zip(group, loads, strict=True) if load == least], u)
+
+
+_CHOOSE: dict[Method, Callable[[list[Endpoint], float], Endpoint]] = {
+    "p2c": _p2c,
+    "weighted": _weighted,
+    "round_robin": _round_robin,
+    "random": _random,
+    "least_inflight": _least_in_flight,
+}

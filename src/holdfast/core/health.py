@@ -1,0 +1,281 @@
+"""How well one endpoint does: its tier, its latency, what it asked us to leave alone.
+
+    healthy        takes traffic
+    degraded       fails now and then, or is slow: used when no healthy one can
+    unhealthy      fails more than its peers, failed its probe, or is half-open
+    circuit open   refused until its time is over; used when nothing else is left
+
+The tiers are applied last, so an endpoint is never filtered away for good. What says nothing
+about the endpoint changes nothing here: an answer that refuses the client (4xx), a client
+that went away, a kept-alive connection that had died.
+
+Cool-downs are apart from health: an endpoint that throttles works. They belong to the key that
+was throttled, or to the endpoint where it spoke for all its keys.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from typing import TYPE_CHECKING, NamedTuple
+
+from holdfast.core.breaker import Breaker, BreakerState, Permit, Result, State
+from holdfast.core.window import Window
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+HALF_LIFE = 10.0
+"""Seconds after which a sample of latency has lost half its weight."""
+FAILURE_FACTOR = 2.0
+"""A failure counts as an answer that took so many times the mean."""
+LONGEST_MEAN = 600.0
+
+DEGRADED_SHARE = 0.1
+DEGRADED_CALLS = 5
+DEGRADED_ROW = 2
+SLOW_FACTOR = 3.0
+"""Slow: a mean of more than so many times the median of all endpoints."""
+CLEAN = 10
+"""So many good answers in a row bring a degraded endpoint back."""
+
+COOL_FIRST = 1.0
+COOL_MOST = 60.0
+PROBE_FIRST = 1.0
+
+
+class Tier(enum.IntEnum):
+    """How far down the list of choices an endpoint stands; lower is better."""
+
+    HEALTHY = 0
+    DEGRADED = 1
+    UNHEALTHY = 2
+    CIRCUIT_OPEN = 3
+
+
+class Counts(NamedTuple):
+    """Calls of the last 30 s that say something about the endpoint."""
+
+    calls: int
+    failures: int
+
+    @property
+    def success_rate(self) -> float:
+        """In [0, 1]; 1 without calls."""
+        return 1 - self.failures / self.calls if self.calls else 1.0
+
+
+class Mean:
+    """A mean of latencies that forgets: exponentially weighted by age, not by count.
+
+    Source: the peak-EWMA balancer of Finagle, without its peaks: a single slow answer of a
+    language model says little.
+    """
+
+    __slots__ = ("_at", "value")
+
+    def __init__(self) -> None:
+        self.value: float | None = None
+        self._at = -math.inf
+
+    def add(self, now: float, seconds: float) -> None:
+        """Take a sample."""
+        before = self.value
+        if before is None:
+            self.value = min(seconds, LONGEST_MEAN)
+        else:
+            keep = 0.5 ** (max(0.0, now - self._at) / HALF_LIFE)
+            self.value = min(before * keep + seconds * (1 - keep), LONGEST_MEAN)
+        self._at = now
+
+    def failed(self, now: float, seconds: float) -> None:
+        """Take a failure after `seconds`: fast failures must not attract traffic."""
+        self.add(now, max(seconds, FAILURE_FACTOR * (self.value or 0.0)))
+
+
+class Cooldown:
+    """Until when somebody asked to be left alone. until: monotonic; -inf if never."""
+
+    __slots__ = ("_row", "until")
+
+    def __init__(self) -> None:
+        self.until = -math.inf
+        self._row = 0
+
+    def throttled(self, now: float, retry_after: float | None) -> None:
+        """Stay away for as long as was asked, else 1 s, doubled in a row up to 60 s."""
+        seconds = retry_after
+        if seconds is None:
+            seconds = min(COOL_MOST, COOL_FIRST * 2.0 ** min(self._row, 16))
+            self._row += 1
+        self.until = max(self.until, now + seconds)
+
+    def out(self, now: float, seconds: float) -> None:
+        """Stay away for `seconds`: the key was refused, or its money is spent."""
+        self.until = max(self.until, now + seconds)
+
+    def answered(self) -> None:
+        """Forget the row: it gave an answer."""
+        self._row = 0
+
+
+class Key:
+    """One credential of an endpoint. number: its place in the configuration."""
+
+    __slots__ = ("cooldown", "number", "used_at")
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.cooldown = Cooldown()
+        self.used_at = -math.inf
+
+
+class Health:
+    """The state of one endpoint. Not thread-safe.
+
+    breaker: its options.  keys: how many credentials it has; 0 means that it is asked
+    without one, which then cools down as a key would.
+    in_flight: requests at it right now; counted by `begin` and `settle`.
+    ejected: set by the balancer, which alone sees all endpoints.
+    """
+
+    def __init__(self, breaker: Breaker | None = None, *, keys: int = 0) -> None:
+        self.breaker = BreakerState(breaker or Breaker())
+        self.keys = tuple(Key(number) for number in range(max(1, keys)))
+        self.cooldown = Cooldown()
+        self.mean = Mean()
+        self.in_flight = 0
+        self.ejected = False
+        self.is_degraded = False
+        self.probe_at = math.inf
+        self._probe_failed = False
+        self._probes = 0
+        self._window = Window(self.breaker.options.window)
+        self._row = 0
+        self._clean = 0
+
+    # -- reading: nothing here changes anything ------------------------------------------------
+
+    def tier(self, now: float) -> Tier:
+        """Return where it stands."""
+        state = self.breaker.state
+        if state is State.OPEN or state is State.ISOLATED:
+            over = state is State.OPEN and now >= self.breaker.until
+            return Tier.UNHEALTHY if over else Tier.CIRCUIT_OPEN
+        if state is State.HALF_OPEN or self.ejected or self._probe_failed:
+            return Tier.UNHEALTHY
+        return Tier.DEGRADED if self.is_degraded else Tier.HEALTHY
+
+    def counts(self, now: float) -> Counts:
+        """Return what the window holds."""
+        calls, failures, _ = self._window.totals(now)
+        return Counts(calls, failures)
+
+    def free_at(self, now: float) -> float:
+        """Return when it may be asked: `now`, or when endpoint and a key are cool."""
+        first = min(key.cooldown.until for key in self.keys)
+        return max(now, self.cooldown.until, first)
+
+    def next_key(self, now: float) -> Key | None:
+        """Return the key that rested longest of those that are not cooling down."""
+        if self.cooldown.until > now:
+            return None
+        free = [key for key in self.keys if key.cooldown.until <= now]
+        return min(free, key=lambda key: key.used_at, default=None)
+
+    # -- requests ------------------------------------------------------------------------------
+
+    def begin(self, now: float, limit: float, u: float) -> Permit | float:
+        """Admit a request and count it, or return for how many seconds the breaker refuses.
+
+        limit: seconds that it may take.  u: uniform in [0, 1).
+        """
+        permit = self.breaker.acquire(now, limit, u)
+        if isinstance(permit, Permit):
+            self.in_flight += 1
+        return permit
+
+    def force(self) -> Permit:
+        """Admit one request whatever the breaker says, and count it.
+
+        Its result says something all the same: a success is taken as a good probe.
+        """
+        self.in_flight += 1
+        return Permit(-1)
+
+    def settle(
+        self,
+        permit: Permit,
+        result: Result,
+        now: float,
+        u: float,
+        *,
+        seconds: float,
+        median: float | None = None,
+    ) -> None:
+        """Take the result of an admitted request; exactly once for each.
+
+        seconds: to the first byte of the answer, or to the failure.
+        median: of the means of all endpoints, if there are several.
+        u: uniform in [0, 1), for the time that an opened breaker stays open.
+        """
+        self.in_flight -= 1
+        self.breaker.settle(permit, result, seconds, now, u)
+        if result is Result.NEUTRAL:
+            return
+        failed = result is Result.FAILED
+        self._window.add(now, calls=1, failures=failed)
+        if failed:
+            self.mean.failed(now, seconds)
+        else:
+            self.mean.add(now, seconds)
+            if permit.gen < 0:
+                self.breaker.probed(now)
+            self._probe_failed = False
+        self._judge(failed=failed, slow=self._is_slow(median), now=now)
+        self._plan_probe(now)
+
+    def _is_slow(self, median: float | None) -> bool:
+        mean = self.mean.value
+        return median is not None and mean is not None and mean > SLOW_FACTOR * median
+
+    def _judge(self, *, failed: bool, slow: bool, now: float) -> None:
+        self._row = self._row + 1 if failed else 0
+        self._clean = 0 if failed or slow else self._clean + 1
+        if self.is_degraded:
+            if self._clean >= CLEAN:
+                self.is_degraded = False
+                self._window.clear()  # what was before must not degrade it again
+            return
+        calls, failures, _ = self._window.totals(now)
+        often = calls >= DEGRADED_CALLS and failures >= DEGRADED_SHARE * calls
+        self.is_degraded = slow or self._row >= DEGRADED_ROW or (failed and often)
+
+    # -- probes --------------------------------------------------------------------------------
+
+    def _plan_probe(self, now: float) -> None:
+        failing = self.breaker.state is State.OPEN or self._probe_failed
+        if not failing:
+            self.probe_at, self._probes = math.inf, 0
+        elif self.probe_at == math.inf:
+            self.probe_at = now + PROBE_FIRST
+
+    def probed(self, now: float, *, ok: bool, most: float = 60.0) -> None:
+        """Take the result of a probe, which costs nothing and asks for nothing.
+
+        A good one lets requests try (half-open); it closes nothing, since a port that
+        accepts is no service that answers. most: seconds between two probes at most.
+        """
+        self._probe_failed = not ok
+        self._probes += 1
+        if ok:
+            self.breaker.probed(now)
+        self.probe_at = now + min(most, PROBE_FIRST * 2.0 ** min(self._probes, 16))
+        if self.breaker.state is not State.OPEN and ok:
+            self.probe_at, self._probes = math.inf, 0
+
+
+def median_of(healths: Sequence[Health]) -> float | None:
+    """Return the median of the mean latencies; None if fewer than two are known."""
+    known = sorted(h.mean.value for h in healths if h.mean.value is not None)
+    return known[(len(known) - 1) // 2] if len(known) > 1 else None

@@ -1,0 +1,257 @@
+from __future__ import annotations
+
+import pytest
+
+from holdfast.core.breaker import Breaker, Permit, Result, State
+from holdfast.core.health import CLEAN, Cooldown, Health, Mean, Tier, median_of
+
+OK, FAILED, NEUTRAL = Result.OK, Result.FAILED, Result.NEUTRAL
+
+
+def answer(
+    health: Health,
+    now: float,
+    result: Result = OK,
+    seconds: float = 0.1,
+    median: float | None = None,
+) -> None:
+    """One request, from its permit to its result."""
+    permit = health.begin(now, 10, 0.5)
+    if not isinstance(permit, Permit):
+        permit = health.force()
+    health.settle(permit, result, now, 0.5, seconds=seconds, median=median)
+
+
+def opened(now: float = 0.0) -> Health:
+    health = Health()
+    for _ in range(5):
+        answer(health, now, FAILED)
+    assert health.tier(now) is Tier.CIRCUIT_OPEN
+    return health
+
+
+def test_a_new_endpoint_is_healthy():
+    assert Health().tier(0) is Tier.HEALTHY
+
+
+def test_two_failures_in_a_row_degrade_and_ten_good_answers_bring_it_back():
+    health = Health()
+    answer(health, 0, FAILED)
+    assert health.tier(0) is Tier.HEALTHY
+    answer(health, 0, FAILED)
+    assert health.tier(0) is Tier.DEGRADED
+    for n in range(CLEAN):
+        assert health.tier(n) is Tier.DEGRADED
+        answer(health, n)
+    assert health.tier(CLEAN) is Tier.HEALTHY
+
+
+def test_a_tenth_of_failures_degrades_even_when_none_follows_another():
+    health = Health()
+    for n in range(30):
+        answer(health, n / 10, FAILED if n % 10 == 9 else OK)
+    assert health.tier(3) is Tier.DEGRADED
+
+
+def test_one_failure_of_four_is_too_little_to_judge():
+    health = Health()
+    for result in (OK, FAILED, OK, OK):
+        answer(health, 0, result)
+    assert health.tier(0) is Tier.HEALTHY
+
+
+def test_three_times_the_median_is_slow():
+    health = Health()
+    answer(health, 0, seconds=0.29, median=0.1)
+    assert health.tier(0) is Tier.HEALTHY
+    health = Health()
+    answer(health, 0, seconds=0.31, median=0.1)
+    assert health.tier(0) is Tier.DEGRADED
+
+
+def test_a_slow_endpoint_stays_degraded_until_it_is_fast_again():
+    health = Health()
+    answer(health, 0, seconds=1.0, median=0.1)
+    for n in range(1, 30):
+        answer(health, n, seconds=1.0, median=0.1)
+    assert health.tier(30) is Tier.DEGRADED
+    for n in range(30, 200):
+        answer(health, n, seconds=0.1, median=0.1)
+    assert health.tier(200) is Tier.HEALTHY
+
+
+def test_five_failures_in_a_row_open_the_circuit_and_time_half_opens_it():
+    health = opened()
+    assert health.tier(health.breaker.until - 0.01) is Tier.CIRCUIT_OPEN
+    assert health.tier(health.breaker.until) is Tier.UNHEALTHY
+
+
+def test_neutral_results_change_nothing():
+    health = Health()
+    for n in range(100):
+        answer(health, n, NEUTRAL, seconds=50)
+    assert health.tier(100) is Tier.HEALTHY
+    assert health.mean.value is None
+    assert health.counts(100).calls == 0
+    assert health.in_flight == 0
+
+
+def test_half_open_admits_one_at_a_time():
+    health = opened()
+    now = health.breaker.until
+    first = health.begin(now, 10, 0.5)
+    assert isinstance(first, Permit)
+    assert not isinstance(health.begin(now, 10, 0.5), Permit)
+    health.settle(first, NEUTRAL, now, 0.5, seconds=0)  # cancelled: the place is free again
+    assert isinstance(health.begin(now, 10, 0.5), Permit)
+
+
+def test_a_good_probe_lets_requests_try_and_closes_nothing():
+    health = opened()
+    health.probed(1.0, ok=True)
+    assert health.breaker.state is State.HALF_OPEN
+    assert health.tier(1.0) is Tier.UNHEALTHY
+
+
+def test_a_failed_probe_makes_unhealthy_until_something_answers():
+    health = Health()
+    health.probed(0, ok=False)
+    assert health.tier(0) is Tier.UNHEALTHY
+    answer(health, 1)
+    assert health.tier(1) is Tier.HEALTHY
+
+
+def test_probes_begin_with_a_failing_endpoint_and_grow_rarer():
+    health = Health()
+    assert health.probe_at == float("inf")
+    health = opened(now=100.0)
+    times = [health.probe_at]
+    for _ in range(9):
+        health.probed(times[-1], ok=False)
+        times.append(health.probe_at)
+    gaps = [round(b - a) for a, b in zip([100.0, *times], times, strict=False)]
+    assert gaps == [1, 2, 4, 8, 16, 32, 60, 60, 60, 60]
+    health.probed(times[-1], ok=True)
+    assert health.probe_at == float("inf")
+
+
+def test_a_forced_success_half_opens():
+    health = opened()
+    health.settle(health.force(), OK, 1.0, 0.5, seconds=0.1)
+    assert health.breaker.state is State.HALF_OPEN
+    assert health.in_flight == 0
+
+
+def test_a_forced_failure_leaves_the_circuit_as_it_is():
+    health = opened()
+    until = health.breaker.until
+    health.settle(health.force(), FAILED, 1.0, 0.5, seconds=0.1)
+    assert health.breaker.state is State.OPEN
+    assert health.breaker.until == until
+
+
+def test_results_of_another_generation_do_not_touch_the_circuit():
+    health = Health(Breaker(open_for=1))
+    early = [health.begin(0, 10, 0.5) for _ in range(3)]
+    for _ in range(5):
+        answer(health, 0, FAILED)
+    now = health.breaker.until
+    probe = health.begin(now, 10, 0.5)
+    for permit in early:
+        assert isinstance(permit, Permit)
+        health.settle(permit, FAILED, now, 0.5, seconds=0.1)
+    assert health.breaker.state is State.HALF_OPEN
+    assert isinstance(probe, Permit)
+
+
+# -- latency -------------------------------------------------------------------------------
+
+
+def test_a_sample_loses_half_its_weight_in_ten_seconds():
+    mean = Mean()
+    mean.add(0, 1.0)
+    mean.add(10, 3.0)
+    assert mean.value == pytest.approx(2.0)
+
+
+def test_fast_failures_attract_no_traffic():
+    mean = Mean()
+    mean.add(0, 1.0)
+    mean.failed(100, 0.001)
+    assert mean.value is not None
+    assert mean.value > 1.9
+
+
+def test_means_stay_finite_however_much_fails():
+    mean = Mean()
+    mean.add(0, 1.0)
+    for n in range(5000):
+        mean.failed(n * 60.0, 0.001)
+    assert mean.value == 600
+
+
+def test_the_median_needs_two_endpoints():
+    healths = [Health() for _ in range(3)]
+    answer(healths[0], 0, seconds=5)
+    assert median_of(healths) is None
+    answer(healths[1], 0, seconds=1)
+    assert median_of(healths) == 1
+    answer(healths[2], 0, seconds=2)
+    assert median_of(healths) == 2
+
+
+# -- cool-downs ----------------------------------------------------------------------------
+
+
+def test_a_cooldown_lasts_as_long_as_was_asked():
+    cooldown = Cooldown()
+    cooldown.throttled(100, 7)
+    assert cooldown.until == 107
+    cooldown.throttled(101, 2)  # a shorter one does not end the longer one
+    assert cooldown.until == 107
+
+
+def test_without_a_hint_a_cooldown_doubles_to_a_minute_and_an_answer_ends_the_row():
+    cooldown = Cooldown()
+    now, seen = 0.0, []
+    for _ in range(9):
+        cooldown.throttled(now, None)
+        seen.append(cooldown.until - now)
+        now = cooldown.until
+    assert seen == [1, 2, 4, 8, 16, 32, 60, 60, 60]
+    cooldown.answered()
+    cooldown.throttled(now, None)
+    assert cooldown.until - now == 1
+
+
+def test_a_key_that_cools_leaves_the_others_in_use():
+    health = Health(keys=2)
+    first = health.next_key(0)
+    assert first is not None
+    first.cooldown.throttled(0, 60)
+    second = health.next_key(0)
+    assert second is not None
+    assert second is not first
+    second.cooldown.throttled(0, 30)
+    assert health.next_key(0) is None
+    assert health.free_at(0) == 30
+    assert health.tier(0) is Tier.HEALTHY  # throttling is no fault
+
+
+def test_the_cooldown_of_an_endpoint_is_that_of_all_its_keys():
+    health = Health(keys=3)
+    health.cooldown.throttled(0, 5)
+    assert health.next_key(4.9) is None
+    assert health.free_at(1) == 5
+    assert health.next_key(5) is not None
+
+
+def test_keys_are_used_in_turn():
+    health = Health(keys=3)
+    used = []
+    for now in range(6):
+        key = health.next_key(now)
+        assert key is not None
+        key.used_at = now
+        used.append(key.number)
+    assert used == [0, 1, 2, 0, 1, 2]
