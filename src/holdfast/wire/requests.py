@@ -1,0 +1,310 @@
+"""What a client sent, read strictly: heads by httptools, and bodies in chunks by us.
+
+Two parsers that disagree about where a request ends let a client hide one request in another
+("request smuggling"), so whatever RFC 9112 leaves open is refused here. llhttp, in httptools,
+rejects most of it: a length beside a transfer coding, repeated or signed lengths, bare line
+feeds, folded lines, spaces before a colon, control characters. What it accepts and we refuse:
+
+    a transfer coding other than `chunked` alone, or in HTTP/1.0
+    no Host, several, or one that is no authority (HTTP/1.0 may leave it out)
+    HTTP/0.9, HTTP/2.0 and what lies between; RTSP and ICE
+    two spaces after the method, a `#` in the target, an authority that contradicts Host
+    heads, targets, chunk extensions and trailers of any size
+
+Limits are counted before the parser sees anything.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Literal
+
+import httptools
+
+MAX_FIELDS = 100
+MAX_TARGET = 16 * 1024
+MAX_EXTENSION = 1024
+MAX_TRAILERS = 8 * 1024
+
+_LINE = re.compile(
+    rb"(?P<method>[!#$%&'*+.^_`|~0-9A-Za-z-]+) (?P<target>[^\x00-\x20#\x7f]+)"
+    rb" HTTP/(?P<version>[0-9]\.[0-9])\r\n"
+)
+_WORD = re.compile(rb"[^ \r\n]{1,64} (?P<target>[^ \r\n]*)")
+# An authority (RFC 3986, 3.2.2) without userinfo: a name, an IPv4 address or [IPv6], a port.
+_HOST = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+,;=%-]+|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?\Z")
+_ABSOLUTE = re.compile(rb"(?i:https?)://(?P<authority>[^/?]*)(?P<rest>.*)\Z", re.DOTALL)
+_TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
+_QUOTED = rb'"(?:[\t \x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t\x20-\x7e\x80-\xff])*"'
+_CHUNK = re.compile(rb"([0-9A-Fa-f]{1,15})(?:;%b(?:=(?:%b|%b))?)*\Z" % (_TOKEN, _TOKEN, _QUOTED))
+_TRAILER = re.compile(rb"%b:[\t\x20-\x7e\x80-\xff]*\Z" % _TOKEN)
+
+Expect = Literal["", "100-continue", "other"]
+
+
+class BadRequest(Exception):
+    """A request that is not passed on. The connection is closed after the answer.
+
+    status: of the answer.  reason: what is wrong, without anything that the client sent.
+    """
+
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (type(self), (self.status, self.reason))
+
+
+@dataclass(slots=True)
+class RequestHead:
+    """The head of a request.
+
+    target: in origin form (`/path?query`), or `*`; an absolute form is reduced to it.
+    minor: of the HTTP version, 0 or 1.  fields: as they were sent, in order, duplicates too.
+    host: of the Host field, or of the absolute form; empty only in HTTP/1.0.
+    length: of the body in bytes; None for a chunked one.
+    keeps_alive: the client wants to go on on this connection.  upgrade: the protocols asked for.
+    """
+
+    method: bytes
+    target: bytes
+    minor: int
+    fields: list[tuple[bytes, bytes]] = field(default_factory=list)
+    host: bytes = b""
+    length: int | None = 0
+    keeps_alive: bool = True
+    expect: Expect = ""
+    upgrade: bytes = b""
+
+
+def parse_head(raw: bytes) -> RequestHead:
+    """Read a head, from its first byte to its empty line. Raises BadRequest."""
+    line = _LINE.match(raw)
+    if line is None:
+        raise BadRequest(400, "the request line is malformed")
+    if line["version"] not in {b"1.1", b"1.0"}:
+        raise BadRequest(505, "only HTTP/1.1 and HTTP/1.0 are spoken here")
+    target = line["target"]
+    if len(target) > MAX_TARGET:
+        raise BadRequest(414, f"the target has more than {MAX_TARGET} bytes")
+    if raw.count(b"\n", line.end()) - 1 > MAX_FIELDS:
+        raise BadRequest(431, f"more than {MAX_FIELDS} header fields")
+    reader = _Reader()
+    parser = httptools.HttpRequestParser(reader)
+    try:
+        parser.feed_data(raw)
+    except httptools.HttpParserUpgrade:
+        pass  # what follows is judged by us
+    except httptools.HttpParserError:
+        raise BadRequest(400, "the head is malformed") from None
+    if not reader.complete:
+        raise BadRequest(400, "the head is malformed")
+    head = RequestHead(line["method"], target, line["version"] == b"1.1", reader.fields)
+    _Judge(head).judge()
+    return head
+
+
+class _Reader:
+    """What httptools calls."""
+
+    __slots__ = ("complete", "fields")
+
+    def __init__(self) -> None:
+        self.fields: list[tuple[bytes, bytes]] = []
+        self.complete = False
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.fields.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        self.complete = True
+
+
+class _Judge:
+    """Reads from the fields what the framing and the connection need, or refuses."""
+
+    def __init__(self, head: RequestHead) -> None:
+        self.head = head
+        self.hosts: list[bytes] = []
+        self.codings: list[bytes] = []
+        self.options: set[bytes] = set()
+
+    def judge(self) -> None:
+        head = self.head
+        for name, value in head.fields:
+            note = _NOTES.get(name.lower())
+            if note is not None:
+                note(self, value.strip(b" \t"))
+        self._frame()
+        self._place()
+        close = b"close" in self.options
+        head.keeps_alive = not close and (bool(head.minor) or b"keep-alive" in self.options)
+        if b"upgrade" not in self.options:
+            head.upgrade = b""
+
+    def _frame(self) -> None:
+        head = self.head
+        if not self.codings:
+            return
+        if self.codings != [b"chunked"]:
+            raise BadRequest(400, "a transfer coding other than `chunked`")
+        if not head.minor:
+            raise BadRequest(400, "a transfer coding in HTTP/1.0")
+        head.length = None
+
+    def _place(self) -> None:
+        head = self.head
+        if len(self.hosts) > 1 or (not self.hosts and head.minor):
+            raise BadRequest(400, "there must be one Host field")
+        host = self.hosts[0] if self.hosts else b""
+        if self.hosts and not (_HOST.match(host) or (not host and head.target != b"*")):
+            raise BadRequest(400, "the Host field is malformed")
+        head.host = host
+        if head.target.startswith(b"/") or head.method == b"CONNECT":
+            return
+        if head.target == b"*" and head.method == b"OPTIONS":
+            return
+        absolute = _ABSOLUTE.match(head.target)
+        if absolute is None:
+            raise BadRequest(400, "the target is malformed")
+        authority = absolute["authority"]
+        if not _HOST.match(authority):
+            raise BadRequest(400, "the target is malformed")
+        if self.hosts and authority.lower() != host.lower():
+            raise BadRequest(400, "the target contradicts the Host field")
+        rest = absolute["rest"]
+        head.host = authority
+        head.target = rest if rest.startswith(b"/") else b"/" + rest
+
+    def note_length(self, value: bytes) -> None:
+        # llhttp has refused all but one field of digits; the number may still be any.
+        if not value.isdigit() or len(value) > 18:
+            raise BadRequest(400, "the length is malformed")
+        self.head.length = int(value)
+
+    def note_coding(self, value: bytes) -> None:
+        self.codings += [coding.strip(b" \t").lower() for coding in value.split(b",")]
+
+    def note_host(self, value: bytes) -> None:
+        self.hosts.append(value)
+
+    def note_connection(self, value: bytes) -> None:
+        self.options |= {option.strip(b" \t").lower() for option in value.split(b",")}
+
+    def note_expect(self, value: bytes) -> None:
+        self.head.expect = "100-continue" if value.lower() == b"100-continue" else "other"
+
+    def note_upgrade(self, value: bytes) -> None:
+        self.head.upgrade = value.lower()
+
+
+_NOTES = {
+    b"content-length": _Judge.note_length,
+    b"transfer-encoding": _Judge.note_coding,
+    b"host": _Judge.note_host,
+    b"connection": _Judge.note_connection,
+    b"expect": _Judge.note_expect,
+    b"upgrade": _Judge.note_upgrade,
+}
+
+
+def find_head(data: bytes | bytearray, limit: int, start: int = 0) -> int:
+    """Return where the head that begins `data` ends, or -1 if it has not come whole.
+
+    limit: bytes that it may have.  start: where the search goes on after more has come.
+    Raises BadRequest for what can become no head: too long, or a first line that never ends.
+    """
+    end = data.find(b"\r\n\r\n", max(0, start - 3))
+    if end >= 0 and end + 4 <= limit:
+        return end + 4
+    if end >= 0 or len(data) > limit:
+        found = _WORD.match(data)
+        if found is not None and len(found["target"]) > MAX_TARGET:
+            raise BadRequest(414, f"the target has more than {MAX_TARGET} bytes")
+        raise BadRequest(431, f"the head has more than {limit} bytes")
+    return -1
+
+
+_SIZE, _DATA, _AFTER, _TRAILERS = range(4)
+_LONGEST = {_SIZE: MAX_EXTENSION + 18, _AFTER: 2, _TRAILERS: MAX_TRAILERS}
+"""Bytes of a line, its end included, in each state that reads lines."""
+
+
+class Chunks:
+    """Takes the framing off a chunked body.
+
+    limit: bytes of content that the body may have.  content: bytes announced so far.
+    done: the last chunk and the trailers, which are dropped, have come.
+    """
+
+    __slots__ = ("_left", "_line", "_state", "_trailers", "content", "done", "limit")
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.content = 0
+        self.done = False
+        self._left = 0  # of the chunk that is coming
+        self._line = b""
+        self._state = _SIZE
+        self._trailers = 0
+
+    def feed(self, data: bytes, out: list[bytes]) -> int:
+        """Take from `data`; put content into `out`; return how many bytes were of this body.
+
+        Raises BadRequest for anything that is not exactly the framing of RFC 9112, 7.1.
+        """
+        at = 0
+        while at < len(data) and not self.done:
+            if self._state == _DATA:
+                piece = data[at : at + self._left]
+                out.append(piece)
+                at += len(piece)
+                self._left -= len(piece)
+                if not self._left:
+                    self._state = _AFTER
+            else:
+                at = self._take_line(data, at)
+        return at
+
+    def _take_line(self, data: bytes, at: int) -> int:
+        end = data.find(b"\n", at)
+        line = self._line + (data[at:] if end < 0 else data[at : end + 1])
+        if self._state == _AFTER and line != b"\r\n"[: len(line)]:
+            raise BadRequest(400, "a chunk is longer than its length")
+        if len(line) > _LONGEST[self._state]:
+            raise BadRequest(400, "a chunk extension or a trailer is too long")
+        if end < 0:
+            self._line = line
+            return len(data)
+        self._line = b""
+        if not line.endswith(b"\r\n"):
+            raise BadRequest(400, "a line of the chunked body does not end with CR LF")
+        if self._state == _SIZE:
+            self._begin_chunk(line[:-2])
+        elif self._state == _AFTER:
+            self._state = _SIZE
+        else:
+            self._pass_trailer(line[:-2])
+        return end + 1
+
+    def _begin_chunk(self, line: bytes) -> None:
+        found = _CHUNK.match(line)
+        if found is None:
+            raise BadRequest(400, "a chunk length is malformed")
+        self._left = int(found[1], 16)
+        self.content += self._left
+        if self.content > self.limit:
+            raise BadRequest(413, f"the body has more than {self.limit} bytes")
+        self._state = _DATA if self._left else _TRAILERS
+
+    def _pass_trailer(self, line: bytes) -> None:
+        self._trailers += len(line) + 2
+        if self._trailers > MAX_TRAILERS:
+            raise BadRequest(400, "the trailers are too long")
+        if not line:
+            self.done = True
+        elif _TRAILER.match(line) is None:
+            raise BadRequest(400, "a trailer is malformed")

@@ -1,0 +1,360 @@
+"""Strict reading of requests: other people's cases, our own rules, every split, any bytes."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import httptools
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from holdfast.wire.requests import BadRequest, Chunks, RequestHead, find_head, parse_head
+
+LIMIT = 32 * 1024
+
+
+def read(data: bytes, limit: int = LIMIT, body: int = 1 << 26) -> list[tuple[RequestHead, bytes]]:
+    """Read all whole requests of a connection, as a server would."""
+    found = []
+    while True:
+        data = data.removeprefix(b"\r\n")
+        end = find_head(data, limit)
+        if end < 0:
+            return found
+        head, data = parse_head(data[:end]), data[end:]
+        if head.length is None:
+            chunks, out = Chunks(body), []
+            data = data[chunks.feed(data, out) :]
+            if not chunks.done:
+                return found
+            content = b"".join(out)
+        else:
+            content, data = data[: head.length], data[head.length :]
+            if len(content) < head.length:
+                return found
+        found.append((head, content))
+        if not head.keeps_alive or head.upgrade:
+            return found
+
+
+def refused(data: bytes, **options: int) -> BadRequest:
+    with pytest.raises(BadRequest) as caught:
+        read(data, **options)
+    return caught.value
+
+
+def get(*fields: bytes, line: bytes = b"GET / HTTP/1.1") -> bytes:
+    return b"\r\n".join((line, b"Host: a", *fields, b"", b""))
+
+
+# -- the cases of llhttp ---------------------------------------------------------------------
+
+
+def raw_of(text: str) -> bytes:
+    """Return the bytes of a case: its rules are in the source of llhttp's tests."""
+    text = text.replace("\\\n", "").removesuffix("\n").replace("\n", "\r\n")
+    plain = {"r": b"\r", "n": b"\n", "t": b"\t", "f": b"\f"}
+    pieces = re.split(r"\\(x[0-9a-f]{2}|[0-7]{3}|[rntf])", text)
+    out = b""
+    for at, piece in enumerate(pieces):
+        if at % 2 == 0:
+            out += piece.encode()
+        elif piece in plain:
+            out += plain[piece]
+        else:
+            out += bytes([int(piece.removeprefix("x"), 16 if piece[0] == "x" else 8)])
+    return out
+
+
+def difference(case: dict[str, Any]) -> str:
+    """Return how we read a case in a more lenient way than llhttp, or otherwise; else nothing."""
+    spans = re.findall(r'span\[(method|body)\]="(.*)"', case["log"])
+    methods = [value for kind, value in spans if kind == "method"]
+    bodies = "".join(value for kind, value in spans if kind == "body")
+    error = (case["error"] or {}).get("reason", "")
+    try:
+        found = read(raw_of(case["input"]))
+    except BadRequest:
+        return ""
+    if "Upgrade" in error or "Connection: close" in error:
+        error = ""  # these are no errors of the request
+    if error and len(found) >= len(methods):
+        return f"accepted in spite of: {error}"
+    if found and found[-1][0].method == b"CONNECT":
+        found.pop()  # llhttp ends there: what follows is a tunnel, and we give none
+    if [head.method.decode() for head, _ in found] != methods[: len(found)]:
+        return "other methods"
+    content = "".join(body.decode("latin-1") for _, body in found)
+    return "" if bodies.startswith(content) else f"another body: {content!r} for {bodies!r}"
+
+
+def test_what_llhttp_rejects_is_rejected_and_what_we_accept_is_the_same(vectors):
+    cases = json.loads((vectors / "llhttp_cases.json").read_text(encoding="utf-8"))["cases"]
+    metas = [(json.loads(m) if isinstance(m := case["meta"], str) else m) for case in cases]
+    strict = [c for c, m in zip(cases, metas, strict=True) if m.get("type") == "request"]
+    strict = [c for c in strict if "```" not in c["input"]]  # two cases that were joined
+    assert len(strict) > 100
+    wrong = {case["title"]: difference(case) for case in strict if difference(case)}
+    assert not wrong
+
+
+# -- what llhttp accepts, and we do not ------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("data", "status"),
+    {
+        "a coding before chunked": (get(b"Transfer-Encoding: gzip, chunked"), 400),
+        "chunked twice": (get(b"Transfer-Encoding: chunked", b"Transfer-Encoding: chunked"), 400),
+        "an unknown coding": (get(b"Transfer-Encoding: xchunked"), 400),
+        "a coding in 1.0": (get(b"Transfer-Encoding: chunked", line=b"POST / HTTP/1.0"), 400),
+        "no Host": (b"GET / HTTP/1.1\r\n\r\n", 400),
+        "two Hosts": (get(b"Host: a"), 400),
+        "two Hosts in 1.0": (get(b"Host: b", line=b"GET / HTTP/1.0"), 400),
+        "userinfo in Host": (b"GET / HTTP/1.1\r\nHost: u@a\r\n\r\n", 400),
+        "a path in Host": (b"GET / HTTP/1.1\r\nHost: a/b\r\n\r\n", 400),
+        "a list in Host": (b"GET / HTTP/1.1\r\nHost: a, b\r\n\r\n", 400),
+        "a port of letters": (b"GET / HTTP/1.1\r\nHost: a:http\r\n\r\n", 400),
+        "HTTP/0.9": (get(line=b"GET / HTTP/0.9"), 505),
+        "HTTP/2.0": (get(line=b"GET / HTTP/2.0"), 505),
+        "HTTP/1.2": (get(line=b"GET / HTTP/1.2"), 505),
+        "no version": (b"GET /\r\nHost: a\r\n\r\n", 400),
+        "RTSP": (get(line=b"DESCRIBE / RTSP/1.0"), 400),
+        "ICE": (get(line=b"SOURCE / ICE/1.0"), 400),
+        "two spaces": (get(line=b"GET  / HTTP/1.1"), 400),
+        "a space at the end": (get(line=b"GET / HTTP/1.1 "), 400),
+        "a fragment": (get(line=b"GET /a#b HTTP/1.1"), 400),
+        "bytes above 127 in the target": (get(line="GET /ä HTTP/1.1".encode()), 400),
+        "a relative target": (get(line=b"GET a HTTP/1.1"), 400),
+        "a star for GET": (get(line=b"GET * HTTP/1.1"), 400),
+        "another authority": (get(line=b"GET http://b/ HTTP/1.1"), 400),
+        "userinfo": (get(line=b"GET http://u:p@a/ HTTP/1.1"), 400),
+        "another scheme": (get(line=b"GET ftp://a/ HTTP/1.1"), 400),
+        "length and coding": (get(b"Content-Length: 3", b"Transfer-Encoding: chunked"), 400),
+        "two lengths": (get(b"Content-Length: 3", b"Content-Length: 3"), 400),
+        "a list of lengths": (get(b"Content-Length: 3, 3"), 400),
+        "a signed length": (get(b"Content-Length: +3"), 400),
+        "an empty length": (get(b"Content-Length:"), 400),
+        "a huge length": (get(b"Content-Length: " + b"9" * 30), 400),
+        "a space before a colon": (get(b"A : b"), 400),
+        "a folded line": (get(b"A: b", b" c"), 400),
+        "a bare LF": (b"GET / HTTP/1.1\r\nHost: a\nB: c\r\n\r\n", 400),
+        "a bare CR": (b"GET / HTTP/1.1\r\nHost: a\rB: c\r\n\r\n", 400),
+        "NUL in a value": (get(b"A: \x00"), 400),
+        "a name of a colon": (get(b": b"), 400),
+        "101 fields": (get(*(b"A%d: b" % n for n in range(100))), 431),
+        "a long head": (get(b"A: " + b"b" * LIMIT), 431),
+        "a long target": (get(line=b"GET /" + b"a" * 17_000 + b" HTTP/1.1"), 414),
+        "a long target without an end": (b"GET /" + b"a" * 40_000, 414),
+    }.values(),
+)
+def test_it_is_refused(data, status):
+    assert refused(data).status == status
+
+
+def test_a_hundred_fields_are_fine():
+    found = read(get(*(b"A%d: b" % n for n in range(99))))
+    assert len(found[0][0].fields) == 100
+
+
+def test_a_reason_repeats_nothing_that_the_client_sent():
+    assert "secret" not in refused(get(b"secret secret")).reason
+
+
+# -- what is read ----------------------------------------------------------------------------
+
+
+def test_fields_keep_their_case_order_and_duplicates():
+    head = read(get(b"X-b: 1", b"x-A: 2", b"X-b: 3"))[0][0]
+    assert head.fields == [(b"Host", b"a"), (b"X-b", b"1"), (b"x-A", b"2"), (b"X-b", b"3")]
+
+
+@pytest.mark.parametrize(
+    ("line", "fields", "keeps"),
+    [
+        (b"GET / HTTP/1.1", (), True),
+        (b"GET / HTTP/1.1", (b"Connection: close",), False),
+        (b"GET / HTTP/1.1", (b"Connection: x", b"Connection: Close"), False),
+        (b"GET / HTTP/1.0", (), False),
+        (b"GET / HTTP/1.0", (b"Connection: Keep-Alive",), True),
+        (b"GET / HTTP/1.0", (b"Connection: keep-alive, close",), False),
+    ],
+)
+def test_who_keeps_the_connection(line, fields, keeps):
+    assert read(get(*fields, line=line))[0][0].keeps_alive is keeps
+
+
+@pytest.mark.parametrize(
+    ("line", "target", "host"),
+    [
+        (b"GET http://a/x?y HTTP/1.1", b"/x?y", b"a"),
+        (b"GET HTTP://A HTTP/1.1", b"/", b"A"),
+        (b"GET http://a?q HTTP/1.1", b"/?q", b"a"),
+        (b"OPTIONS * HTTP/1.1", b"*", b"a"),
+        (b"GET /%2e%2e//x?%20 HTTP/1.1", b"/%2e%2e//x?%20", b"a"),
+    ],
+)
+def test_a_target_is_reduced_to_its_path_and_otherwise_untouched(line, target, host):
+    head = read(get(line=line))[0][0]
+    assert (head.target, head.host) == (target, host)
+
+
+def test_http_1_0_may_leave_out_the_host():
+    assert read(b"GET / HTTP/1.0\r\n\r\n")[0][0].host == b""
+
+
+def test_expectations_and_upgrades_are_noted():
+    assert read(get(b"Expect: 100-Continue"))[0][0].expect == "100-continue"
+    assert read(get(b"Expect: tea"))[0][0].expect == "other"
+    assert read(get(b"Connection: Upgrade", b"Upgrade: WebSocket"))[0][0].upgrade == b"websocket"
+    assert read(get(b"Upgrade: WebSocket"))[0][0].upgrade == b""
+
+
+def test_pipelined_requests_are_told_apart():
+    chunked = (
+        get(b"Transfer-Encoding: chunked", line=b"POST /b HTTP/1.1") + b"3\r\nabc\r\n0\r\n\r\n"
+    )
+    sized = get(b"Content-Length: 5", line=b"POST /c HTTP/1.1") + b"GET /"
+    found = read(get() + chunked + sized + b"\r\n" + get(line=b"GET /d HTTP/1.1"))
+    assert [(head.target, body) for head, body in found] == [
+        (b"/", b""),
+        (b"/b", b"abc"),
+        (b"/c", b"GET /"),
+        (b"/d", b""),
+    ]
+
+
+# -- chunks ----------------------------------------------------------------------------------
+
+
+def unchunk(data: bytes, limit: int = 1 << 20, step: int = 0) -> tuple[bytes, int, bool]:
+    chunks, out, at = Chunks(limit), [], 0
+    for start in range(0, len(data), step or len(data) or 1):
+        piece = data[start : start + (step or len(data))]
+        taken = chunks.feed(piece, out)
+        at += taken
+        if taken < len(piece):
+            break
+    return b"".join(out), at, chunks.done
+
+
+WHOLE = b'4;a;b=c;d="e\\";f"\r\nabcd\r\n00A\r\n0123456789\r\n0;x\r\nT: 1\r\nU:\r\n\r\n'
+
+
+@pytest.mark.parametrize("step", range(1, len(WHOLE) + 1))
+def test_chunks_are_the_same_however_they_come(step):
+    assert unchunk(WHOLE, step=step) == (b"abcd0123456789", len(WHOLE), True)
+
+
+def test_what_follows_a_chunked_body_is_not_taken():
+    assert unchunk(WHOLE + b"GET / HTTP/1.1\r\n")[1] == len(WHOLE)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\r\n",
+        b"g\r\n",
+        b"0x4\r\nabcd\r\n",
+        b"+4\r\nabcd\r\n",
+        b"1_0\r\n",
+        b" 4\r\nabcd\r\n",
+        b"4 \r\nabcd\r\n",
+        b"4 ;a\r\nabcd\r\n",
+        b"4;\r\nabcd\r\n",
+        b'4;a="b\r\nabcd\r\n',
+        b"4\nabcd\r\n",
+        b"4\r\nabcde\r\n",
+        b"4\r\nabcd\n",
+        b"4\r\nabcdX",
+        b"4\r\nabcd\r\n-1\r\n",
+        b"0\r\nA b: c\r\n\r\n",
+        b"0\r\n A: c\r\n\r\n",
+        b"0\r\nA: c\n\r\n",
+        b"0\r\nA: \x00\r\n\r\n",
+        b"0" * 16 + b"\r\n",
+        b"4;" + b"a" * 1100 + b"\r\n",
+        b"0\r\nA: " + b"a" * 8200,
+        b"0\r\n" + b"A: b\r\n" * 1500,
+    ],
+)
+def test_a_malformed_chunk_is_refused(data):
+    for step in (0, 1):
+        with pytest.raises(BadRequest) as caught:
+            unchunk(data, step=step)
+        assert caught.value.status == 400
+
+
+def test_a_body_beyond_the_limit_is_refused_before_it_comes():
+    with pytest.raises(BadRequest) as caught:
+        unchunk(b"6\r\nabcdef\r\n5\r\n", limit=10)
+    assert caught.value.status == 413
+
+
+# -- any bytes -------------------------------------------------------------------------------
+
+
+class _Seen:
+    """What httptools makes of a whole request."""
+
+    def __init__(self):
+        self.bodies, self.ended = [b""], 0
+
+    def on_body(self, body):
+        self.bodies[-1] += body
+
+    def on_message_complete(self):
+        self.ended += 1
+        self.bodies.append(b"")
+
+
+MEAN = st.sampled_from(
+    [b"\r\n", b"\n", b"\r", b" ", b"\t", b":", b";", b",", b"0", b"5", b"a", b"chunked", b"\x00",
+     b"Content-Length: 5\r\n", b"Transfer-Encoding: chunked\r\n", b"Host: b\r\n", b"hello",
+     b"GET / HTTP/1.1\r\n", b"POST /x HTTP/1.0\r\n", b"5\r\nhello\r\n0\r\n\r\n", b"X: y\r\n"]
+)  # fmt: skip
+
+
+@settings(max_examples=1500, deadline=None)
+@given(pieces=st.lists(MEAN | st.binary(max_size=3), max_size=12), start=st.booleans())
+def test_nothing_is_accepted_that_another_strict_parser_reads_otherwise(pieces, start):
+    data = (b"POST / HTTP/1.1\r\nHost: a\r\n" if start else b"") + b"".join(pieces)
+    try:
+        found = read(data)
+    except BadRequest:
+        return
+    seen = _Seen()
+    parser = httptools.HttpRequestParser(seen)
+    for head, body in found:
+        wire = b"".join([head.method, b" ", head.target, b" HTTP/1.%d\r\n" % head.minor])
+        wire += b"".join(b"%b: %b\r\n" % one for one in head.fields) + b"\r\n"
+        wire += body if head.length is not None else b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
+        if head.length is None and not body:
+            wire = wire[: -len(b"0\r\n\r\n0\r\n\r\n")] + b"0\r\n\r\n"
+        with_upgrade = bool(head.upgrade)
+        try:
+            parser.feed_data(wire)
+        except httptools.HttpParserUpgrade:
+            assert with_upgrade or head.method == b"CONNECT"
+            return
+    assert seen.ended == len(found)
+    assert seen.bodies[: len(found)] == [body for _, body in found]
+
+
+@settings(max_examples=300, deadline=None)
+@given(pieces=st.lists(MEAN, max_size=10), step=st.integers(1, 7))
+def test_a_head_is_found_at_the_same_place_however_it_comes(pieces, step):
+    data = b"GET / HTTP/1.1\r\n" + b"".join(pieces)
+    whole = find_head(data, LIMIT)
+    seen, at = bytearray(), 0
+    for start in range(0, len(data), step):
+        seen += data[start : start + step]
+        end = find_head(seen, LIMIT, at)
+        if end >= 0:
+            assert end == whole
+            return
+        at = len(seen)
+    assert whole == -1
