@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from holdfast.wire.requests import BadRequest, Chunks, RequestHead, find_head, parse_head
+from holdfast.wire.chunks import BadMessage, Chunks
+from holdfast.wire.requests import RequestHead, find_head, parse_head
 
 LIMIT = 32 * 1024
 
@@ -40,8 +41,8 @@ def read(data: bytes, limit: int = LIMIT, body: int = 1 << 26) -> list[tuple[Req
             return found
 
 
-def refused(data: bytes, **options: int) -> BadRequest:
-    with pytest.raises(BadRequest) as caught:
+def refused(data: bytes, **options: int) -> BadMessage:
+    with pytest.raises(BadMessage) as caught:
         read(data, **options)
     return caught.value
 
@@ -77,7 +78,7 @@ def difference(case: dict[str, Any]) -> str:
     error = (case["error"] or {}).get("reason", "")
     try:
         found = read(raw_of(case["input"]))
-    except BadRequest:
+    except BadMessage:
         return ""
     if "Upgrade" in error or "Connection: close" in error:
         error = ""  # these are no errors of the request
@@ -283,13 +284,13 @@ def test_what_follows_a_chunked_body_is_not_taken():
 )
 def test_a_malformed_chunk_is_refused(data):
     for step in (0, 1):
-        with pytest.raises(BadRequest) as caught:
+        with pytest.raises(BadMessage) as caught:
             unchunk(data, step=step)
         assert caught.value.status == 400
 
 
 def test_a_body_beyond_the_limit_is_refused_before_it_comes():
-    with pytest.raises(BadRequest) as caught:
+    with pytest.raises(BadMessage) as caught:
         unchunk(b"6\r\nabcdef\r\n5\r\n", limit=10)
     assert caught.value.status == 413
 
@@ -324,7 +325,7 @@ def test_nothing_is_accepted_that_another_strict_parser_reads_otherwise(pieces, 
     data = (b"POST / HTTP/1.1\r\nHost: a\r\n" if start else b"") + b"".join(pieces)
     try:
         found = read(data)
-    except BadRequest:
+    except BadMessage:
         return
     seen = _Seen()
     parser = httptools.HttpRequestParser(seen)

@@ -1,4 +1,4 @@
-"""What a client sent, read strictly: heads by httptools, and bodies in chunks by us.
+"""What a client sent, read strictly: heads by httptools, chunked bodies by `chunks`.
 
 Two parsers that disagree about where a request ends let a client hide one request in another
 ("request smuggling"), so whatever RFC 9112 leaves open is refused here. llhttp, in httptools,
@@ -22,10 +22,10 @@ from typing import Literal
 
 import httptools
 
+from holdfast.wire.chunks import BadMessage
+
 MAX_FIELDS = 100
 MAX_TARGET = 16 * 1024
-MAX_EXTENSION = 1024
-MAX_TRAILERS = 8 * 1024
 
 _LINE = re.compile(
     rb"(?P<method>[!#$%&'*+.^_`|~0-9A-Za-z-]+) (?P<target>[^\x00-\x20#\x7f]+)"
@@ -35,27 +35,7 @@ _WORD = re.compile(rb"[^ \r\n]{1,64} (?P<target>[^ \r\n]*)")
 # An authority (RFC 3986, 3.2.2) without userinfo: a name, an IPv4 address or [IPv6], a port.
 _HOST = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+,;=%-]+|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?\Z")
 _ABSOLUTE = re.compile(rb"(?i:https?)://(?P<authority>[^/?]*)(?P<rest>.*)\Z", re.DOTALL)
-_TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
-_QUOTED = rb'"(?:[\t \x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t\x20-\x7e\x80-\xff])*"'
-_CHUNK = re.compile(rb"([0-9A-Fa-f]{1,15})(?:;%b(?:=(?:%b|%b))?)*\Z" % (_TOKEN, _TOKEN, _QUOTED))
-_TRAILER = re.compile(rb"%b:[\t\x20-\x7e\x80-\xff]*\Z" % _TOKEN)
-
 Expect = Literal["", "100-continue", "other"]
-
-
-class BadRequest(Exception):
-    """A request that is not passed on. The connection is closed after the answer.
-
-    status: of the answer.  reason: what is wrong, without anything that the client sent.
-    """
-
-    def __init__(self, status: int, reason: str) -> None:
-        super().__init__(reason)
-        self.status = status
-        self.reason = reason
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return (type(self), (self.status, self.reason))
 
 
 @dataclass(slots=True)
@@ -81,17 +61,17 @@ class RequestHead:
 
 
 def parse_head(raw: bytes) -> RequestHead:
-    """Read a head, from its first byte to its empty line. Raises BadRequest."""
+    """Read a head, from its first byte to its empty line. Raises BadMessage."""
     line = _LINE.match(raw)
     if line is None:
-        raise BadRequest(400, "the request line is malformed")
+        raise BadMessage(400, "the request line is malformed")
     if line["version"] not in {b"1.1", b"1.0"}:
-        raise BadRequest(505, "only HTTP/1.1 and HTTP/1.0 are spoken here")
+        raise BadMessage(505, "only HTTP/1.1 and HTTP/1.0 are spoken here")
     target = line["target"]
     if len(target) > MAX_TARGET:
-        raise BadRequest(414, f"the target has more than {MAX_TARGET} bytes")
+        raise BadMessage(414, f"the target has more than {MAX_TARGET} bytes")
     if raw.count(b"\n", line.end()) - 1 > MAX_FIELDS:
-        raise BadRequest(431, f"more than {MAX_FIELDS} header fields")
+        raise BadMessage(431, f"more than {MAX_FIELDS} header fields")
     reader = _Reader()
     parser = httptools.HttpRequestParser(reader)
     try:
@@ -99,9 +79,9 @@ def parse_head(raw: bytes) -> RequestHead:
     except httptools.HttpParserUpgrade:
         pass  # what follows is judged by us
     except httptools.HttpParserError:
-        raise BadRequest(400, "the head is malformed") from None
+        raise BadMessage(400, "the head is malformed") from None
     if not reader.complete:
-        raise BadRequest(400, "the head is malformed")
+        raise BadMessage(400, "the head is malformed")
     head = RequestHead(line["method"], target, line["version"] == b"1.1", reader.fields)
     _Judge(head).judge()
     return head
@@ -150,18 +130,18 @@ class _Judge:
         if not self.codings:
             return
         if self.codings != [b"chunked"]:
-            raise BadRequest(400, "a transfer coding other than `chunked`")
+            raise BadMessage(400, "a transfer coding other than `chunked`")
         if not head.minor:
-            raise BadRequest(400, "a transfer coding in HTTP/1.0")
+            raise BadMessage(400, "a transfer coding in HTTP/1.0")
         head.length = None
 
     def _place(self) -> None:
         head = self.head
         if len(self.hosts) > 1 or (not self.hosts and head.minor):
-            raise BadRequest(400, "there must be one Host field")
+            raise BadMessage(400, "there must be one Host field")
         host = self.hosts[0] if self.hosts else b""
         if self.hosts and not (_HOST.match(host) or (not host and head.target != b"*")):
-            raise BadRequest(400, "the Host field is malformed")
+            raise BadMessage(400, "the Host field is malformed")
         head.host = host
         if head.target.startswith(b"/") or head.method == b"CONNECT":
             return
@@ -169,12 +149,12 @@ class _Judge:
             return
         absolute = _ABSOLUTE.match(head.target)
         if absolute is None:
-            raise BadRequest(400, "the target is malformed")
+            raise BadMessage(400, "the target is malformed")
         authority = absolute["authority"]
         if not _HOST.match(authority):
-            raise BadRequest(400, "the target is malformed")
+            raise BadMessage(400, "the target is malformed")
         if self.hosts and authority.lower() != host.lower():
-            raise BadRequest(400, "the target contradicts the Host field")
+            raise BadMessage(400, "the target contradicts the Host field")
         rest = absolute["rest"]
         head.host = authority
         head.target = rest if rest.startswith(b"/") else b"/" + rest
@@ -182,7 +162,7 @@ class _Judge:
     def note_length(self, value: bytes) -> None:
         # llhttp has refused all but one field of digits; the number may still be any.
         if not value.isdigit() or len(value) > 18:
-            raise BadRequest(400, "the length is malformed")
+            raise BadMessage(400, "the length is malformed")
         self.head.length = int(value)
 
     def note_coding(self, value: bytes) -> None:
@@ -215,7 +195,7 @@ def find_head(data: bytes | bytearray, limit: int, start: int = 0) -> int:
     """Return where the head that begins `data` ends, or -1 if it has not come whole.
 
     limit: bytes that it may have.  start: where the search goes on after more has come.
-    Raises BadRequest for what can become no head: too long, or a first line that never ends.
+    Raises BadMessage for what can become no head: too long, or a first line that never ends.
     """
     end = data.find(b"\r\n\r\n", max(0, start - 3))
     if end >= 0 and end + 4 <= limit:
@@ -223,88 +203,6 @@ def find_head(data: bytes | bytearray, limit: int, start: int = 0) -> int:
     if end >= 0 or len(data) > limit:
         found = _WORD.match(data)
         if found is not None and len(found["target"]) > MAX_TARGET:
-            raise BadRequest(414, f"the target has more than {MAX_TARGET} bytes")
-        raise BadRequest(431, f"the head has more than {limit} bytes")
+            raise BadMessage(414, f"the target has more than {MAX_TARGET} bytes")
+        raise BadMessage(431, f"the head has more than {limit} bytes")
     return -1
-
-
-_SIZE, _DATA, _AFTER, _TRAILERS = range(4)
-_LONGEST = {_SIZE: MAX_EXTENSION + 18, _AFTER: 2, _TRAILERS: MAX_TRAILERS}
-"""Bytes of a line, its end included, in each state that reads lines."""
-
-
-class Chunks:
-    """Takes the framing off a chunked body.
-
-    limit: bytes of content that the body may have.  content: bytes announced so far.
-    done: the last chunk and the trailers, which are dropped, have come.
-    """
-
-    __slots__ = ("_left", "_line", "_state", "_trailers", "content", "done", "limit")
-
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
-        self.content = 0
-        self.done = False
-        self._left = 0  # of the chunk that is coming
-        self._line = b""
-        self._state = _SIZE
-        self._trailers = 0
-
-    def feed(self, data: bytes, out: list[bytes]) -> int:
-        """Take from `data`; put content into `out`; return how many bytes were of this body.
-
-        Raises BadRequest for anything that is not exactly the framing of RFC 9112, 7.1.
-        """
-        at = 0
-        while at < len(data) and not self.done:
-            if self._state == _DATA:
-                piece = data[at : at + self._left]
-                out.append(piece)
-                at += len(piece)
-                self._left -= len(piece)
-                if not self._left:
-                    self._state = _AFTER
-            else:
-                at = self._take_line(data, at)
-        return at
-
-    def _take_line(self, data: bytes, at: int) -> int:
-        end = data.find(b"\n", at)
-        line = self._line + (data[at:] if end < 0 else data[at : end + 1])
-        if self._state == _AFTER and line != b"\r\n"[: len(line)]:
-            raise BadRequest(400, "a chunk is longer than its length")
-        if len(line) > _LONGEST[self._state]:
-            raise BadRequest(400, "a chunk extension or a trailer is too long")
-        if end < 0:
-            self._line = line
-            return len(data)
-        self._line = b""
-        if not line.endswith(b"\r\n"):
-            raise BadRequest(400, "a line of the chunked body does not end with CR LF")
-        if self._state == _SIZE:
-            self._begin_chunk(line[:-2])
-        elif self._state == _AFTER:
-            self._state = _SIZE
-        else:
-            self._pass_trailer(line[:-2])
-        return end + 1
-
-    def _begin_chunk(self, line: bytes) -> None:
-        found = _CHUNK.match(line)
-        if found is None:
-            raise BadRequest(400, "a chunk length is malformed")
-        self._left = int(found[1], 16)
-        self.content += self._left
-        if self.content > self.limit:
-            raise BadRequest(413, f"the body has more than {self.limit} bytes")
-        self._state = _DATA if self._left else _TRAILERS
-
-    def _pass_trailer(self, line: bytes) -> None:
-        self._trailers += len(line) + 2
-        if self._trailers > MAX_TRAILERS:
-            raise BadRequest(400, "the trailers are too long")
-        if not line:
-            self.done = True
-        elif _TRAILER.match(line) is None:
-            raise BadRequest(400, "a trailer is malformed")
