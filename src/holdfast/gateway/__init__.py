@@ -1,0 +1,1 @@
+"""The gateway: one steady address in front of flaky endpoints."""
