@@ -1,0 +1,186 @@
+"""Heads as they go on: what belongs to one connection is dropped, the rest is left as it is.
+
+    dropped both ways   Connection and what it names, Keep-Alive, Proxy-*, TE, Trailer,
+                        Transfer-Encoding, Upgrade, and names with `_` (a server that turns them
+                        into variables cannot tell them from names with `-`)
+    to the endpoint     Host is the endpoint's; the client's credentials give way to the
+                        endpoint's key; who the client is, is told only if that was wished
+    to the client       framing is ours; Via and the request's id are added
+
+Case, order and duplicates of everything else are kept, because some servers care.
+Source: RFC 9110, 7.6.1; RFC 9112, 7.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from holdfast.wire.chunks import BadMessage
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from holdfast.wire.requests import RequestHead
+    from holdfast.wire.responses import ResponseHead
+
+    Fields = Iterable[tuple[bytes, bytes]]
+
+_HOP = frozenset(
+    {
+        b"connection",
+        b"keep-alive",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+        b"content-length",  # framing is ours, in both directions
+    }
+)
+_TO_ENDPOINT = _HOP | {b"host", b"expect", b"x-request-timeout-ms"}
+_CREDENTIALS = frozenset({b"authorization", b"x-api-key", b"api-key"})
+_FORWARDED = b"forwarded"
+_KEPT = frozenset({b"host", b"content-length", b"transfer-encoding", b"forwarded", b"via"})
+"""What a Connection field may name without effect: dropping it would change what is asked."""
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """What is the same for all requests to one endpoint with one key.
+
+    base: path that goes before each target, without a final `/`.  own: whole lines of ours:
+    Host, the key, configured fields.  own_names: of those fields, in lower case.
+    credentials: the client's go along.
+    """
+
+    base: bytes
+    own: bytes
+    own_names: frozenset[bytes]
+    credentials: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """Who asks. trusted: what it says of those behind it is believed.
+
+    told: the lines that tell the endpoint of it; empty if that is not wished.
+    """
+
+    trusted: bool = False
+    told: bytes = b""
+
+
+def route(
+    *,
+    host: str,
+    base: str = "",
+    key: tuple[str, str] | None = None,
+    headers: dict[str, str],
+    credentials: bool,
+) -> Route:
+    """Make a route. key: name and value of the field that carries it."""
+    own = {"Host": host, **headers}
+    if key is not None:
+        own[key[0]] = key[1]
+    lines = "".join(f"{name}: {value}\r\n" for name, value in own.items())
+    names = frozenset(name.lower().encode() for name in own)
+    return Route(base.rstrip("/").encode(), lines.encode("latin-1"), names, credentials)
+
+
+def named_by_connection(fields: Fields) -> frozenset[bytes]:
+    """Return the names of fields that belong to the connection only."""
+    named: set[bytes] = set()
+    for name, value in fields:
+        if name.lower() == b"connection":
+            named |= {part.strip(b" \t").lower() for part in value.split(b",")}
+    return frozenset(named) - _KEPT
+
+
+def request_head(
+    head: RequestHead,
+    to: Route,
+    client: Client,
+    *,
+    length: int | None,
+    via: bytes = b"",
+    identity: bool = False,
+) -> bytes:
+    """Return the bytes of the head that goes to an endpoint.
+
+    length: of the body in our framing; None for a chunked one.
+    via: our token in the Via field; empty to add none.  identity: ask for no content coding.
+    Raises BadMessage (508) if the request has been here before.
+    """
+    named = named_by_connection(head.fields)
+    dropped = _TO_ENDPOINT | to.own_names | named
+    if not to.credentials:
+        dropped |= _CREDENTIALS
+    if identity:
+        dropped |= {b"accept-encoding"}
+    out = [head.method, b" ", to.base, head.target, b" HTTP/1.1\r\n", to.own]
+    seen: list[bytes] = []
+    for name, value in head.fields:
+        lower = name.lower()
+        if via and lower == b"via":
+            seen.append(value)
+            continue
+        if lower in dropped or b"_" in name or lower.startswith(b"proxy-"):
+            continue
+        if not client.trusted and (lower == _FORWARDED or lower.startswith(b"x-forwarded-")):
+            continue
+        out += (name, b": ", value, b"\r\n")
+    if via:
+        out += (b"Via: ", _via(seen, via, head.minor), b"\r\n")
+    if client.told:
+        out.append(client.told)
+    if identity:
+        out.append(b"Accept-Encoding: identity\r\n")
+    if length is None:
+        out.append(b"Transfer-Encoding: chunked\r\n")
+    elif length or head.method not in {b"GET", b"HEAD", b"OPTIONS", b"DELETE"}:
+        out.append(b"Content-Length: %d\r\n" % length)
+    out.append(b"\r\n")
+    return b"".join(out)
+
+
+def _via(seen: list[bytes], own: bytes, minor: int) -> bytes:
+    before = b", ".join(seen)
+    if own in before:
+        raise BadMessage(508, "the request has been through this gateway before")
+    mine = b"1.%d %b" % (minor, own)
+    return b"%b, %b" % (before, mine) if before else mine
+
+
+def response_head(
+    head: ResponseHead,
+    *,
+    length: int | None = None,
+    chunked: bool = False,
+    close: bool = False,
+    via: bytes = b"",
+    added: bytes = b"",
+) -> bytes:
+    """Return the bytes of the head that goes to the client.
+
+    length, chunked: our framing; neither for an answer without a body, or one that ends with
+    the connection.  close: the connection ends afterwards.  added: whole lines of ours.
+    """
+    named = named_by_connection(head.fields)
+    out = [b"HTTP/1.1 %d " % head.status, head.reason, b"\r\n"]
+    seen: list[bytes] = []
+    for name, value in head.fields:
+        lower = name.lower()
+        if lower == b"via" and via:
+            seen.append(value)
+        elif not (lower in _HOP or lower in named or b"_" in name or lower.startswith(b"proxy-")):
+            out += (name, b": ", value, b"\r\n")
+    if via:
+        seen.append(b"1.%d %b" % (head.minor, via))
+        out += (b"Via: ", b", ".join(seen), b"\r\n")
+    out.append(added)
+    if chunked:
+        out.append(b"Transfer-Encoding: chunked\r\n")
+    elif length is not None:
+        out.append(b"Content-Length: %d\r\n" % length)
+    out.append(b"Connection: close\r\n\r\n" if close else b"\r\n")
+    return b"".join(out)
