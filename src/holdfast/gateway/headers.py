@@ -16,8 +16,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from holdfast.wire.chunks import BadMessage
-
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -109,46 +107,53 @@ def request_head(
 
     length: of the body in our framing; None for a chunked one.
     via: our token in the Via field; empty to add none.  identity: ask for no content coding.
-    Raises BadMessage (508) if the request has been here before.
     """
-    named = named_by_connection(head.fields)
-    dropped = _TO_ENDPOINT | to.own_names | named
+    dropped = _TO_ENDPOINT | to.own_names | named_by_connection(head.fields)
     if not to.credentials:
         dropped |= _CREDENTIALS
     if identity:
         dropped |= {b"accept-encoding"}
-    out = [head.method, b" ", to.base, head.target, b" HTTP/1.1\r\n", to.own]
-    seen: list[bytes] = []
-    for name, value in head.fields:
-        lower = name.lower()
-        if via and lower == b"via":
-            seen.append(value)
-            continue
-        if lower in dropped or b"_" in name or lower.startswith(b"proxy-"):
-            continue
-        if not client.trusted and (lower == _FORWARDED or lower.startswith(b"x-forwarded-")):
-            continue
-        out += (name, b": ", value, b"\r\n")
     if via:
-        out += (b"Via: ", _via(seen, via, head.minor), b"\r\n")
+        dropped |= {b"via"}
+    out = [head.method, b" ", to.base, head.target, b" HTTP/1.1\r\n", to.own]
+    _pass_on(head.fields, dropped, out, forwarding=client.trusted)
+    if via:
+        out += (b"Via: ", _via(head, via), b"\r\n")
     if client.told:
         out.append(client.told)
     if identity:
         out.append(b"Accept-Encoding: identity\r\n")
     if length is None:
         out.append(b"Transfer-Encoding: chunked\r\n")
-    elif length or head.method not in {b"GET", b"HEAD", b"OPTIONS", b"DELETE"}:
+    elif length or head.method not in _BODYLESS:
         out.append(b"Content-Length: %d\r\n" % length)
     out.append(b"\r\n")
     return b"".join(out)
 
 
-def _via(seen: list[bytes], own: bytes, minor: int) -> bytes:
-    before = b", ".join(seen)
-    if own in before:
-        raise BadMessage(508, "the request has been through this gateway before")
-    mine = b"1.%d %b" % (minor, own)
-    return b"%b, %b" % (before, mine) if before else mine
+_BODYLESS = frozenset({b"GET", b"HEAD", b"OPTIONS", b"DELETE"})
+
+
+def _pass_on(
+    fields: Fields, dropped: frozenset[bytes], out: list[bytes], *, forwarding: bool
+) -> None:
+    for name, value in fields:
+        lower = name.lower()
+        if lower in dropped or b"_" in name or lower.startswith(b"proxy-"):
+            continue
+        if not forwarding and (lower == _FORWARDED or lower.startswith(b"x-forwarded-")):
+            continue
+        out += (name, b": ", value, b"\r\n")
+
+
+def _via(head: RequestHead | ResponseHead, own: bytes) -> bytes:
+    seen = [value for name, value in head.fields if name.lower() == b"via"]
+    return b", ".join([*seen, b"1.%d %b" % (head.minor, own)])
+
+
+def is_loop(head: RequestHead, own: bytes) -> bool:
+    """Whether a request has been through this gateway before. own: our token in Via."""
+    return any(name.lower() == b"via" and own in value for name, value in head.fields)
 
 
 def response_head(
@@ -165,18 +170,13 @@ def response_head(
     length, chunked: our framing; neither for an answer without a body, or one that ends with
     the connection.  close: the connection ends afterwards.  added: whole lines of ours.
     """
-    named = named_by_connection(head.fields)
-    out = [b"HTTP/1.1 %d " % head.status, head.reason, b"\r\n"]
-    seen: list[bytes] = []
-    for name, value in head.fields:
-        lower = name.lower()
-        if lower == b"via" and via:
-            seen.append(value)
-        elif not (lower in _HOP or lower in named or b"_" in name or lower.startswith(b"proxy-")):
-            out += (name, b": ", value, b"\r\n")
+    dropped = _HOP | named_by_connection(head.fields)
     if via:
-        seen.append(b"1.%d %b" % (head.minor, via))
-        out += (b"Via: ", b", ".join(seen), b"\r\n")
+        dropped |= {b"via"}
+    out = [b"HTTP/1.1 %d " % head.status, head.reason, b"\r\n"]
+    _pass_on(head.fields, dropped, out, forwarding=True)
+    if via:
+        out += (b"Via: ", _via(head, via), b"\r\n")
     out.append(added)
     if chunked:
         out.append(b"Transfer-Encoding: chunked\r\n")
