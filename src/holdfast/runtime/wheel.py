@@ -37,7 +37,7 @@ class Due:
         self._slot = math.inf  # the tick in which the wheel looks at it next
 
     def on_due(self, now: float) -> None:
-        """The limit has been reached; it is infinite again."""
+        """Act: the limit has been reached, and is infinite again."""
         raise NotImplementedError
 
 
@@ -54,7 +54,7 @@ class Wheel:
     def set(self, owner: Due, due: float) -> None:
         """Set or move a limit. due: monotonic time; infinite takes it back."""
         owner.due = due
-        if due < owner._slot:  # noqa: SLF001 - the wheel and its entries are one unit
+        if due < owner._slot:
             # Its old place, if it has one, comes up later and finds nothing to do.
             self._put(owner)
 
@@ -63,7 +63,7 @@ class Wheel:
             self._last = math.floor(clock.monotonic() / self._tick)
             self._timer = clock.call_later(self._loop, self._tick, self._turn)
         number = max(math.ceil(owner.due / self._tick), self._last + 1)
-        owner._slot = number * self._tick  # noqa: SLF001 - see `set`
+        owner._slot = number * self._tick
         self._slots.setdefault(number, []).append(owner)
 
     def _turn(self) -> None:
@@ -81,9 +81,9 @@ class Wheel:
                 self._look(owner, number * self._tick, now)
 
     def _look(self, owner: Due, slot: float, now: float) -> None:
-        if owner._slot != slot:  # noqa: SLF001 - see `set`
+        if owner._slot != slot:
             return  # it has an earlier place by now
-        owner._slot = math.inf  # noqa: SLF001 - see `set`
+        owner._slot = math.inf
         if owner.due <= now:
             owner.due = math.inf
             owner.on_due(now)
