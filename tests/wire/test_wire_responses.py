@@ -18,7 +18,7 @@ def head(*fields: bytes, line: bytes = b"HTTP/1.1 200 OK") -> bytes:
 
 def read(data: bytes, method: bytes = b"GET", *, step: int = 0, raw: bool = True):
     """Feed in steps; return (answer, what it gave out, how many bytes were its own)."""
-    answer, out, taken = Answer(method, raw=raw), [], 0
+    answer, out, taken = Answer(method, raw=lambda _: raw), [], 0
     for at in range(0, len(data), step or len(data) or 1):
         piece = data[at : at + step] if step else data
         n = answer.feed(piece, out)

@@ -14,8 +14,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from holdfast.wire.chunks import BadMessage, Chunks
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 MAX_HEAD = 64 * 1024
 MAX_INTERIM = 16
@@ -107,14 +111,17 @@ _LISTS = {b"content-length": 0, b"transfer-encoding": 1, b"connection": 2}
 class Answer:
     """One answer, as its bytes come.
 
-    method: of its request.  raw: a chunked body keeps its framing (see `chunks.Chunks`).
+    method: of its request.  raw: asked, when the head is there, whether a chunked body keeps its
+    framing (see `chunks.Chunks`); by default it does.
     head: None until it is whole; answers of 1xx before it are passed over.
     done: all of it has come.  started: at least one byte has come.
     """
 
     __slots__ = ("_chunks", "_head", "_interim", "_left", "_method", "_raw", "done", "head")
 
-    def __init__(self, method: bytes, *, raw: bool = True) -> None:
+    def __init__(
+        self, method: bytes, *, raw: Callable[[ResponseHead], bool] = lambda _: True
+    ) -> None:
         self.head: ResponseHead | None = None
         self.done = False
         self._method = method
@@ -180,7 +187,7 @@ class Answer:
     def _begin(self, head: ResponseHead) -> None:
         self.head = head
         if head.chunked:
-            self._chunks = Chunks(raw=self._raw)
+            self._chunks = Chunks(raw=self._raw(head))
         elif head.length is not None:
             self._left = head.length
             self.done = not self._left

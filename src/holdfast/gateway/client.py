@@ -1,0 +1,262 @@
+"""A client's connection: requests in, answers out, in order.
+
+Requests may be pipelined: one is in work, the others wait as bytes. Reading goes on meanwhile,
+so that a client that leaves is noticed at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from typing import TYPE_CHECKING, Any
+
+from holdfast.gateway import errors
+from holdfast.gateway.exchange import Exchange
+from holdfast.gateway.headers import Client as Identity
+from holdfast.gateway.headers import is_loop
+from holdfast.runtime.clock import clock
+from holdfast.runtime.wheel import Due
+from holdfast.wire.chunks import BadMessage, Chunks
+from holdfast.wire.requests import RequestHead, find_head, parse_head
+
+if TYPE_CHECKING:
+    from holdfast.gateway.cluster import Cluster
+
+MAX_AHEAD = 256 * 1024
+"""Bytes of pipelined requests that are kept; then reading stops until one is answered."""
+
+
+class Client(asyncio.Protocol, Due):
+    """One connection of a client.
+
+    identity: what endpoints are told of it.  chunked: content that is given gets our framing.
+    terminator: what ends the body of the answer that is being given.
+    """
+
+    __slots__ = (
+        "_ahead",
+        "_body",
+        "_chunks",
+        "_cluster",
+        "_close",
+        "_exchange",
+        "_head",
+        "_left",
+        "_paused",
+        "_searched",
+        "_serial",
+        "chunked",
+        "identity",
+        "terminator",
+        "transport",
+    )
+
+    def __init__(self, cluster: Cluster, serial: str) -> None:
+        Due.__init__(self)
+        self._cluster = cluster
+        self._serial = serial
+        self._ahead = bytearray()
+        self._searched = 0
+        self._exchange: Exchange | None = None
+        self._head: RequestHead | None = None
+        self._body: list[bytes] = []
+        self._left = 0
+        self._chunks: Chunks | None = None
+        self._close = False
+        self._paused = False
+        self.chunked = False
+        self.terminator = b""
+        self.identity = Identity()
+        self.transport: Any = None
+
+    # -- bytes in --------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin to wait for a request."""
+        self.transport = transport
+        self.transport.set_write_buffer_limits(high=64 * 1024)
+        self._cluster.wheel.set(self, clock.monotonic() + self._cluster.config.head_timeout)
+
+    def data_received(self, data: bytes) -> None:
+        """Read requests, one after the other."""
+        if self._exchange is not None or self._close:
+            self._ahead += data
+            if len(self._ahead) > MAX_AHEAD:
+                self.transport.pause_reading()
+            return
+        self._ahead += data
+        self._read()
+
+    def _read(self) -> None:
+        try:
+            while self._ahead and self._exchange is None and not self._close:
+                if self._head is None and not self._take_head():
+                    return
+                if not self._take_body():
+                    return
+                self._start()
+        except BadMessage as bad:
+            self._refuse_bytes(bad)
+
+    def _take_head(self) -> bool:
+        ahead = self._ahead
+        if ahead.startswith(b"\r\n"):
+            del ahead[:2]  # some clients send one too many (RFC 9112, 2.2)
+        end = find_head(ahead, self._cluster.config.head_max, self._searched)
+        if end < 0:
+            self._searched = len(ahead)
+            return False
+        self._searched = 0
+        head = parse_head(bytes(ahead[:end]))
+        del ahead[:end]
+        self._check(head)
+        self._head = head
+        self._body = []
+        if head.length is None:
+            self._chunks = Chunks(self._cluster.config.body_max)
+        else:
+            self._left = head.length
+        if head.expect and not ahead and self._left | (self._chunks is not None):
+            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        return True
+
+    def _check(self, head: RequestHead) -> None:
+        if head.length is not None and head.length > self._cluster.config.body_max:
+            raise BadMessage(413, "the body is too large")
+        if head.method in {b"CONNECT", b"TRACE"}:
+            raise BadMessage(405, "the method is not served here")
+        if head.expect == "other":
+            raise BadMessage(417, "that expectation cannot be met")
+        if head.upgrade == b"websocket" or (head.upgrade and head.length != 0):
+            raise BadMessage(501, "a switch of protocols is not supported")
+        if self._cluster.via and is_loop(head, self._cluster.via):
+            raise BadMessage(508, "the request has been here before")
+
+    def _take_body(self) -> bool:
+        ahead = self._ahead
+        if self._chunks is not None:
+            taken = self._chunks.feed(bytes(ahead), self._body)
+            del ahead[:taken]
+            return self._chunks.done
+        if self._left:
+            piece = bytes(ahead[: self._left])
+            del ahead[: len(piece)]
+            self._body.append(piece)
+            self._left -= len(piece)
+        return not self._left
+
+    def _start(self) -> None:
+        head, self._head, self._chunks = self._head, None, None
+        if head is None:
+            return
+        now = clock.monotonic()
+        self._cluster.wheel.set(self, math.inf)
+        self._cluster.started()
+        exchange = Exchange(self._cluster, self, head, b"".join(self._body))
+        exchange.id = f"{self._serial}-{self._cluster.stats.requests:x}"
+        self._body = []
+        self._exchange = exchange
+        exchange.begin(now)
+
+    def _refuse_bytes(self, bad: BadMessage) -> None:
+        code = errors.BY_STATUS.get(bad.status) or next(
+            code for code, row in errors.ERRORS.items() if row.status == bad.status
+        )
+        value = errors.body(code, self._serial, text=bad.reason, reason="malformed")
+        self._close = True
+        self.transport.write(errors.answer(code, value, close=True))
+        self.transport.close()
+
+    # -- bytes out -------------------------------------------------------------------------------
+
+    def closes(self, head: RequestHead, *, ends: bool) -> bool:
+        """Decide whether the connection ends after an answer. ends: only that ends its body."""
+        self._close = ends or not head.keeps_alive or bool(head.upgrade)
+        return self._close
+
+    def write(self, data: bytes) -> None:
+        """Write a head."""
+        self.transport.write(data)
+
+    def give(self, pieces: list[bytes]) -> None:
+        """Write content, in our framing where there is one."""
+        if self.chunked:
+            size = sum(map(len, pieces))
+            if size:
+                self.transport.writelines([b"%x\r\n" % size, *pieces, b"\r\n"])
+        elif pieces:
+            self.transport.writelines(pieces)
+
+    def end_body(self) -> None:
+        """Write the end of a body."""
+        if self.terminator:
+            self.transport.write(self.terminator)
+        self.terminator = b""
+        self.chunked = False
+
+    def refuse(
+        self, code: str, exchange: Exchange, *, sent: str, retry_after: float | None
+    ) -> None:
+        """Answer with an error of ours."""
+        value = errors.body(
+            code, exchange.id, sent=sent, retry_after=retry_after, attempts=exchange.told
+        )
+        fields = []
+        if retry_after is not None:
+            fields.append(f"Retry-After: {math.ceil(retry_after)}")
+        close = self.closes(exchange.head, ends=False)
+        is_head = exchange.head.method == b"HEAD"
+        self.transport.write(errors.answer(code, value, close=close, fields=fields, head=is_head))
+
+    def answered(self, *, close: bool, abort: bool) -> None:
+        """Take note that an answer is over; go on with the next request."""
+        self._exchange = None
+        if abort:
+            self.transport.abort()
+            return
+        if close or self._close:
+            self._close = True
+            self.transport.close()
+            return
+        config = self._cluster.config
+        wait = config.head_timeout if self._ahead else config.client_idle
+        self._cluster.wheel.set(self, clock.monotonic() + wait)
+        self.transport.resume_reading()
+        if self._ahead:
+            self._read()
+
+    def pause_writing(self) -> None:
+        """The client takes less than comes: let the endpoint wait."""
+        self._paused = True
+        if self._exchange is not None:
+            self._exchange.pause(paused=True)
+
+    def resume_writing(self) -> None:
+        """It takes again."""
+        self._paused = False
+        if self._exchange is not None:
+            self._exchange.pause(paused=False)
+
+    # -- the end ---------------------------------------------------------------------------------
+
+    def eof_received(self) -> bool:
+        """Nobody reads an answer any more, as far as we can know: end everything."""
+        return False
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """The client is gone."""
+        del error
+        self._cluster.wheel.set(self, math.inf)
+        exchange, self._exchange = self._exchange, None
+        self._close = True
+        if exchange is not None:
+            self._cluster.stats.cancelled += 1
+            exchange.abandon()
+
+    def on_due(self, now: float) -> None:
+        """Close a connection that is idle, or whose request does not come."""
+        del now
+        if self._head is not None or self._ahead:
+            self._refuse_bytes(BadMessage(408, "the request came too slowly"))
+        else:
+            self.transport.close()

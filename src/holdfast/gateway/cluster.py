@@ -1,0 +1,211 @@
+"""One gateway's endpoints and rules, shared by all its requests."""
+
+from __future__ import annotations
+
+import fnmatch
+import math
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from holdfast.core.balance import Balancer, Endpoint, Pick
+from holdfast.core.health import Health
+from holdfast.core.window import Durations
+from holdfast.gateway.exchange import IDEMPOTENT
+from holdfast.gateway.upstream import Upstream
+from holdfast.runtime.random import rng
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable, Sequence
+
+    from holdfast.core.breaker import Result
+    from holdfast.gateway.config import EndpointConfig, GatewayConfig
+    from holdfast.gateway.exchange import Exchange
+    from holdfast.gateway.upstream import Connection
+    from holdfast.runtime.wheel import Wheel
+    from holdfast.wire.requests import RequestHead
+
+FIRST_BYTE_FACTOR = 8.0
+FIRST_BYTE_LEAST = 2.0
+FIRST_BYTE_STREAM_MOST = 30.0
+FIRST_BYTE_SAMPLES = 100
+
+
+@dataclass(slots=True)
+class Stats:
+    """What has happened, in numbers."""
+
+    requests: int = 0
+    retries: int = 0
+    stale: int = 0
+    cuts: int = 0
+    cancelled: int = 0
+
+
+class Cluster:
+    """Endpoints, balancer, budget and rules. For the loop's thread.
+
+    secret: what finds the text of a credential that the configuration refers to.
+    via: our token in Via fields; unique for this process.
+    """
+
+    def __init__(
+        self,
+        config: GatewayConfig,
+        loop: asyncio.AbstractEventLoop,
+        wheel: Wheel,
+        *,
+        secret: Callable[[str], str],
+        via: str = "",
+    ) -> None:
+        self.config = config
+        self.wheel = wheel
+        self.stats = Stats()
+        self.via = via.encode() if config.via else b""
+        self._line: deque[Exchange] = deque()
+        self._firsts = {False: Durations(256), True: Durations(256)}
+        self._tokens = config.retry_reserve
+        has_keys = any(one.keys for one in config.endpoint)
+        credentials = not (has_keys or config.client_tokens)
+        self._upstreams: dict[Endpoint, Upstream] = {}
+        for number, one in enumerate(config.endpoint, 1):
+            endpoint = self._endpoint(one, number)
+            keys = [secret(key) for key in one.keys]
+            self._upstreams[endpoint] = Upstream(one, endpoint, keys, loop, credentials=credentials)
+        self.balancer = Balancer(
+            list(self._upstreams),
+            config.balance,  # type: ignore[arg-type]  # checked when it was read
+            max_ejected=config.max_ejected,
+            panic=config.panic,
+        )
+        count = len(config.endpoint)
+        auto = min(8, max(4, count + 1))
+        self.attempts = auto if isinstance(config.attempts, str) else config.attempts
+
+    def _endpoint(self, one: EndpointConfig, number: int) -> Endpoint:
+        host = one.url.partition("://")[2].partition("/")[0]
+        return Endpoint(
+            one.id or f"{host}-{number}",
+            Health(self.config.breaker.options(), keys=len(one.keys)),
+            weight=one.weight,
+            priority=one.priority,
+            max_in_flight=one.max_inflight or math.inf,
+            enabled=one.enabled,
+        )
+
+    # -- rules -----------------------------------------------------------------------------------
+
+    def profile_of(self, target: bytes) -> str:
+        """Return which API a request speaks."""
+        if self.config.profile != "auto":
+            return self.config.profile
+        path = target.partition(b"?")[0]
+        if path.startswith(b"/v1/messages"):
+            return "anthropic"
+        known = (b"/v1/chat/completions", b"/v1/completions", b"/v1/responses")
+        return "openai" if path in known else "generic"
+
+    def is_repeatable(self, head: RequestHead) -> bool:
+        """Say whether a request may be sent twice."""
+        if head.method in IDEMPOTENT or self.config.repeat == "all":
+            return True
+        if any(name.lower() == b"idempotency-key" for name, _ in head.fields):
+            return True
+        if self.config.repeat != "paths":
+            return False
+        path = head.target.partition(b"?")[0].decode("latin-1")
+        return any(fnmatch.fnmatchcase(path, one) for one in self.config.repeat_paths)
+
+    def total(self, head: RequestHead) -> float:
+        """Return the seconds that a request has; the client may shorten them."""
+        for name, value in head.fields:
+            if name.lower() == b"x-request-timeout-ms" and value.isdigit():
+                return min(self.config.total_timeout, max(0.001, int(value[:9]) / 1000))
+        return self.config.total_timeout
+
+    def connect_timeout(self, upstream: Upstream) -> float:
+        """Return the seconds for a connection."""
+        return upstream.config.connect_timeout or self.config.connect_timeout
+
+    def first_byte_timeout(self, upstream: Upstream, *, stream: bool) -> float:
+        """Return the seconds for the first byte: 8 times what 99 % of late took."""
+        own = upstream.config.first_byte_timeout or self.config.first_byte_timeout
+        if not isinstance(own, str):
+            return own
+        cap = FIRST_BYTE_STREAM_MOST if stream else self.config.total_timeout
+        p99 = self._firsts[stream].quantile(0.99, FIRST_BYTE_SAMPLES)
+        return cap if p99 is None else min(cap, max(FIRST_BYTE_LEAST, FIRST_BYTE_FACTOR * p99))
+
+    def may_retry(self, tried: Sequence[Endpoint], now: float) -> bool:
+        """Take a retry's price. One to a healthy endpoint that was not tried is free."""
+        if any(
+            one.enabled and one not in tried and one.health.tier(now) == 0
+            for one in self.balancer.endpoints
+        ):
+            return True
+        if self._tokens < 1:
+            return False
+        self._tokens -= 1
+        return True
+
+    def added(self, exchange: Exchange) -> bytes:
+        """Return the lines that tell the client of the work done."""
+        if not self.config.expose:
+            return b""
+        endpoint = exchange.endpoint_id
+        return (
+            f"x-holdfast-request: {exchange.id}\r\nx-holdfast-endpoint: {endpoint}\r\n"
+            f"x-holdfast-attempts: {exchange.attempts}\r\n"
+        ).encode("latin-1")
+
+    # -- endpoints -------------------------------------------------------------------------------
+
+    def upstream_of(self, endpoint: Endpoint) -> Upstream:
+        """Return the connections of an endpoint."""
+        return self._upstreams[endpoint]
+
+    @staticmethod
+    def upstream_of_connection(connection: Connection) -> Upstream:
+        """Return the endpoint that a connection belongs to."""
+        return connection.upstream
+
+    def started(self) -> None:
+        """Count a request."""
+        self.stats.requests += 1
+        self._tokens = min(self.config.retry_reserve, self._tokens + self.config.retry_budget)
+
+    def settle(self, pick: Pick, result: Result, now: float, seconds: float) -> None:
+        """Tell an endpoint's health of an attempt."""
+        pick.endpoint.health.settle(
+            pick.permit, result, now, rng.draw(), seconds=seconds, median=self.balancer.median
+        )
+
+    def answered_first(self, seconds: float, *, stream: bool) -> None:
+        """Learn how long a first byte takes."""
+        self._firsts[stream].add(seconds)
+
+    def soonest(self, now: float) -> float:
+        """Return in how many seconds the first endpoint will have cooled down."""
+        free = [one.health.free_at(now) for one in self.balancer.endpoints if one.enabled]
+        return max(0.0, min(free, default=now) - now)
+
+    # -- the line --------------------------------------------------------------------------------
+
+    def enter_line(self, exchange: Exchange) -> bool:
+        """Let a request wait for an endpoint; False: too many do."""
+        if len(self._line) >= self.config.queue:
+            return False
+        self._line.append(exchange)
+        return True
+
+    def ended(self, _: Exchange) -> None:
+        """Let the next in line look again."""
+        if self._line:
+            self._line.popleft().look_again()
+
+    def close(self) -> None:
+        """End all connections."""
+        for upstream in self._upstreams.values():
+            upstream.close()
+
