@@ -109,7 +109,7 @@ def test_a_worse_tier_of_a_better_priority_comes_after():
 
 def test_a_cooling_endpoint_is_left_alone_while_another_is_there():
     balancer = cluster(2)
-    balancer.endpoints[0].health.cooldown.throttled(0, 7)
+    balancer.endpoints[0].health.throttled(0, 7)
     for n in range(69):
         pick = picked(balancer, n / 10, (n % 10) / 10)
         assert pick.endpoint is balancer.endpoints[1]
@@ -120,14 +120,14 @@ def test_a_cooling_endpoint_is_left_alone_while_another_is_there():
 def test_with_all_cooling_the_first_to_be_free_is_waited_for():
     balancer = cluster(3)
     for seconds, one in zip((9, 3, 5), balancer.endpoints, strict=True):
-        one.health.cooldown.throttled(0, seconds)
+        one.health.throttled(0, seconds)
     assert balancer.pick(0, 0.5) == Wait(3, "cooling")
     assert picked(balancer, 3).endpoint is balancer.endpoints[1]
 
 
 def test_cooling_is_waited_for_rather_than_asking_a_dead_endpoint_if_there_is_time():
     balancer = cluster(2)
-    balancer.endpoints[0].health.cooldown.throttled(0, 3)
+    balancer.endpoints[0].health.throttled(0, 3)
     break_down(balancer.endpoints[1])
     assert balancer.pick(0, 0.5, patience=10) == Wait(3, "cooling")
     assert picked(balancer, 0, patience=1).endpoint is balancer.endpoints[1]
@@ -243,7 +243,7 @@ def test_an_outlier_is_ejected_and_returns():
 def test_one_failure_more_than_the_others_makes_no_outlier():
     balancer = cluster(5)
     for n, one in enumerate(balancer.endpoints):
-        one.health._window.add(0.0, calls=100, failures=n == 0)
+        one.health.breaker._window.add(0.0, calls=100, failures=n == 0)
     picked(balancer, 0.5)
     assert not any(one.health.ejected for one in balancer.endpoints)
 
@@ -251,7 +251,7 @@ def test_one_failure_more_than_the_others_makes_no_outlier():
 def test_no_more_than_half_are_ejected():
     balancer = cluster(6)
     for n, one in enumerate(balancer.endpoints):
-        one.health._window.add(0.0, calls=100, failures=90 if n < 4 else 0)
+        one.health.breaker._window.add(0.0, calls=100, failures=90 if n < 4 else 0)
     picked(balancer, 0.5)
     assert sum(one.health.ejected for one in balancer.endpoints) <= 3
 
@@ -390,7 +390,8 @@ class AnyMix(RuleBasedStateMachine):
 
     @rule(n=st.integers(0, 3), seconds=st.none() | st.floats(0, 100))
     def throttle(self, n, seconds):
-        self.balancer.endpoints[n].health.keys[0].cooldown.throttled(self.now, seconds)
+        health = self.balancer.endpoints[n].health
+        health.throttled(self.now, seconds, health.keys[0])
 
     @rule(n=st.integers(0, 3), ok=st.booleans())
     def probe(self, n, ok):

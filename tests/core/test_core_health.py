@@ -240,7 +240,7 @@ def test_a_key_that_cools_leaves_the_others_in_use():
 
 def test_the_cooldown_of_an_endpoint_is_that_of_all_its_keys():
     health = Health(keys=3)
-    health.cooldown.throttled(0, 5)
+    health.throttled(0, 5)
     assert health.next_key(4.9) is None
     assert health.free_at(1) == 5
     assert health.next_key(5) is not None

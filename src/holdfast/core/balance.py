@@ -114,6 +114,7 @@ class Balancer:
         self._max_ejected = max_ejected
         self._panic = panic
         self._look_at = -math.inf
+        self._plain: list[Endpoint] | None = None
         self._since_trial = 0
         self._trial_at = -math.inf
 
@@ -135,6 +136,10 @@ class Balancer:
         """
         if now >= self._look_at:
             self._look(now)
+        if self._plain is not None and not tried:
+            picked = self._at_once(self._plain, now, u, limit)
+            if picked is not None:
+                return picked
         enabled = [one for one in self.endpoints if one.enabled]
         if not enabled:
             return Nobody.DISABLED
@@ -150,6 +155,23 @@ class Balancer:
         for tier in (Tier.HEALTHY, Tier.DEGRADED, Tier.UNHEALTHY):
             picked = picked or self._of(by_tier[tier], tier, now, u, limit)
         return picked or self._otherwise(left, by_tier[Tier.CIRCUIT_OPEN], now, patience)
+
+    @staticmethod
+    def _at_once(plain: list[Endpoint], now: float, u: float, limit: float) -> Pick | None:
+        """Choose among endpoints of which none had anything to prove at the last look.
+
+        Most requests find nothing else. The one that is chosen must be calm still; whatever has
+        happened to it sends the request through the full choice.
+        """
+        chosen = _p2c(plain, u)
+        health = chosen.health
+        if not (health.calm and chosen.enabled and health.in_flight < chosen.max_in_flight):
+            return None
+        permit = health.begin(now, limit, u)
+        key = health.keys[0]
+        if isinstance(permit, float | int):
+            return None
+        return Pick(chosen, key, permit, Tier.HEALTHY)
 
     def _trial(
         self, by_tier: dict[Tier, list[Endpoint]], now: float, u: float, limit: float
@@ -229,6 +251,10 @@ class Balancer:
                 bad = []
         for one in enabled:
             one.health.ejected = one in bad
+            one.health.look(now)
+        alike = len({one.priority for one in enabled}) == 1
+        calm = all(one.health.calm and len(one.health.keys) == 1 for one in enabled)
+        self._plain = enabled if self._choose is _p2c and alike and calm else None
 
     def tier(self, now: float) -> Tier:
         """Return the best tier in which there is an endpoint."""

@@ -234,6 +234,13 @@ class BreakerState:
         else:
             self._count(failed=result is Result.FAILED, slow=slow, now=now, u=u)
 
+    def count_success(self, now: float) -> None:
+        """Count a success of a closed breaker, and open the fast path for the next ones."""
+        self.fold(now)
+        self._window.add(now, calls=1)
+        self._row = 0
+        self._calm(now)
+
     def _count(self, *, failed: bool, slow: bool, now: float, u: float) -> None:
         self.fold(now)
         self._window.add(now, calls=1, failures=failed, slow=slow)

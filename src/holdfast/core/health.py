@@ -20,7 +20,6 @@ import math
 from typing import TYPE_CHECKING, NamedTuple
 
 from holdfast.core.breaker import Breaker, BreakerState, Permit, Result, State
-from holdfast.core.window import Window
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -137,6 +136,8 @@ class Health:
     without one, which then cools down as a key would.
     in_flight: requests at it right now; counted by `begin` and `settle`.
     ejected: set by the balancer, which alone sees all endpoints.
+    calm: nothing is wrong with it, and nothing has happened since that was looked at: then it is
+    healthy, its breaker is closed, and no key cools down. Whatever disturbs it says so here.
     """
 
     def __init__(self, breaker: Breaker | None = None, *, keys: int = 0) -> None:
@@ -148,9 +149,11 @@ class Health:
         self.ejected = False
         self.is_degraded = False
         self.probe_at = math.inf
+        self.calm = False
         self._probe_failed = False
         self._probes = 0
-        self._window = Window(self.breaker.options.window)
+        self._calls = self._failures = 0  # of this period
+        self._period_ends = -math.inf
         self._row = 0
         self._clean = 0
 
@@ -167,9 +170,14 @@ class Health:
         return Tier.DEGRADED if self.is_degraded else Tier.HEALTHY
 
     def counts(self, now: float) -> Counts:
-        """Return what the window holds."""
-        calls, failures, _ = self._window.totals(now)
+        """Return what the breaker's window holds."""
+        calls, failures, _ = self.breaker.counts(now)
         return Counts(calls, failures)
+
+    def look(self, now: float) -> None:
+        """Find out whether it is calm."""
+        cool = self.cooldown.until <= now and all(key.cooldown.until <= now for key in self.keys)
+        self.calm = cool and self.tier(now) is Tier.HEALTHY
 
     def free_at(self, now: float) -> float:
         """Return when it may be asked: `now`, or when endpoint and a key are cool."""
@@ -182,6 +190,18 @@ class Health:
             return None
         free = [key for key in self.keys if key.cooldown.until <= now]
         return min(free, key=lambda key: key.used_at, default=None)
+
+    # -- cooling down --------------------------------------------------------------------------
+
+    def throttled(self, now: float, retry_after: float | None, key: Key | None = None) -> None:
+        """Let a key rest, or without one the endpoint. retry_after: seconds, if they were named."""
+        (self.cooldown if key is None else key.cooldown).throttled(now, retry_after)
+        self.calm = False
+
+    def key_out(self, key: Key, now: float, seconds: float) -> None:
+        """Let a key rest for long: it was refused, or its money is spent."""
+        key.cooldown.out(now, seconds)
+        self.calm = False
 
     # -- requests ------------------------------------------------------------------------------
 
@@ -220,12 +240,15 @@ class Health:
         u: uniform in [0, 1), for the time that an opened breaker stays open.
         """
         self.in_flight -= 1
+        if result is Result.OK and self.calm and permit.gen == self.breaker.gen:
+            self._settle_calm(now, seconds, median)
+            return
         self.breaker.settle(permit, result, seconds, now, u)
         if result is Result.NEUTRAL:
             return
         failed = result is Result.FAILED
-        self._window.add(now, calls=1, failures=failed)
         if failed:
+            self.calm = False
             self.mean.failed(now, seconds)
         else:
             self.mean.add(now, seconds)
@@ -234,6 +257,18 @@ class Health:
             self._probe_failed = False
         self._judge(failed=failed, slow=self._is_slow(median), now=now)
         self._plan_probe(now)
+
+    def _settle_calm(self, now: float, seconds: float, median: float | None) -> None:
+        """Take a success of an endpoint with which nothing is wrong: most are of this kind."""
+        breaker = self.breaker
+        if now < breaker.calm_until:
+            breaker.tally += 1
+        else:
+            breaker.count_success(now)
+        self.mean.add(now, seconds)
+        if self._is_slow(median):
+            self.calm = False
+            self._judge(failed=False, slow=True, now=now)
 
     def _is_slow(self, median: float | None) -> bool:
         mean = self.mean.value
@@ -245,10 +280,14 @@ class Health:
         if self.is_degraded:
             if self._clean >= CLEAN:
                 self.is_degraded = False
-                self._window.clear()  # what was before must not degrade it again
+                self._period_ends = -math.inf  # what was before must not degrade it again
             return
-        calls, failures, _ = self._window.totals(now)
-        often = calls >= DEGRADED_CALLS and failures >= DEGRADED_SHARE * calls
+        if now >= self._period_ends:
+            self._calls = self._failures = 0
+            self._period_ends = now + self.breaker.options.window
+        self._calls += 1
+        self._failures += failed
+        often = self._calls >= DEGRADED_CALLS and self._failures >= DEGRADED_SHARE * self._calls
         self.is_degraded = slow or self._row >= DEGRADED_ROW or (failed and often)
 
     # -- probes --------------------------------------------------------------------------------
@@ -267,6 +306,7 @@ class Health:
         accepts is no service that answers. most: seconds between two probes at most.
         """
         self._probe_failed = not ok
+        self.calm = False
         self._probes += 1
         if ok:
             self.breaker.probed(now)

@@ -42,6 +42,7 @@ class Client(asyncio.Protocol, Due):
         "_exchange",
         "_head",
         "_left",
+        "_out",
         "_paused",
         "_searched",
         "_serial",
@@ -60,6 +61,7 @@ class Client(asyncio.Protocol, Due):
         self._exchange: Exchange | None = None
         self._head: RequestHead | None = None
         self._body: list[bytes] = []
+        self._out: list[bytes] = []
         self._left = 0
         self._chunks: Chunks | None = None
         self._close = False
@@ -175,24 +177,31 @@ class Client(asyncio.Protocol, Due):
         return self._close
 
     def write(self, data: bytes) -> None:
-        """Write a head."""
-        self.transport.write(data)
+        """Put a head into what is written next."""
+        self._out.append(data)
 
     def give(self, pieces: list[bytes]) -> None:
-        """Write content, in our framing where there is one."""
+        """Put content into what is written next, in our framing where there is one."""
         if self.chunked:
             size = sum(map(len, pieces))
             if size:
-                self.transport.writelines([b"%x\r\n" % size, *pieces, b"\r\n"])
-        elif pieces:
-            self.transport.writelines(pieces)
+                self._out += (b"%x\r\n" % size, *pieces, b"\r\n")
+        else:
+            self._out += pieces
 
     def end_body(self) -> None:
-        """Write the end of a body."""
+        """Put the end of a body into what is written next."""
         if self.terminator:
-            self.transport.write(self.terminator)
+            self._out.append(self.terminator)
         self.terminator = b""
         self.chunked = False
+
+    def flush(self) -> None:
+        """Write all of it at once: a system call for each piece costs more than all the rest."""
+        out = self._out
+        if out:
+            self.transport.write(out[0] if len(out) == 1 else b"".join(out))
+            out.clear()
 
     def refuse(
         self, code: str, exchange: Exchange, *, sent: str, retry_after: float | None
@@ -206,11 +215,12 @@ class Client(asyncio.Protocol, Due):
             fields.append(f"Retry-After: {math.ceil(retry_after)}")
         close = self.closes(exchange.head, ends=False)
         is_head = exchange.head.method == b"HEAD"
-        self.transport.write(errors.answer(code, value, close=close, fields=fields, head=is_head))
+        self._out.append(errors.answer(code, value, close=close, fields=fields, head=is_head))
 
     def answered(self, *, close: bool, abort: bool) -> None:
         """Take note that an answer is over; go on with the next request."""
         self._exchange = None
+        self.flush()
         if abort:
             self.transport.abort()
             return

@@ -208,4 +208,3 @@ class Cluster:
         """End all connections."""
         for upstream in self._upstreams.values():
             upstream.close()
-

@@ -47,11 +47,19 @@ KEY_OUT_SECONDS = 600.0
 BACKOFF, BACKOFF_THROTTLED, BACKOFF_MOST = 0.05, 1.0, 20.0
 
 _STREAM = re.compile(rb'"stream"\s*:\s*true')
-_PASSING = re.compile(
-    rb"(?i)\s*(?:text/event-stream|application/(?:x-)?(?:ndjson|jsonl|json-seq|jsonlines)"
-    rb"|application/vnd\.amazon\.eventstream)"
+_SSE = b"text/event-stream"
+_PASSING = frozenset(
+    {
+        _SSE,
+        b"application/x-ndjson",
+        b"application/ndjson",
+        b"application/jsonl",
+        b"application/x-jsonlines",
+        b"application/json-seq",
+        b"application/vnd.amazon.eventstream",
+    }
 )
-_SSE = re.compile(rb"(?i)\s*text/event-stream\s*(?:;|\Z)")
+"""Media types of streams: they are never held."""
 
 
 class State(enum.Enum):
@@ -260,6 +268,10 @@ class Exchange(Due):
 
     def received(self, out: list[bytes]) -> None:
         """Take what came of the answer."""
+        self._take(out)
+        self._client.flush()
+
+    def _take(self, out: list[bytes]) -> None:
         connection = self._connection
         answer = connection.answer if connection is not None else None
         if connection is None or answer is None or answer.head is None:
@@ -284,11 +296,7 @@ class Exchange(Due):
         self._first_byte = clock.monotonic()
         if self._cluster.config.hold_preamble and _is_sse(head) and head.status == 200:
             self._watch = sse.Watch(self.profile)
-        self._passing = any(
-            (name.lower() == b"content-type" and _PASSING.match(value))
-            or (name.lower() == b"x-accel-buffering" and value.lower() == b"no")
-            for name, value in head.fields
-        )
+        self._passing = head.unbuffered or head.media_type in _PASSING
 
     def _look_at_beginning(self, data: bytes) -> None:
         watch = self._watch
@@ -342,7 +350,9 @@ class Exchange(Due):
         if bodyless:
             length = _length_of(head)
         chunked = not bodyless and (framed or (length is None and bool(self._head.minor)))
-        close = self._client.closes(self._head, ends=length is None and not chunked and not bodyless)
+        close = self._client.closes(
+            self._head, ends=length is None and not chunked and not bodyless
+        )
         self._client.write(
             response_head(
                 head,
@@ -394,13 +404,13 @@ class Exchange(Due):
         hint = read_hint(head.fields, now_wall=clock.wall()).retry_after
         result = Result.NEUTRAL
         if head.status == 429:
-            pick.key.cooldown.throttled(now, hint)
+            pick.endpoint.health.throttled(now, hint, pick.key)
             self._throttled = True
         elif head.status == 529 or (head.status == 503 and hint is not None):
-            pick.endpoint.health.cooldown.throttled(now, hint)
+            pick.endpoint.health.throttled(now, hint)
             self._throttled = True
         elif head.status in {401, 403}:
-            pick.key.cooldown.out(now, KEY_OUT_SECONDS)
+            pick.endpoint.health.key_out(pick.key, now, KEY_OUT_SECONDS)
         else:
             result = Result.FAILED
         self._tell(f"http {head.status}", Sent.YES, now, head.status)
@@ -478,7 +488,9 @@ class Exchange(Due):
             self._tried.append(pick.endpoint)
         if not (self._repeatable or safe):
             self._give_up("HF-3106")
-        elif self.attempts >= self._cluster.attempts or not self._cluster.may_retry(self._tried, now):
+        elif self.attempts >= self._cluster.attempts or not self._cluster.may_retry(
+            self._tried, now
+        ):
             self._give_up("HF-3101")
         else:
             self._choose(now)
@@ -590,7 +602,7 @@ class Exchange(Due):
 
 
 def _is_sse(head: ResponseHead) -> bool:
-    return any(n.lower() == b"content-type" and _SSE.match(v) for n, v in head.fields)
+    return head.media_type == _SSE
 
 
 def _length_of(head: ResponseHead) -> int | None:

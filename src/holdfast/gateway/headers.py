@@ -40,6 +40,8 @@ _CREDENTIALS = frozenset({b"authorization", b"x-api-key", b"api-key"})
 _FORWARDED = b"forwarded"
 _KEPT = frozenset({b"host", b"content-length", b"transfer-encoding", b"forwarded", b"via"})
 """What a Connection field may name without effect: dropping it would change what is asked."""
+_PLAIN = frozenset({b"close", b"keep-alive", b"upgrade", b"te"})
+"""What it usually names: nothing that is not dropped anyway."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,14 +49,12 @@ class Route:
     """What is the same for all requests to one endpoint with one key.
 
     base: path that goes before each target, without a final `/`.  own: whole lines of ours:
-    Host, the key, configured fields.  own_names: of those fields, in lower case.
-    credentials: the client's go along.
+    Host, the key, configured fields.  dropped: names of fields that go no further, in lower case.
     """
 
     base: bytes
     own: bytes
-    own_names: frozenset[bytes]
-    credentials: bool = False
+    dropped: frozenset[bytes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,22 +76,17 @@ def route(
     headers: dict[str, str],
     credentials: bool,
 ) -> Route:
-    """Make a route. key: name and value of the field that carries it."""
+    """Make a route. key: name and value of the field that carries it.
+
+    credentials: the client's go along.
+    """
     own = {"Host": host, **headers}
     if key is not None:
         own[key[0]] = key[1]
     lines = "".join(f"{name}: {value}\r\n" for name, value in own.items())
     names = frozenset(name.lower().encode() for name in own)
-    return Route(base.rstrip("/").encode(), lines.encode("latin-1"), names, credentials)
-
-
-def named_by_connection(fields: Fields) -> frozenset[bytes]:
-    """Return the names of fields that belong to the connection only."""
-    named: set[bytes] = set()
-    for name, value in fields:
-        if name.lower() == b"connection":
-            named |= {part.strip(b" \t").lower() for part in value.split(b",")}
-    return frozenset(named) - _KEPT
+    dropped = _TO_ENDPOINT | names | (frozenset() if credentials else _CREDENTIALS)
+    return Route(base.rstrip("/").encode(), lines.encode("latin-1"), dropped)
 
 
 def request_head(
@@ -108,9 +103,9 @@ def request_head(
     length: of the body in our framing; None for a chunked one.
     via: our token in the Via field; empty to add none.  identity: ask for no content coding.
     """
-    dropped = _TO_ENDPOINT | to.own_names | named_by_connection(head.fields)
-    if not to.credentials:
-        dropped |= _CREDENTIALS
+    dropped = to.dropped
+    if head.options and not head.options <= _PLAIN:
+        dropped |= head.options - _KEPT
     if identity:
         dropped |= {b"accept-encoding"}
     if via:
@@ -170,7 +165,9 @@ def response_head(
     length, chunked: our framing; neither for an answer without a body, or one that ends with
     the connection.  close: the connection ends afterwards.  added: whole lines of ours.
     """
-    dropped = _HOP | named_by_connection(head.fields)
+    dropped = _HOP
+    if head.options and not _PLAIN.issuperset(head.options):
+        dropped = _HOP | (set(head.options) - _KEPT)
     if via:
         dropped |= {b"via"}
     out = [b"HTTP/1.1 %d " % head.status, head.reason, b"\r\n"]

@@ -47,6 +47,7 @@ class RequestHead:
     host: of the Host field, or of the absolute form; empty only in HTTP/1.0.
     length: of the body in bytes; None for a chunked one.
     keeps_alive: the client wants to go on on this connection.  upgrade: the protocols asked for.
+    options: what its Connection fields name, in lower case.
     """
 
     method: bytes
@@ -58,6 +59,7 @@ class RequestHead:
     keeps_alive: bool = True
     expect: Expect = ""
     upgrade: bytes = b""
+    options: frozenset[bytes] = frozenset()
 
 
 def parse_head(raw: bytes) -> RequestHead:
@@ -120,6 +122,8 @@ class _Judge:
                 note(self, value.strip(b" \t"))
         self._frame()
         self._place()
+        if self.options:
+            head.options = frozenset(self.options)
         close = b"close" in self.options
         head.keeps_alive = not close and (bool(head.minor) or b"keep-alive" in self.options)
         if b"upgrade" not in self.options:

@@ -37,6 +37,9 @@ class ResponseHead:
     fields: as they were sent, in order, without blanks around the values.
     length: of the body in bytes; None if it is chunked or ends with the connection.
     chunked: its framing.  persists: the connection can be used again afterwards.
+    media_type: the Content-Type, in lower case and without parameters; empty without one.
+    options: what its Connection fields name, in lower case.
+    unbuffered: the server wants nobody to hold it back (`X-Accel-Buffering: no`).
     """
 
     status: int
@@ -46,6 +49,9 @@ class ResponseHead:
     length: int | None = None
     chunked: bool = False
     persists: bool = True
+    media_type: bytes = b""
+    options: tuple[bytes, ...] = ()
+    unbuffered: bool = False
 
     @property
     def ends_with_connection(self) -> bool:
@@ -78,9 +84,16 @@ def _frame(head: ResponseHead, method: bytes) -> None:
     lists: tuple[list[bytes], list[bytes], list[bytes]] = ([], [], [])
     for name, value in head.fields:
         into = _LISTS.get(name.lower())
-        if into is not None:
-            lists[into].extend(part.strip(b" \t").lower() for part in value.split(b","))
+        if into is None:
+            continue
+        if into == _ACCEL:
+            head.unbuffered = value.strip(b" \t").lower() == b"no"
+        elif into == _TYPE:
+            head.media_type = value.partition(b";")[0].strip(b" \t").lower()
+        else:
+            lists[into].extend([part.strip(b" \t") for part in value.lower().split(b",")])
     lengths, codings, options = lists
+    head.options = tuple(options)
     _refuse(head, lengths, codings)
     head.persists = b"close" not in options and (bool(head.minor) or b"keep-alive" in options)
     if method == b"HEAD" or head.status in {204, 304} or head.status < 200:
@@ -105,7 +118,14 @@ def _refuse(head: ResponseHead, lengths: list[bytes], codings: list[bytes]) -> N
         raise BadMessage(502, "a transfer coding in HTTP/1.0")
 
 
-_LISTS = {b"content-length": 0, b"transfer-encoding": 1, b"connection": 2}
+_TYPE, _ACCEL = -1, -2
+_LISTS = {
+    b"content-length": 0,
+    b"transfer-encoding": 1,
+    b"connection": 2,
+    b"content-type": _TYPE,
+    b"x-accel-buffering": _ACCEL,
+}
 
 
 class Answer:
