@@ -37,8 +37,8 @@ class Client(asyncio.Protocol, Due):
         "_ahead",
         "_body",
         "_chunks",
-        "_cluster",
         "_close",
+        "_cluster",
         "_exchange",
         "_head",
         "_left",
@@ -236,13 +236,13 @@ class Client(asyncio.Protocol, Due):
             self._read()
 
     def pause_writing(self) -> None:
-        """The client takes less than comes: let the endpoint wait."""
+        """Let the endpoint wait: the client takes less than comes."""
         self._paused = True
         if self._exchange is not None:
             self._exchange.pause(paused=True)
 
     def resume_writing(self) -> None:
-        """It takes again."""
+        """Let the endpoint go on."""
         self._paused = False
         if self._exchange is not None:
             self._exchange.pause(paused=False)
@@ -254,7 +254,7 @@ class Client(asyncio.Protocol, Due):
         return False
 
     def connection_lost(self, error: Exception | None) -> None:
-        """The client is gone."""
+        """End what was done for it."""
         del error
         self._cluster.wheel.set(self, math.inf)
         exchange, self._exchange = self._exchange, None

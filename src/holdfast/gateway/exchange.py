@@ -1,7 +1,7 @@
-"""One request from its last byte to the last byte of its answer: the states between.
+r"""One request from its last byte to the last byte of its answer: the states between.
 
     choosing --> connecting --> sent --> answering --> over
-       ^   \\-> waiting             |          |
+       ^   \-> waiting             |          |
        |________ backing off <____|__________|      until something was given to the client
 
 Nothing here is a task: what happens next is told by a connection, by the wheel, or by the client
@@ -318,7 +318,7 @@ class Exchange(Due):
         return head.status in REPEATED or (own_key and head.status in {401, 403})
 
     def _whole(self, head: ResponseHead) -> None:
-        """The answer is whole: pass it on, or let another endpoint try."""
+        """Pass a whole answer on, or let another endpoint try."""
         if self._is_refusal(head) and not self._committed:
             self._refused(head)
             return
@@ -394,7 +394,7 @@ class Exchange(Due):
     # -- refusals, failures ----------------------------------------------------------------------
 
     def _refused(self, head: ResponseHead) -> None:
-        """An answer that says: not here, or not now."""
+        """Heed an answer that says: not here, or not now."""
         now = clock.monotonic()
         self._last = (head, self._held)
         self._held, self._held_size = [], 0
@@ -419,7 +419,7 @@ class Exchange(Due):
         self._again(now, safe=head.status in {425, 429, 529} or hint is not None)
 
     def _refused_as_event(self) -> None:
-        """A stream whose first telling event is an error, before anything was given."""
+        """Heed a stream whose first telling event is an error."""
         now = clock.monotonic()
         self._tell("error event", Sent.YES, now, 200)
         self._settle(Result.FAILED)
@@ -438,7 +438,7 @@ class Exchange(Due):
         if connection is None or answer is None or self.state is State.OVER:
             return
         self._connection = connection
-        if answer.end() and answer.head is not None:
+        if error is None and answer.end() and answer.head is not None:
             self._whole(answer.head)
             return
         if not answer.started and connection.uses > 1 and not self._stale:
@@ -448,7 +448,7 @@ class Exchange(Due):
         self._fail_answer(reason)
 
     def _stale_socket(self, connection: Connection) -> None:
-        """A kept-alive connection was dead: nobody's fault, once more on a fresh one."""
+        """Try once more on a fresh connection: the kept one was dead, which is nobody's fault."""
         upstream = self._upstream
         self._stale = True
         self._connection = None
@@ -474,7 +474,7 @@ class Exchange(Due):
         self._failed(reason, sent, now)
 
     def _failed(self, reason: str, sent: Sent, now: float, *, neutral: bool = False) -> None:
-        """An attempt came to nothing before anything was given to the client."""
+        """End an attempt that came to nothing before anything was given to the client."""
         self._tell(reason, sent, now)
         self._settle(Result.NEUTRAL if neutral else Result.FAILED)
         self._drop_connection()
@@ -510,7 +510,7 @@ class Exchange(Due):
             result = Result.NEUTRAL  # one request says one thing about an endpoint
         elif result is Result.FAILED:
             self._counted.append(pick.endpoint)
-        began = self._first_byte if self._first_byte == self._first_byte else now  # noqa: PLR0124 - NaN
+        began = self._first_byte if self._first_byte == self._first_byte else now
         self._cluster.settle(pick, result, now, max(0.0, began - self._sent_at))
         self._first_byte = math.nan
         self._upstream = None if result is not Result.OK else self._upstream
@@ -518,7 +518,7 @@ class Exchange(Due):
     # -- the end ---------------------------------------------------------------------------------
 
     def _cut_short(self, reason: str) -> None:
-        """The answer broke after a part of it was given: say so, and never splice."""
+        """Say that the answer broke after a part of it was given; it is never spliced."""
         if self._cutter is not None and self._cutter.at_boundary:
             value = errors.body("HF-3108", self.id, reason=reason, sent="yes", attempts=self.told)
             self._client.give([sse.event("error", value)])
@@ -574,7 +574,7 @@ class Exchange(Due):
         self._client.answered(close=close, abort=abort)
 
     def abandon(self) -> None:
-        """The client is gone: end everything, and blame nobody."""
+        """End everything, and blame nobody: the client is gone."""
         if self.state is State.OVER:
             return
         if self.state in {State.CONNECTING, State.SENT, State.ANSWERING}:

@@ -1,0 +1,123 @@
+"""Upstreams by script on a real loop, a gateway in front of them, and a raw client."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+import tomllib
+from contextlib import asynccontextmanager, suppress
+
+from holdfast.gateway.config import read_gateways
+from holdfast.gateway.gateway import Gateway
+
+
+class Upstream:
+    """Answers by `script(self, no, head, body, writer)`; asked: (request line, head, body)."""
+
+    def __init__(self, script):
+        self.script = script
+        self.asked = []
+        self.open = 0
+        self.connections = 0
+
+    async def serve(self, reader, writer):
+        self.connections += 1
+        self.open += 1
+        try:
+            while await self.one(reader, writer):
+                pass
+        except (ConnectionError, asyncio.IncompleteReadError):
+            pass
+        finally:
+            self.open -= 1
+            writer.close()
+
+    async def one(self, reader, writer):
+        head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+        fields = dict(line.split(": ", 1) for line in head.split("\r\n")[1:-2])
+        lower = {name.lower(): value for name, value in fields.items()}
+        body = await reader.readexactly(int(lower.get("content-length", 0)))
+        self.asked.append((head.split("\r\n")[0], head, body))
+        return await self.script(self, len(self.asked), writer) is not False
+
+
+def answer(status=200, body=b"fine", *fields):
+    lines = [f"HTTP/1.1 {status} X", *fields, f"Content-Length: {len(body)}", "", ""]
+    return "\r\n".join(lines).encode() + body
+
+
+def always(data):
+    async def script(upstream, no, writer):
+        writer.write(data)
+
+    return script
+
+
+def in_turn(*datas):
+    async def script(upstream, no, writer):
+        writer.write(datas[min(no, len(datas)) - 1])
+
+    return script
+
+
+def reset(writer):
+    sock = writer.transport.get_extra_info("socket")
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    writer.transport.abort()
+
+
+@asynccontextmanager
+async def gateway(*scripts, settings=""):
+    """Give (gateway, upstreams)."""
+    ups, servers, ends = [], [], ""
+    for n, script in enumerate(scripts):
+        up = Upstream(script)
+        server = await asyncio.start_server(up.serve, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        ends += f'[[gateway.g.endpoint]]\nid = "{"abcdef"[n]}"\nurl = "http://127.0.0.1:{port}"\n'
+        ups.append(up)
+        servers.append(server)
+    text = f'[gateway.g]\nlisten = "127.0.0.1:0"\n{settings}\n{ends}'
+    result = read_gateways(tomllib.loads(text))
+    assert not result.problems, result.problems
+    try:
+        async with Gateway(result.value["g"]) as made:
+            yield made, ups
+    finally:
+        for server in servers:
+            server.close()
+        await asyncio.sleep(0.02)
+
+
+async def ask(port, method="POST", path="/v1/messages", body=b"{}", *fields, keep=None):
+    """Return (status, head, body) of one request on a connection of its own."""
+    reader, writer = keep or await asyncio.open_connection("127.0.0.1", port)
+    lines = [f"{method} {path} HTTP/1.1", "Host: gw", *fields, f"Content-Length: {len(body)}"]
+    writer.write("\r\n".join([*lines, "", ""]).encode() + body)
+    try:
+        return await read(reader, method)
+    finally:
+        if keep is None:
+            writer.close()
+            with suppress(ConnectionError):
+                await writer.wait_closed()
+
+
+async def read(reader, method="GET"):
+    head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+    status = int(head.split(" ", 2)[1])
+    low = head.lower()
+    if method == "HEAD" or status in {204, 304}:
+        return status, head, b""
+    if "transfer-encoding: chunked" in low:
+        body = b""
+        while size := int((await reader.readline()).strip(), 16):
+            body += await reader.readexactly(size)
+            await reader.readexactly(2)
+        await reader.readline()
+        return status, head, body
+    if "content-length:" in low:
+        size = int(low.split("content-length:")[1].split("\r\n")[0])
+        return status, head, await reader.readexactly(size)
+    return status, head, await reader.read()
