@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from holdfast.wire.chunks import BadMessage, Chunks
+from holdfast.wire.strict import BadMessage, Chunks
 from holdfast.wire.requests import RequestHead, find_head, parse_head
 
 LIMIT = 32 * 1024

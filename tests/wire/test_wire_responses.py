@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from holdfast.wire.chunks import BadMessage
+from holdfast.wire.strict import BadMessage
 from holdfast.wire.responses import Answer
 
 BODY = b"The quick brown fox."

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from holdfast.gateway.client import Client
     from holdfast.gateway.cluster import Cluster
     from holdfast.gateway.upstream import Connection, Upstream
-    from holdfast.wire.chunks import BadMessage
+    from holdfast.wire.strict import BadMessage
     from holdfast.wire.requests import RequestHead
     from holdfast.wire.responses import ResponseHead
 

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from holdfast.gateway.headers import Route, route
 from holdfast.gateway.keepalive import Lifetime
 from holdfast.runtime.clock import clock
-from holdfast.wire.chunks import BadMessage
+from holdfast.wire.strict import BadMessage
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

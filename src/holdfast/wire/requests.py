@@ -1,4 +1,4 @@
-"""What a client sent, read strictly: heads by httptools, chunked bodies by `chunks`.
+"""What a client sent, read strictly: heads by httptools, chunked bodies by `strict`.
 
 Two parsers that disagree about where a request ends let a client hide one request in another
 ("request smuggling"), so whatever RFC 9112 leaves open is refused here. llhttp, in httptools,
@@ -22,7 +22,7 @@ from typing import Literal
 
 import httptools
 
-from holdfast.wire.chunks import BadMessage
+from holdfast.wire.strict import BadMessage
 
 MAX_FIELDS = 100
 MAX_TARGET = 16 * 1024

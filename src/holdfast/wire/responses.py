@@ -16,7 +16,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from holdfast.wire.chunks import BadMessage, Chunks
+from holdfast.wire.strict import BadMessage, Chunks
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -132,7 +132,7 @@ class Answer:
     """One answer, as its bytes come.
 
     method: of its request.  raw: asked, when the head is there, whether a chunked body keeps its
-    framing (see `chunks.Chunks`); by default it does.
+    framing (see `strict.Chunks`); by default it does.
     head: None until it is whole; answers of 1xx before it are passed over.
     done: all of it has come.  started: at least one byte has come.
     """
