@@ -12,6 +12,7 @@ from holdfast.core.backoff import Exponential
 from holdfast.core.budget import Budget
 from holdfast.core.retry import Retry
 from holdfast.core.verdict import THROTTLED, TRANSIENT
+from holdfast.downloads.addresses import Address, Addresses
 from holdfast.downloads.engine import Engine
 from holdfast.downloads.failures import DownloadError, Failure
 from holdfast.downloads.fetch import WISHED, Options
@@ -102,7 +103,7 @@ class Downloads:
             timeouts or Timeouts(), durability == "power", allow_html, max_size, on_full == "wait"
         )
         self._policy = policy or default_policy(attempts)
-        self._addresses: dict[str, tuple[Url, Mapping[str, str]]] = {}
+        self._addresses = Addresses()
         self._heard: Callable[[ItemEvent], None] | None = None
         self._engine: Engine | None = None
         self._stopped = False
@@ -166,7 +167,7 @@ class Downloads:
                 self._store.promise_pieces(item.id, sums)
             self._check_name(item)
         if item.secret:
-            self._addresses[item.id] = (source, dict(headers or {}))
+            self._addresses.keep(item.id, Address(source, dict(headers or {})))
         return item.id
 
     def _add_again(self, known: Item, item: Item) -> None:

@@ -236,6 +236,7 @@ _BY_REASON = {
     Reason.REDIRECTS: "redirects",
     Reason.ANSWER: "bad-answer",
     Reason.NEEDS_URL: "needs-url",
+    Reason.CREDENTIALS: "no-credentials",
     Reason.CANCELLED: "interrupted",
 }
 _BY_WORD = {

@@ -33,15 +33,15 @@ from holdfast.transfer.plane import Plane, Timeouts
 from holdfast.transfer.verify import Hasher
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator
 
+    from holdfast.downloads.addresses import Address
     from holdfast.downloads.items import Item
     from holdfast.downloads.store import Store
     from holdfast.transfer.object import Attempt
     from holdfast.transfer.traffic import Traffic
     from holdfast.transfer.validators import Validators
     from holdfast.wire.cancel import Cancel
-    from holdfast.wire.urls import Url
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,15 +110,14 @@ class _Stop(Exception):
 class Fetch:
     """Brings one item to an end, and says each step to `told`.
 
-    into: the output directory.  url: with its secrets; None if only the stored form is known.
+    into: the output directory.  address: with its secrets; None if only the stored form is known.
     wish: what somebody wants to become of it (PAUSE, CANCEL), asked when `cancel` was set.
     """
 
     def __init__(
         self,
         item: Item,
-        url: Url | None,
-        headers: Mapping[str, str],
+        address: Address | None,
         *,
         into: str,
         store: Store,
@@ -130,8 +129,7 @@ class Fetch:
         told: Callable[[Outcome], None],
     ) -> None:
         self.item = item
-        self._url = url
-        self._headers = headers
+        self._address = address
         self._into = into
         self._store = store
         self._options = options
@@ -161,7 +159,8 @@ class Fetch:
         except (JournalBroken, Retired):
             raise
         except Exception as error:  # noqa: BLE001 - one odd item must not end the others
-            happened, failure = _judged(error, self._url.netloc if self._url else "")
+            host = self._address.url.netloc if self._address else ""
+            happened, failure = _judged(error, host)
             if self._state is State.FINISHING and isinstance(error, OSError):
                 # Whether the rename happened, and reached the disk, the next run will see.
                 happened = Input.PAUSE
@@ -250,8 +249,8 @@ class Fetch:
     # -- the transfer ---------------------------------------------------------------------------
 
     def _fetch(self, attempts: Callable[[str], Iterable[Attempt]]) -> Whole:
-        url = self._url
-        if url is None:
+        address = self._address
+        if address is None:
             text = "its address is signed or had headers, and these are not stored"
             raise TransferFailed(Reason.NEEDS_URL, text, permanent("needs-url"))
         item, store = self.item, self._store
@@ -266,7 +265,7 @@ class Fetch:
             self._open(part)
             self._part, self._began = part, part.held
             self._transfer = ObjectTransfer(
-                self._wanted(url),
+                self._wanted(address),
                 part,
                 item.standing,
                 note=lambda standing, drop: store.note(item.id, standing, drop=drop),
@@ -277,7 +276,7 @@ class Fetch:
                 failed=lambda error, n: store.attempt_failed(item.id, error.verdict, n),
                 traffic=self._traffic,
             )
-            return self._transfer.run(attempts(url.host))
+            return self._transfer.run(attempts(address.url.host))
 
     @staticmethod
     @contextmanager
@@ -301,10 +300,11 @@ class Fetch:
         except UnsafePart as error:
             raise _Stop("unsafe-target", str(error)) from None
 
-    def _wanted(self, url: Url) -> Wanted:
+    def _wanted(self, address: Address) -> Wanted:
         return Wanted(
-            url=url,
-            headers=self._headers,
+            url=address.url,
+            headers=address.headers,
+            access=address.access,
             size=self.item.size,
             digests=self.item.digests,
             pieces=self._store.pieces(self.item.id),
@@ -389,5 +389,6 @@ def _judged(error: Exception, host: str) -> tuple[Input, Failure]:
         waits = (error.verdict.retry_after or 0) > LONGEST_WAIT
         if error.verdict.kind is Kind.CANCELLED or waits:
             return Input.PAUSE, failure
-        return (Input.EXPIRE if error.reason is Reason.NEEDS_URL else Input.FAIL), failure
+        expired = error.reason in {Reason.NEEDS_URL, Reason.CREDENTIALS}
+        return (Input.EXPIRE if expired else Input.FAIL), failure
     return (Input.PAUSE if failure.reason in {"disk", "policy"} else Input.FAIL), failure

@@ -29,10 +29,12 @@ class Item:
     """One file to be fetched, as the journal has it.
 
     path: of the final file, relative to the output directory.  url: without its secrets.
+    mirrors: other addresses of the same file, without their secrets.
     secret: the stored URL is not enough to ask for it.  size, digests: what was promised.
     kept: bytes on disk.  fetched: bytes received so far, all runs together.
     verified: the algorithm checked, `size-only` or `unverified`; empty until done.
     mtime: of the final file when it was published.  session: in which it was last asked for.
+    listing: that brought it (see `Store`), 0 for none.
     """
 
     id: str
@@ -52,6 +54,8 @@ class Item:
     mtime: float = 0.0
     ended_at: float = 0.0
     session: int = 0
+    mirrors: tuple[str, ...] = ()
+    listing: int = 0
 
     @property
     def is_held(self) -> bool:
@@ -87,7 +91,7 @@ class FileState(Event):
 
 @dataclass(frozen=True, slots=True)
 class ItemEvent:
-    """An event and the item that it is about."""
+    """An event and the item that it is about; id and path are empty if it is about a host."""
 
     id: str
     path: str

@@ -41,6 +41,7 @@ class Reason(enum.StrEnum):
     REDIRECTS  too many, in a circle, or to where we do not go
     ANSWER     an answer that makes no sense
     NEEDS_URL  the signed address has expired
+    CREDENTIALS  nobody can vouch for who asks, until there are other credentials
     CANCELLED  asked to end
     """
 
@@ -56,6 +57,7 @@ class Reason(enum.StrEnum):
     REDIRECTS = "redirects"
     ANSWER = "answer"
     NEEDS_URL = "needs-url"
+    CREDENTIALS = "credentials"
     CANCELLED = "cancelled"
 
 
@@ -106,6 +108,15 @@ def wrong_digest(wanted: Digest, found: str, *, again: bool) -> TransferFailed:
     )
     verdict = transient("digest") if again else permanent("digest")
     return TransferFailed(Reason.DIGEST, text, verdict)
+
+
+def contradicting(one: Digest, other: Digest) -> TransferFailed:
+    """Name two digests that cannot both be right, and where each came from."""
+    text = (
+        f"two sources contradict each other about the {one.algorithm} "
+        f"({one.source}: {one.hex}, {other.source}: {other.hex})"
+    )
+    return TransferFailed(Reason.DIGEST, text, permanent("digest"))
 
 
 def failed_exchange(received: Received) -> TransferFailed:

@@ -20,11 +20,13 @@ from typing import TYPE_CHECKING, Protocol, Self
 
 from holdfast.transfer import extents
 from holdfast.transfer.answers import Action, Decision, Facts, Question
+from holdfast.transfer.crc import crc32_of
 from holdfast.transfer.failures import (
     Interrupted,
     Reason,
     TransferFailed,
     captive,
+    contradicting,
     failed_exchange,
     failed_status,
     permanent,
@@ -38,13 +40,14 @@ from holdfast.transfer.sink import Sink, Stream
 from holdfast.transfer.streams import Streams
 from holdfast.transfer.traffic import Alone, Traffic
 from holdfast.transfer.validators import Rung, Validators, conditions, overlap_start
-from holdfast.transfer.verify import Digest, Hasher, contradiction, digests_in, to_check
+from holdfast.transfer.verify import Digest, Hasher, contradiction, promises_in, to_check
 from holdfast.wire.urls import BadUrl, Url, is_cross_site, redirected
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
     from types import TracebackType
 
+    from holdfast.transfer.access import Access
     from holdfast.transfer.extents import Extent
     from holdfast.transfer.part import Part
     from holdfast.wire.cancel import Cancel
@@ -81,9 +84,11 @@ class Attempt(Protocol):
 class Wanted:
     """What is to be fetched.
 
+    access: makes further headers, anew for each request.
     size, digests, pieces: what the caller says that they are.
     data_suffix: the name ends like data, so that a page in its place is suspicious.
     max_size: bytes; bounds what has no size.
+    s3: it is S3, whose ETag may be an MD5 and whose versions have ids (see `verify.is_s3`).
     """
 
     url: Url
@@ -95,6 +100,8 @@ class Wanted:
     data_suffix: bool = False
     max_size: int = MAX_SIZE
     timeouts: Timeouts = field(default_factory=Timeouts)
+    s3: bool = False
+    access: Access | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +111,8 @@ class Standing:
     pinned: the version that the extents are of.  limit: the best rung that this server
     honours.  weak: a resume relied on a weak rung.  changes, mismatches: counted to their
     ends, 3 and 2.  nodes: several servers give the object each its own ETag.
+    promised: the digests that came with this version. They are kept, because a server that
+    sends one with the whole object may send none with the rest of it.
     """
 
     pinned: Validators | None = None
@@ -112,15 +121,22 @@ class Standing:
     changes: int = 0
     mismatches: int = 0
     nodes: bool = False
+    promised: tuple[Digest, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Whole:
-    """A finished object. verified: the algorithm that was checked, `size-only` or `unverified`."""
+    """A finished object. verified: the algorithm that was checked, `size-only` or `unverified`.
+
+    source: where the digest came from.  ignored: other sources that were there, and why they
+    could not be used.
+    """
 
     size: int
     verified: str
     digest: str = ""
+    source: str = ""
+    ignored: tuple[str, ...] = ()
 
 
 class _OverlapDiffers(Exception):
@@ -131,7 +147,8 @@ class ObjectTransfer:
     """Fetches one object into its part.
 
     note: commits the standing, and drops all extents in the same commit if told so.
-    look: called with the first head that carries the object; what it raises ends the transfer.
+    look: called with the first head that carries the object, and what was read from it; what it
+    raises ends the transfer.
     phase: called when all bytes are there and are verified, and when they were wrong.
     failed: called with each failed attempt and the bytes that it received.
     traffic: who lends connections and company; by default it is alone.
@@ -147,7 +164,7 @@ class ObjectTransfer:
         note: Callable[[Standing, bool], None],
         plane: Plane,
         cancel: Cancel,
-        look: Callable[[Validators], None] | None = None,
+        look: Callable[[Validators, Head], None] | None = None,
         phase: Callable[[bool], None] = lambda _: None,
         failed: Callable[[TransferFailed, int], None] = lambda *_: None,
         traffic: Traffic | None = None,
@@ -163,7 +180,8 @@ class ObjectTransfer:
         self._look = look
         self._phase = phase
         self._failed = failed
-        self._checks = to_check(wanted.digests, [])
+        self._checks = to_check(wanted.digests, standing.promised)
+        self._ignored: tuple[str, ...] = ()
         self._meter = Meter(wanted.url.host)
         self._counting = threading.Lock()
         self._streams = Streams(self, part, traffic or Alone(), cancel)
@@ -273,6 +291,7 @@ class ObjectTransfer:
         """
         first = url = self.wanted.url
         seen = {url.full()}
+        renewed = False
         while True:
             request = self._request(url, question, sink.stream)
             with self._streams.flow(sink.stream, cancel) as flow:
@@ -282,6 +301,10 @@ class ObjectTransfer:
                 self.exchanges += 1
             decision = sink.decision
             if decision is None or decision.action is not Action.REDIRECT:
+                if not renewed and self._is_worth_asking_again(url, received, sink):
+                    renewed = True
+                    sink = sink.again(sink.question)
+                    continue
                 return received, decision
             url = self._target(url, decision)
             if url.full() in seen or len(seen) > MAX_REDIRECTS:
@@ -293,6 +316,13 @@ class ObjectTransfer:
             cross = asked.cross_site or is_cross_site(first, url)
             sink = sink.again(replace(asked, cross_site=cross))
 
+    def _is_worth_asking_again(self, url: Url, received: Received, sink: Sink) -> bool:
+        """Whether whoever vouches for us can do it better, now that it was refused."""
+        access, head = self.wanted.access, received.head
+        if access is None or head is None or sink.refusal is None or received.fault is not None:
+            return False
+        return url.origin == self.wanted.url.origin and access.refused(head, bytes(sink.refusal))
+
     @staticmethod
     def _target(url: Url, decision: Decision) -> Url:
         try:
@@ -303,7 +333,10 @@ class ObjectTransfer:
 
     def _request(self, url: Url, question: Question, stream: Stream) -> Request:
         # Headers of the caller may hold credentials, so they stay within the origin.
-        own = self.wanted.headers if url.origin == self.wanted.url.origin else {}
+        own: Mapping[str, str] = {}
+        if url.origin == self.wanted.url.origin:
+            access = self.wanted.access
+            own = {**self.wanted.headers, **(access.headers(url) if access else {})}
         pinned = question.pinned
         end = None if stream.end in {None, self.size} and not question.ranged else stream.end
         added = conditions(pinned, question.rung, stream.at, end) if pinned else {}
@@ -329,14 +362,14 @@ class ObjectTransfer:
         if stream is not self._first:
             return self._streams.take(stream, facts.question.start)
         if self._look is not None:
-            self._look(facts.seen)
+            self._look(facts.seen, facts.head)
             self._look = None
-        self._check_promises(facts.head)
         resuming = decision.action is Action.APPEND and facts.resuming
+        promised = self._promised(facts.head, resuming=resuming)
         if resuming:
-            self._resume(decision, stream)
+            self._resume(decision, stream, promised)
         else:
-            self._start_over(decision)
+            self._start_over(decision, promised)
         start, size = facts.question.start if resuming else 0, self.size
         if size is None:
             # One byte beyond the limit tells a body that is too long from one that just fits.
@@ -360,29 +393,34 @@ class ObjectTransfer:
         vouched = rung in {Rung.IF_MATCH, Rung.IF_RANGE} or (rung is Rung.DATE and self._checks)
         return ranges and bool(vouched)
 
-    def _check_promises(self, head: Head) -> None:
-        sent = digests_in(head)
-        pair = contradiction(self.wanted.digests, sent)
+    def _promised(self, head: Head, *, resuming: bool) -> tuple[Digest, ...]:
+        """Return the digests that the server promises of this version, and check them so far."""
+        found = promises_in(head, s3=self.wanted.s3)
+        known = self.standing.promised if resuming else ()
+        new = tuple(digest for digest in found.digests if digest not in known)
+        pair = contradiction(self.wanted.digests, (*known, *new))
         if pair is not None:
-            raise wrong_digest(pair[0], pair[1].hex, again=False)
-        self._checks = to_check(self.wanted.digests, sent) or self._checks
+            raise contradicting(*pair)
+        self._ignored = found.ignored or (self._ignored if resuming else ())
+        self._checks = to_check(self.wanted.digests, (*known, *new))
+        return (*known, *new)
 
     def _foresees_company(self) -> bool:
         """Whether a transfer that goes on will be shared, so far as its version tells."""
         large = (self.size or 0) >= extents.SPLIT_FROM
         return large and self.part.held > 0 and not self.standing.nodes and self._can_ask_anywhere()
 
-    def _resume(self, decision: Decision, stream: Stream) -> None:
+    def _resume(self, decision: Decision, stream: Stream, promised: tuple[Digest, ...]) -> None:
         facts = decision.facts
         rung = facts.question.rung
         pinned = self.standing.pinned or facts.seen
         if pinned.size is None:
             pinned = replace(pinned, size=facts.seen.size)
         weak = self.standing.weak or rung.is_weak
-        self._stand(replace(self.standing, pinned=pinned, weak=weak))
+        self._stand(replace(self.standing, pinned=pinned, weak=weak, promised=promised))
         self._meter.resumed(rung, stream.at)
 
-    def _start_over(self, decision: Decision) -> None:
+    def _start_over(self, decision: Decision, promised: tuple[Digest, ...]) -> None:
         facts = decision.facts
         if decision.action is Action.NEW_VERSION:
             self._count_change(sibling=facts.sibling)
@@ -395,8 +433,9 @@ class ObjectTransfer:
             pinned = replace(pinned, etag="")
         self._streams.restart()
         self._repair, self._wrong = None, None
-        self._stand(replace(self.standing, pinned=pinned, weak=False), drop=True)
-        algorithms = [digest.algorithm for digest in self._checks]
+        standing = replace(self.standing, pinned=pinned, weak=False, promised=promised)
+        self._stand(standing, drop=True)
+        algorithms = self._hashed_algorithms
         self.part.restart(Hasher(algorithms) if algorithms else None)
         self._streams.assign(self._first, self.size)
 
@@ -503,7 +542,8 @@ class ObjectTransfer:
         """Forget all bytes, journal first."""
         self._meter.declined(why, self.part.held)
         self._streams.restart()
-        self._stand(replace(self.standing, pinned=None, weak=False), drop=True)
+        standing = replace(self.standing, pinned=None, weak=False, promised=())
+        self._stand(standing, drop=True)
         self.part.restart()
         self._repair, self._wrong = None, None
 
@@ -544,12 +584,14 @@ class ObjectTransfer:
             self._mismatch(*wrong)
             return None
         if self._checks:
-            return Whole(size, self._checks[0].algorithm, self._checks[0].hex)
+            best = self._checks[0]
+            return Whole(size, best.algorithm, best.hex, best.source, self._ignored)
         if pieces is None:
-            return Whole(size, "unverified" if self.standing.weak else "size-only")
+            word = "unverified" if self.standing.weak else "size-only"
+            return Whole(size, word, ignored=self._ignored)
         bad = pieces.bad(self.part, size)
         if not bad:
-            return Whole(size, pieces.algorithm)
+            return Whole(size, pieces.algorithm, "", "pieces", self._ignored)
         if not self._refetch(bad):
             text = f"{len(bad)} of {len(pieces.hexes)} pieces are not the ones expected"
             raise TransferFailed(Reason.DIGEST, text, permanent("digest"))
@@ -557,9 +599,13 @@ class ObjectTransfer:
 
     def _wrong_one(self) -> tuple[Digest, str] | None:
         """Return a digest that is wrong, and what it is instead."""
-        hasher = self._hashed() if self._checks else None
-        for digest in self._checks if hasher is not None else ():
-            found = hasher.hex(digest.algorithm) if hasher is not None else ""
+        hasher = self._hashed()
+        for digest in self._checks:
+            if digest.algorithm == "crc32":
+                # The extents have theirs, computed as the bytes came: nothing is read again.
+                found = f"{crc32_of(self.part.extents):08x}"
+            else:
+                found = hasher.hex(digest.algorithm)
             if found != digest.hex:
                 return digest, found
         return None
@@ -583,12 +629,17 @@ class ObjectTransfer:
         self._first.reached = self.part.saved
         self._streams.reopen()
 
+    @property
+    def _hashed_algorithms(self) -> list[str]:
+        return [digest.algorithm for digest in self._checks if digest.algorithm != "crc32"]
+
     def _hashed(self) -> Hasher:
-        algorithms = [digest.algorithm for digest in self._checks]
+        algorithms = self._hashed_algorithms
         running = self.part.hasher
         if running is None or not set(algorithms) <= set(running.algorithms):
             running = Hasher(algorithms)
-        self.part.digest_all(running)  # what was hashed on the way is not read again
+        if algorithms:
+            self.part.digest_all(running)  # what was hashed on the way is not read again
         return running
 
     def _mismatch(self, digest: Digest, found: str) -> None:
