@@ -6,12 +6,14 @@ checked when they are read: a journal is a file, and files come from anywhere.
 
 from __future__ import annotations
 
+import zlib
 from contextlib import contextmanager
 from copy import copy
 from typing import TYPE_CHECKING, Any
 
 from holdfast.downloads.failures import CODES, Failure
 from holdfast.downloads.items import FailedItem, Item
+from holdfast.downloads.items import item_id as made_id
 from holdfast.downloads.names import collision_key, safe_path
 from holdfast.downloads.states import State, is_open
 from holdfast.runtime.clock import clock
@@ -269,7 +271,7 @@ class Store:
             "SELECT off, len, crc32 FROM extent WHERE item = ? ORDER BY off", (item_id,)
         )
         try:
-            return [Extent(*row) for row in rows]
+            return [_extent_of(item_id, *row) for row in rows]
         except (ValueError, TypeError) as error:
             raise JournalBroken(self.path, f"an extent makes no sense ({error})") from None
 
@@ -279,7 +281,7 @@ class Store:
             db.executemany(
                 "INSERT INTO extent (item, off, len, crc32) VALUES (?, ?, ?, ?)"
                 " ON CONFLICT (item, off) DO UPDATE SET len = excluded.len, crc32 = excluded.crc32",
-                [(item_id, extent.off, extent.len, extent.crc32) for extent in extents],
+                [(item_id, e.off, e.len, _guarded(item_id, e)) for e in extents],
             )
 
     def forget(self, item_id: str, extents: Sequence[Extent]) -> None:
@@ -409,6 +411,25 @@ class Store:
         return sum(counts.get(state, 0) for state in _OPEN_STATES)
 
 
+def _guarded(item_id: str, extent: Extent) -> int:
+    """Return an extent's CRC with a guard of the row itself in the bits above.
+
+    SQLite's own check finds damaged pages, not a flipped bit in a number. An extent that
+    moved by such a bit would vouch for bytes that were never fetched, and unlike a wrong
+    length or CRC this is not found when the bytes are read again: only some are.
+    """
+    told = f"{item_id} {extent.off} {extent.len} {extent.crc32}"
+    return zlib.crc32(told.encode()) >> 1 << 32 | extent.crc32
+
+
+def _extent_of(item_id: str, off: int, length: int, stored: int) -> Extent:
+    extent = Extent(off, length, stored & 0xFFFFFFFF)
+    # Rows of before there were guards have none.
+    if stored >> 32 and stored != _guarded(item_id, extent):
+        raise ValueError(f"offset {off}, length {length}: altered")
+    return extent
+
+
 def _digests_text(digests: Sequence[Digest]) -> str:
     return " ".join(f"{digest.algorithm}={digest.hex}" for digest in digests)
 
@@ -430,6 +451,8 @@ def _item_of(row: tuple[Any, ...]) -> Item:
         raise ValueError(f"path {path!r}")
     if reason and reason not in CODES:
         raise ValueError(f"reason {reason!r}")
+    if item_id != made_id(url, path):
+        raise ValueError(f"id {item_id!r} is not that of its address and path")
     validators = Validators(etag, last_modified, size, media_type, coding, bool(dated))
     return Item(
         id=item_id,

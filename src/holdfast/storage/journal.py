@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 APPLICATION_ID = 0x486F6C64  # "Hold": `file` and SQLite tools show whose file it is
 BUSY_SECONDS = 5.0
+THOROUGH_BYTES = 256 << 20
+"""Journals up to this size, about a million items, are compared with their indexes when they
+are opened to be written (0.15 s per 100,000 items); larger ones get the quick check only."""
 MEMORY = ":memory:"
 
 
@@ -98,7 +101,7 @@ class Journal:
 
     def _prepare(self, migrations: Sequence[str], *, read_only: bool) -> None:
         try:
-            found = self._value("PRAGMA quick_check(1)")
+            found = self._value(f"PRAGMA {self._check_for(read_only=read_only)}(1)")
             if found != "ok":
                 raise JournalBroken(self.path, f"it is damaged ({found})")
             version = int(self._value("PRAGMA user_version"))
@@ -118,6 +121,11 @@ class Journal:
             self._migrate(migrations, version)
         except sqlite3.DatabaseError as error:
             raise self._translated(error) from None
+
+    def _check_for(self, *, read_only: bool) -> str:
+        # An index that has lost a row hides an item from those who ask for its state.
+        pages = int(self._value("PRAGMA page_count")) * int(self._value("PRAGMA page_size"))
+        return "quick_check" if read_only or pages > THOROUGH_BYTES else "integrity_check"
 
     def _migrate(self, migrations: Sequence[str], version: int) -> None:
         for number, script in enumerate(migrations[version:], version + 1):
