@@ -7,14 +7,16 @@ A simulated counterpart loses what was not synced and tears writes.
 from __future__ import annotations
 
 import errno
+import functools
 import os
 import stat as _stat
+import sys
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from _typeshed import ReadableBuffer as Buffer
 
@@ -48,6 +50,20 @@ class File(Protocol):
     def size(self) -> int:
         """Return the length in bytes."""
         ...
+
+    def close(self) -> None:
+        """Give the handle back; a second call does nothing."""
+
+
+class Volume(Protocol):
+    """A whole file system, held open from before the writes that it is to make safe."""
+
+    def sync(self) -> None:
+        """Return when all bytes and names on it are on stable storage.
+
+        Raises OSError if anything was lost since it was opened. After an error: do not call
+        again, and trust nothing that was written.
+        """
 
     def close(self) -> None:
         """Give the handle back; a second call does nothing."""
@@ -88,6 +104,10 @@ class Files(Protocol):
         """Return the bytes that this user may still write there."""
         ...
 
+    def volume(self, path: str) -> Volume | None:
+        """Open the file system that a directory lies on; None: it cannot be synced as a whole."""
+        ...
+
 
 class SystemFile:
     """A file descriptor."""
@@ -122,6 +142,70 @@ class SystemFile:
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)
+
+
+class SystemVolume:
+    """A descriptor of a directory, for `syncfs`.
+
+    The kernel remembers per open descriptor which failures of writing back were told to it, so
+    one that was opened before the writes hears of every failure that could concern them.
+    """
+
+    __slots__ = ("_fd", "_syncfs")
+
+    def __init__(self, fd: int, syncfs: Callable[[int], int]) -> None:
+        self._fd = fd
+        self._syncfs = syncfs
+
+    def sync(self) -> None:
+        """Sync all of it; the other threads run on meanwhile."""
+        if self._syncfs(self._fd):
+            import ctypes
+
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number))
+
+    def close(self) -> None:
+        """Close once."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+
+_WHOLE_SYNC = {
+    0xEF53,  # ext2, ext3, ext4
+    0x58465342,  # XFS
+    0x9123683E,  # Btrfs
+    0xF2F52010,  # F2FS
+    0x01021994,  # tmpfs
+    0x794C7630,  # overlayfs, which passes it on
+}
+"""File systems (`statfs.f_type`) whose `syncfs` writes all back and reports what failed.
+
+Those over a network, or in a process of its own (FUSE), need not: there each file is synced.
+"""
+
+
+@functools.cache
+def _whole_sync() -> tuple[Callable[[int], int], Callable[[int], int]] | None:
+    """Return `syncfs` and what tells the kind of a file system; None where they are not."""
+    # Before Linux 5.8 syncfs did not report what could not be written.
+    release = [int(n) for n in os.uname().release.split(".")[:2] if n.isdigit()]
+    if sys.platform != "linux" or release < [5, 8]:
+        return None
+    import ctypes
+
+    try:
+        libc = ctypes.CDLL(None, use_errno=True)
+        syncfs, fstatfs = libc.syncfs, libc.fstatfs
+    except (OSError, AttributeError):
+        return None
+
+    def kind(fd: int) -> int:
+        found = (ctypes.c_long * 64)()  # struct statfs begins with f_type and has 120 bytes
+        return -1 if fstatfs(fd, found) else int(found[0])
+
+    return syncfs, kind
 
 
 class SystemFiles:
@@ -180,6 +264,17 @@ class SystemFiles:
         """Return the bytes available to this user."""
         found = os.statvfs(path)
         return found.f_bavail * found.f_frsize
+
+    def volume(self, path: str) -> SystemVolume | None:
+        """Open the file system of a directory, where `syncfs` can be relied on."""
+        calls = _whole_sync()
+        if calls is None:
+            return None
+        fd = os.open(path or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        if calls[1](fd) not in _WHOLE_SYNC:
+            os.close(fd)
+            return None
+        return SystemVolume(fd, calls[0])
 
 
 class _Active:

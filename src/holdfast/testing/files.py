@@ -120,7 +120,7 @@ class SimFiles:
         self._ops: list[_Op] = []
         self._plans: list[_Plan] = []
         self._epoch = 0
-        self._open: dict[SimFile, str] = {}
+        self._open: dict[SimFile | SimVolume, str] = {}
 
     # -- what a test may order -------------------------------------------------------------------
 
@@ -294,6 +294,13 @@ class SimFiles:
         self.enter("free_space", path)
         return max(0, self.capacity - self._used())
 
+    @_whole
+    def volume(self, path: str) -> SimVolume:
+        """Open the whole file system."""
+        path = self.enter("volume", path)
+        self._names(path, path)
+        return SimVolume(self, path, self._epoch)
+
     # -- inside ------------------------------------------------------------------------------------
 
     def enter(self, op: str, path: str) -> str:
@@ -337,11 +344,33 @@ class SimFiles:
             free -= 1
         return size
 
+    @_whole
+    def sync_all(self) -> None:
+        """Make all bytes and names durable. If it fails, what was pending never will be."""
+        inodes = dict.fromkeys(i for names in self._dirs.values() for i in names.values())
+        try:
+            self.enter("syncfs", "/")
+        except OSError:
+            for inode in inodes:
+                inode.pending.clear()
+            raise
+        for inode in inodes:
+            for write in inode.pending:
+                inode.durable = _applied(inode.durable, write, None)
+            inode.pending.clear()
+        for op in self._ops:
+            self._commit(op)
+        self._ops.clear()
+
     def alive(self, epoch: int) -> bool:
         """Return whether a handle of this epoch survived (no power cut since)."""
         return epoch == self._epoch
 
-    def closed(self, handle: SimFile) -> None:
+    def opened(self, handle: SimFile | SimVolume, path: str) -> None:
+        """Remember an open handle."""
+        self._open[handle] = path
+
+    def closed(self, handle: SimFile | SimVolume) -> None:
         """Forget an open handle."""
         self._open.pop(handle, None)
 
@@ -377,7 +406,7 @@ class SimFiles:
 
     def _handle(self, inode: _Inode, path: str, *, write: bool) -> SimFile:
         handle = SimFile(self, inode, path, self._epoch, write=write)
-        self._open[handle] = path
+        self.opened(handle, path)
         return handle
 
     def _make(self, path: str) -> None:
@@ -483,6 +512,28 @@ class SimFile:
     def _check_open(self, *, write: bool = False) -> None:
         if self._closed or not self._files.alive(self._epoch) or (write and not self._write):
             raise _error(errno.EBADF, self._path)
+
+
+class SimVolume:
+    """The whole of `SimFiles`, held open."""
+
+    def __init__(self, files: SimFiles, path: str, epoch: int) -> None:
+        self._files = files
+        self._path = path
+        self._epoch = epoch
+        self._closed = False
+        files.opened(self, path)
+
+    def sync(self) -> None:
+        """Make everything durable; see `SimFiles.sync_all`."""
+        if self._closed or not self._files.alive(self._epoch):
+            raise _error(errno.EBADF, self._path)
+        self._files.sync_all()
+
+    def close(self) -> None:
+        """Give the handle back; a second call does nothing."""
+        self._closed = True
+        self._files.closed(self)
 
 
 def _settle(inode: _Inode, source: SeededRandom | None) -> None:
