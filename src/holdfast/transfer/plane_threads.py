@@ -15,8 +15,9 @@ from holdfast.core.classify import classify
 from holdfast.core.verdict import Kind, Sent, Verdict
 from holdfast.runtime.clock import clock
 from holdfast.transfer.plane import End, Received, Request, Sink, Take
-from holdfast.wire.connect import connect
+from holdfast.wire.connect import connect, peer_of
 from holdfast.wire.http1 import CutShort, Framing, Head, ProtocolError, Response, request_head
+from holdfast.wire.resolve import Resolver
 
 if TYPE_CHECKING:
     from holdfast.wire.cancel import Cancel
@@ -30,23 +31,36 @@ _CANCELLED = (End.BROKEN, CANCELLED, "cancelled")
 
 
 class ThreadPlane:
-    """Does exchanges on the calling thread. Holds no state; one serves all threads."""
+    """Does exchanges on the calling thread; one serves all threads.
+
+    resolver: what looks names up, and remembers them for a while.
+    """
+
+    def __init__(self, resolver: Resolver | None = None) -> None:
+        self._resolver = resolver or Resolver()
 
     def fetch(self, request: Request, sink: Sink, cancel: Cancel) -> Received:
         """Do one exchange (see `Plane.fetch`)."""
         timeouts = request.timeouts
         try:
-            sock = connect(request.url, timeout=timeouts.connect, cancel=cancel)
+            sock = connect(
+                request.url,
+                timeout=timeouts.connect,
+                cancel=cancel,
+                reach=request.reach,
+                resolver=self._resolver,
+            )
         except OSError as error:
             return _broken(error, Sent.NO, cancel)
         with closing(sock), cancel.watching(sock):
+            peer = peer_of(sock)
             try:
                 sock.settimeout(timeouts.first_byte)
                 sock.sendall(request_head(request.url, request.headers))
                 response = Response(sock, first_byte=timeouts.first_byte, idle=timeouts.idle)
             except OSError as error:
                 return _broken(error, Sent.MAYBE, cancel)
-            return _Body(response, sink, cancel, timeouts.idle).move()
+            return replace(_Body(response, sink, cancel, timeouts.idle).move(), peer=peer)
 
 
 class _Body:
