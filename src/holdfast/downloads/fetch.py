@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from holdfast.transfer.traffic import Traffic
     from holdfast.transfer.validators import Validators
     from holdfast.wire.cancel import Cancel
+    from holdfast.wire.http1 import Head
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,7 +242,7 @@ class Fetch:
         text = f"another file has this name (size expected: {told}, found: {found.size})"
         raise _Stop("exists", text)
 
-    def _look(self, seen: Validators) -> None:
+    def _look(self, seen: Validators, _: Head) -> None:
         """Judge the file in the way by the size that the first answer tells."""
         if self._foreign is not None:
             self._compare_size(self._foreign, seen.size)

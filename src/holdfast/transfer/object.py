@@ -139,8 +139,8 @@ class Whole:
     ignored: tuple[str, ...] = ()
 
 
-class _OverlapDiffers(Exception):
-    """The bytes that were fetched again are not the ones on disk."""
+class _Differs(Exception):
+    """What came shows that the bytes on disk are of another version. str: what it was."""
 
 
 class ObjectTransfer:
@@ -245,9 +245,9 @@ class ObjectTransfer:
         question = self.question(stream)
         try:
             received, decision = self.follow(question, Sink(self, question, stream), self._cancel)
-        except _OverlapDiffers:
+        except _Differs as differs:
             self._count_change()
-            self._drop("the overlap differs")
+            self._drop(str(differs))
             return
         finally:
             # Whatever happened, what was received is kept to the byte.
@@ -398,6 +398,8 @@ class ObjectTransfer:
         found = promises_in(head, s3=self.wanted.s3)
         known = self.standing.promised if resuming else ()
         new = tuple(digest for digest in found.digests if digest not in known)
+        if contradiction(known, found.digests) is not None:
+            raise _Differs("another digest is promised")
         pair = contradiction(self.wanted.digests, (*known, *new))
         if pair is not None:
             raise contradicting(*pair)
@@ -447,7 +449,7 @@ class ObjectTransfer:
         if overlap:
             same = data[:overlap]
             if self.part.read(len(same), stream.at - overlap) != same:
-                raise _OverlapDiffers
+                raise _Differs("the overlap differs")
             data = data[overlap:]
         self._streams.write(stream, data)
         self.count_progress(stream)
