@@ -7,6 +7,7 @@ first: over a bad link most exchanges end badly, and each would lose up to a buf
 
 from __future__ import annotations
 
+import os
 from contextlib import closing
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -17,6 +18,7 @@ from holdfast.runtime.clock import clock
 from holdfast.transfer.plane import End, Received, Request, Sink, Take
 from holdfast.wire.connect import connect, peer_of
 from holdfast.wire.http1 import CutShort, Framing, Head, ProtocolError, Response, request_head
+from holdfast.wire.proxy import Proxies, proxies_of
 from holdfast.wire.resolve import Resolver
 
 if TYPE_CHECKING:
@@ -33,30 +35,35 @@ _CANCELLED = (End.BROKEN, CANCELLED, "cancelled")
 class ThreadPlane:
     """Does exchanges on the calling thread; one serves all threads.
 
-    resolver: what looks names up, and remembers them for a while.
+    resolver: what looks names up, and remembers them for a while.  proxies: to go through; by
+    default those that the environment names now.
     """
 
-    def __init__(self, resolver: Resolver | None = None) -> None:
+    def __init__(self, resolver: Resolver | None = None, proxies: Proxies | None = None) -> None:
         self._resolver = resolver or Resolver()
+        self._proxies = proxies_of(os.environ) if proxies is None else proxies
 
     def fetch(self, request: Request, sink: Sink, cancel: Cancel) -> Received:
         """Do one exchange (see `Plane.fetch`)."""
         timeouts = request.timeouts
         try:
+            proxy = self._proxies.choose(request.url)
             sock = connect(
                 request.url,
                 timeout=timeouts.connect,
                 cancel=cancel,
                 reach=request.reach,
                 resolver=self._resolver,
+                proxy=proxy,
             )
         except OSError as error:
             return _broken(error, Sent.NO, cancel)
         with closing(sock), cancel.watching(sock):
-            peer = peer_of(sock)
+            peer = "" if proxy else peer_of(sock)
+            asked = proxy if request.url.scheme == "http" else None  # https has a tunnel
             try:
                 sock.settimeout(timeouts.first_byte)
-                sock.sendall(request_head(request.url, request.headers))
+                sock.sendall(request_head(request.url, request.headers, proxy=asked))
                 response = Response(sock, first_byte=timeouts.first_byte, idle=timeouts.idle)
             except OSError as error:
                 return _broken(error, Sent.MAYBE, cancel)
@@ -99,7 +106,7 @@ class _Body:
             except OSError as error:
                 if self._cancel.is_set():
                     return _CANCELLED
-                return End.BROKEN, _verdict(error, Sent.YES), describe(error)
+                return End.BROKEN, verdict_of(error, Sent.YES), describe(error)
             # A close-delimited body ends with its connection, and so does a cancelled one.
             if self._cancel.is_set():
                 self._filled = at + n
@@ -159,10 +166,10 @@ class _Body:
 def _broken(error: OSError, sent: Sent, cancel: Cancel) -> Received:
     if cancel.is_set():
         return Received(End.BROKEN, fault=CANCELLED, text="cancelled")
-    return Received(End.BROKEN, fault=_verdict(error, sent), text=describe(error))
+    return Received(End.BROKEN, fault=verdict_of(error, sent), text=describe(error))
 
 
-def _verdict(error: OSError, sent: Sent) -> Verdict:
+def verdict_of(error: OSError, sent: Sent) -> Verdict:
     """Classify by type and errno (never by text); what is ours is said here."""
     if isinstance(error, CutShort):
         return Verdict(Kind.TRANSIENT, sent, "cut short", evidence="framing")

@@ -16,8 +16,9 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from holdfast.runtime.clock import SystemClock
-from holdfast.wire.addresses import Reach, permitted
+from holdfast.wire.addresses import Reach, check_host, permitted
 from holdfast.wire.resolve import Resolver
+from holdfast.wire.tunnel import open_tunnel
 
 if TYPE_CHECKING:
     import ssl
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
     from holdfast.wire.addresses import AddrInfo
     from holdfast.wire.cancel import Cancel
+    from holdfast.wire.proxy import Proxy
     from holdfast.wire.urls import Url
 
 # A peer that vanished without a word is noticed after 30 + 3 * 10 s even while we only read.
@@ -50,20 +52,30 @@ def connect(
     cancel: Cancel,
     reach: Reach = Reach.TYPED,
     resolver: Resolver | None = None,
+    proxy: Proxy | None = None,
 ) -> socket.socket:
     """Return a connected socket, after the TLS handshake for https.
 
-    timeout: seconds for look-up, all addresses and the handshake together.
+    timeout: seconds for look-up, all addresses, the proxy and the handshake together.
     reach: which addresses may be asked.  resolver: by default one that remembers nothing.
-    Raises AddressDenied if none may, or another OSError (socket.gaierror, ssl.SSLError and
-    TimeoutError are among them).
+    proxy: to go through; it looks the host up, so that only the text of it is judged. For http
+    it is the one that is asked, for https it is asked to connect.
+    Raises AddressDenied if none may be asked, ProxyFailed, or another OSError (socket.gaierror,
+    ssl.SSLError and TimeoutError are among them).
     """
     deadline = _now() + timeout
-    found = look_up(url.host, url.port, reach, resolver, timeout=timeout, cancel=cancel)
+    host, port = url.host, url.port
+    if proxy is not None:
+        check_host(host, reach)
+        host, port, reach = proxy.host, proxy.port, Reach.TYPED
+    found = look_up(host, port, reach, resolver, timeout=timeout, cancel=cancel)
     sock = race(found, deadline, cancel)
     if url.scheme != "https":
         return sock
     try:
+        if proxy is not None:
+            with cancel.watching(sock):
+                open_tunnel(sock, url, proxy, deadline)
         return _secured(sock, url.host, max(0.001, deadline - _now()), cancel)
     except BaseException:
         sock.close()  # it may not have been taken over yet
@@ -133,7 +145,7 @@ class _Race:
                 soon = min(deadline, self._next_at) if self._waiting else deadline
                 won = self._wait(min(max(0.0, soon - now), _LOOK_EVERY))
             if won is not None:
-                _tune(won)
+                tune(won)
                 won.settimeout(max(0.001, deadline - _now()))
                 return won
         raise self._error or OSError(errno.EADDRNOTAVAIL, "the name has no address")
@@ -189,7 +201,8 @@ class _Race:
             self._forget(number).close()
 
 
-def _tune(sock: socket.socket) -> None:
+def tune(sock: socket.socket) -> None:
+    """Send without delay, and notice a peer that has vanished."""
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     options = (

@@ -23,6 +23,7 @@ from holdfast.runtime.clock import clock
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from holdfast.wire.proxy import Proxy
     from holdfast.wire.urls import Url
 
 USER_AGENT = f"holdfast/{__version__}"
@@ -35,7 +36,7 @@ _LEAST_WINDOW = 64 * 1024
 _STATUS = re.compile(r"HTTP/1\.[0-9] ([1-9][0-9]{2})(?: [^\r\x00]*)?\Z")
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")
 _LENGTH = re.compile(r"[0-9]{1,18}\Z")
-_CHUNK = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\r\n]*)?\r?\n\Z")
+CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\r\n]*)?\r?\n\Z")
 _FRAMING_FIELDS = {"content-length", "transfer-encoding"}
 
 
@@ -69,7 +70,7 @@ class Head:
     length: int | None = None
 
 
-def parse_head(data: bytes) -> Head:
+def parse_head(data: bytes | bytearray) -> Head:
     """Read the head of an answer, up to and with its empty line. Raises ProtocolError.
 
     A line that is no field is passed over, as browsers do; not so where it could concern
@@ -118,10 +119,11 @@ def _framed(status: int, headers: dict[str, str]) -> Head:
     return Head(status, headers, Framing.LENGTH, int(length))
 
 
-def request_head(url: Url, headers: Mapping[str, str]) -> bytes:
+def request_head(url: Url, headers: Mapping[str, str], *, proxy: Proxy | None = None) -> bytes:
     """Return the bytes of a GET. Raises ValueError for a header that could split the request.
 
     headers: added to ours, or in their place; an empty value leaves a field out.
+    proxy: that is asked for it, in the absolute form (RFC 9112, 3.2.2); not for a tunnel.
     """
     fields = {
         "host": url.netloc,
@@ -131,13 +133,15 @@ def request_head(url: Url, headers: Mapping[str, str]) -> bytes:
         "accept-encoding": "identity",
         "connection": "close",
         "authorization": url.authorization,
+        "proxy-authorization": proxy.authorization if proxy else "",
     }
     for name, value in headers.items():
         if not _TOKEN.match(name) or re.search(r"[\x00-\x08\x0a-\x1f\x7f]", value):
             raise ValueError(f"header `{name}`: a character that may not stand in a header")
         fields[name.lower()] = value
     lines = [f"{name.title()}: {value}" for name, value in fields.items() if value]
-    return "\r\n".join([f"GET {url.target} HTTP/1.1", *lines, "", ""]).encode("latin-1", "replace")
+    target = url.full() if proxy else url.target
+    return "\r\n".join([f"GET {target} HTTP/1.1", *lines, "", ""]).encode("latin-1", "replace")
 
 
 class Response:
@@ -212,7 +216,7 @@ class Response:
     def _next_chunk(self) -> None:
         if self._started and self._line(4).rstrip(b"\r\n"):
             raise ProtocolError("a chunk longer than its length")
-        size = _CHUNK.match(self._line(MAX_CHUNK_LINE))
+        size = CHUNK_LINE.match(self._line(MAX_CHUNK_LINE))
         if size is None:
             raise ProtocolError("no chunk length where one belongs")
         self._started = True
@@ -250,7 +254,7 @@ class Response:
     def _receive_head(self, deadline: float) -> bytes:
         data = bytearray(self._ahead)
         self._ahead = memoryview(b"")
-        while (end := _head_end(data)) < 0:
+        while (end := head_end(data)) < 0:
             if len(data) > MAX_HEAD:
                 raise ProtocolError(f"a head of more than {MAX_HEAD} bytes")
             left = deadline - clock.monotonic()
@@ -266,7 +270,28 @@ class Response:
         return bytes(data[:end])
 
 
-def _head_end(data: bytearray) -> int:
-    """Return where the body starts, or -1. A bare LF ends a line too (RFC 9112, 2.2)."""
-    ends = [at + len(mark) for mark in (b"\n\r\n", b"\n\n") if (at := data.find(mark)) >= 0]
-    return min(ends, default=-1)
+def head_end(data: bytearray, stop: int | None = None) -> int:
+    """Return where the body starts, or -1; of `data` only what lies before `stop` is looked at.
+
+    A bare LF ends a line too (RFC 9112, 2.2).
+    """
+    end = len(data) if stop is None else stop
+    at = data.find(b"\n\r\n", 0, end)
+    bare = data.find(b"\n\n", 0, end if at < 0 else at + 1)
+    if bare >= 0:
+        return bare + 2
+    return at + 3 if at >= 0 else -1
+
+
+def keeps_open(data: bytearray, head: Head) -> bool:
+    """Whether the connection may be asked again after this answer (RFC 9112, 9.3).
+
+    data: begins with the head.
+    """
+    said = head.headers.get("connection", "").lower()
+    return (
+        data.startswith(b"HTTP/1.1")
+        and "close" not in said
+        and head.framing is not Framing.CLOSE
+        and head.status != 101
+    )
