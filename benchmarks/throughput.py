@@ -111,7 +111,7 @@ def run(subject: Subject, job: Job) -> Sample:
     """Let one subject do the load once. Raises Failed."""
     job.site.empty()
     command = subject.command(job)
-    environment = {**os.environ, "SSL_CERT_FILE": str(job.site.certificate), "NO_COLOR": "1"}
+    environment = _environment(job)
     log = job.scratch / "log"
     with log.open("wb") as said:
         began = time.perf_counter()
@@ -138,6 +138,17 @@ def run(subject: Subject, job: Job) -> Sample:
         system=usage.ru_stime,
         rss=usage.ru_maxrss * 1024,
     )
+
+
+def _environment(job: Job) -> dict[str, str]:
+    added = {
+        "SSL_CERT_FILE": str(job.site.certificate),
+        "NO_COLOR": "1",
+        # As installed programs have it: the round that does not count compiles the modules.
+        "PYTHONPYCACHEPREFIX": str(job.site.home / "pycache"),
+    }
+    left_out = {"PYTHONDONTWRITEBYTECODE", "PYTHONUNBUFFERED"}
+    return {**{name: v for name, v in os.environ.items() if name not in left_out}, **added}
 
 
 def _waited(process: subprocess.Popen[bytes]) -> os.struct_rusage:  # type: ignore[name-defined]
@@ -365,4 +376,7 @@ def _measured(
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:  # nginx and what ran are ended by now, and their files removed
+        raise SystemExit(130) from None
