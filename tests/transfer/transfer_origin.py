@@ -22,7 +22,7 @@ from holdfast.transfer.object import ObjectTransfer, Standing, Wanted, Whole
 from holdfast.transfer.part import Part
 from holdfast.transfer.plane import End, Received, Request, Sink
 from holdfast.transfer.traffic import Alone, Flow
-from holdfast.transfer.verify import Digest, Hasher
+from holdfast.transfer.verify import Digest, Hasher, is_s3
 from holdfast.wire.cancel import Cancel
 from holdfast.wire.http1 import Framing, Head
 from holdfast.wire.urls import Url, parse
@@ -221,6 +221,7 @@ class Bench:
             allow_html,
             data_suffix=True,
             max_size=max_size,
+            s3=is_s3(self.url, headers or {}),
         )
         with seam.install(self.files), self._part(digests) as part:
             transfer = self.transfer = ObjectTransfer(

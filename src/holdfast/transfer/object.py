@@ -39,8 +39,15 @@ from holdfast.transfer.repair import ROUNDS, Pieces, Repair
 from holdfast.transfer.sink import Sink, Stream
 from holdfast.transfer.streams import Streams
 from holdfast.transfer.traffic import Alone, Traffic
-from holdfast.transfer.validators import Rung, Validators, conditions, overlap_start
+from holdfast.transfer.validators import (
+    Rung,
+    Validators,
+    conditions,
+    linked_etag,
+    overlap_start,
+)
 from holdfast.transfer.verify import Digest, Hasher, contradiction, promises_in, to_check
+from holdfast.wire.addresses import Reach
 from holdfast.wire.urls import BadUrl, Url, is_cross_site, redirected
 
 if TYPE_CHECKING:
@@ -54,8 +61,9 @@ if TYPE_CHECKING:
     from holdfast.wire.http1 import Head
 
 MAX_REDIRECTS = 10
-_ANYWHERE = frozenset({Rung.IF_MATCH, Rung.IF_RANGE, Rung.DATE})
+_ANYWHERE = frozenset({Rung.IF_MATCH, Rung.IF_RANGE, Rung.VERSION, Rung.DATE})
 """Rungs on which a range may begin anywhere, also at zero."""
+_STRONG = frozenset({Rung.IF_MATCH, Rung.IF_RANGE, Rung.VERSION})
 MAX_CHANGES = 3
 MAX_SIZE = 1 << 40
 
@@ -102,6 +110,7 @@ class Wanted:
     timeouts: Timeouts = field(default_factory=Timeouts)
     s3: bool = False
     access: Access | None = field(default=None, repr=False)
+    reach: Reach = Reach.TYPED
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +122,7 @@ class Standing:
     ends, 3 and 2.  nodes: several servers give the object each its own ETag.
     promised: the digests that came with this version. They are kept, because a server that
     sends one with the whole object may send none with the rest of it.
+    listed: what is pinned was told by a listing, and no answer has confirmed it yet.
     """
 
     pinned: Validators | None = None
@@ -122,6 +132,7 @@ class Standing:
     mismatches: int = 0
     nodes: bool = False
     promised: tuple[Digest, ...] = ()
+    listed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,7 +247,8 @@ class ObjectTransfer:
         return self.standing.pinned.size if self.standing.pinned else None
 
     def _is_whole(self) -> bool:
-        return self.size is not None and self.size == self.part.held
+        # A listing may be of yesterday: an empty object, too, is asked for.
+        return self.size is not None and self.size == self.part.held and not self.standing.listed
 
     # -- one exchange ------------------------------------------------------------------------
 
@@ -244,7 +256,7 @@ class ObjectTransfer:
         stream = self._first
         question = self.question(stream)
         try:
-            received, decision = self.follow(question, Sink(self, question, stream), self._cancel)
+            received, decision = self.follow(Sink(self, question, stream), self._cancel)
         except _Differs as differs:
             self._count_change()
             self._drop(str(differs))
@@ -266,7 +278,7 @@ class ObjectTransfer:
         standing, wanted, at = self.standing, self.wanted, stream.at
         pinned = standing.pinned
         joins = self.part.held > 0 or stream is not self._first
-        rung = pinned.rung(standing.limit) if pinned and joins else Rung.RESTART
+        rung = self._rung(pinned) if pinned and joins else Rung.RESTART
         start = overlap_start(rung, at)
         if rung is Rung.OVERLAP and start < self.part.run_start(at):
             rung, start = Rung.RESTART, 0  # there is nothing to compare
@@ -279,21 +291,35 @@ class ObjectTransfer:
             data_suffix=wanted.data_suffix,
             nodes=standing.nodes,
             ranged=at == 0 and rung in _ANYWHERE,
+            listed=standing.listed and rung is Rung.RESTART,
         )
 
-    def follow(
-        self, question: Question, sink: Sink, cancel: Cancel
-    ) -> tuple[Received, Decision | None]:
-        """Do the exchange at the original address and go where it redirects.
+    def _rung(self, pinned: Validators) -> Rung:
+        """Return the rung on which `pinned` is resumed now."""
+        if not self._gives_versions:
+            pinned = replace(pinned, version="")
+        if pinned.version and self.standing.changes:
+            return Rung.VERSION  # it changed under our hands once: hold what we have
+        return pinned.rung(self.standing.limit)
+
+    @property
+    def _gives_versions(self) -> bool:
+        # A version that is part of a signed address cannot be put into it.
+        url = self.wanted.url
+        return self.wanted.s3 and not url.is_signed and "versionid=" not in url.query.lower()
+
+    def follow(self, sink: Sink, cancel: Cancel) -> tuple[Received, Decision | None]:
+        """Do the exchange of `sink` at the original address and go where it redirects.
 
         Each attempt begins at the original: a target that was signed for some minutes must
         be asked for anew.
         """
         first = url = self.wanted.url
+        reach = self.wanted.reach
         seen = {url.full()}
         renewed = False
         while True:
-            request = self._request(url, question, sink.stream)
+            request = self._request(url, sink.question, sink.stream)
             with self._streams.flow(sink.stream, cancel) as flow:
                 received = self._plane.fetch(request, sink, flow.cancel)
                 flow.ended(received, resumed=self.part.held > 0)
@@ -306,7 +332,7 @@ class ObjectTransfer:
                     sink = sink.again(sink.question)
                     continue
                 return received, decision
-            url = self._target(url, decision)
+            url, reach = self._target(url, decision), reach.after(received.peer)
             if url.full() in seen or len(seen) > MAX_REDIRECTS:
                 kind = "in a circle" if url.full() in seen else f"more than {MAX_REDIRECTS} times"
                 text = f"the server redirects {kind}"
@@ -314,7 +340,8 @@ class ObjectTransfer:
             seen.add(url.full())
             asked = sink.question
             cross = asked.cross_site or is_cross_site(first, url)
-            sink = sink.again(replace(asked, cross_site=cross))
+            linked = linked_etag(decision.facts.head) or asked.linked
+            sink = sink.again(replace(asked, cross_site=cross, linked=linked))
 
     def _is_worth_asking_again(self, url: Url, received: Received, sink: Sink) -> bool:
         """Whether whoever vouches for us can do it better, now that it was refused."""
@@ -332,14 +359,21 @@ class ObjectTransfer:
             raise TransferFailed(Reason.REDIRECTS, text, permanent("redirects")) from None
 
     def _request(self, url: Url, question: Question, stream: Stream) -> Request:
+        pinned = question.pinned
+        if question.rung is Rung.VERSION and pinned is not None and url == self.wanted.url:
+            url = url.with_parameter("versionId", pinned.version)
         # Headers of the caller may hold credentials, so they stay within the origin.
         own: Mapping[str, str] = {}
         if url.origin == self.wanted.url.origin:
             access = self.wanted.access
             own = {**self.wanted.headers, **(access.headers(url) if access else {})}
-        pinned = question.pinned
         end = None if stream.end in {None, self.size} and not question.ranged else stream.end
         added = conditions(pinned, question.rung, stream.at, end) if pinned else {}
+        if question.linked:
+            # The redirect has vouched; where it leads, our ETag is unknown.
+            added = {name: value for name, value in added.items() if name == "Range"}
+        if question.listed and pinned is not None and pinned.has_strong_etag:
+            added = {"If-Match": pinned.etag}  # the object that was listed, or a word that it went
         return Request(url, {**own, **added}, self.wanted.timeouts)
 
     def save(self, stream: Stream) -> None:
@@ -389,8 +423,8 @@ class ObjectTransfer:
         if pinned is None or self.standing.nodes or (pinned.size or 0) < extents.SPLIT_FROM:
             return False
         ranges = facts.status == 206 or "bytes" in facts.head.headers.get("accept-ranges", "")
-        rung = pinned.rung(self.standing.limit)
-        vouched = rung in {Rung.IF_MATCH, Rung.IF_RANGE} or (rung is Rung.DATE and self._checks)
+        rung = self._rung(pinned)
+        vouched = rung in _STRONG or (rung is Rung.DATE and self._checks)
         return ranges and bool(vouched)
 
     def _promised(self, head: Head, *, resuming: bool) -> tuple[Digest, ...]:
@@ -398,11 +432,11 @@ class ObjectTransfer:
         found = promises_in(head, s3=self.wanted.s3)
         known = self.standing.promised if resuming else ()
         new = tuple(digest for digest in found.digests if digest not in known)
-        if contradiction(known, found.digests) is not None:
-            raise _Differs("another digest is promised")
-        pair = contradiction(self.wanted.digests, (*known, *new))
+        pair = contradiction(self.wanted.digests, found.digests)
         if pair is not None:
             raise contradicting(*pair)
+        if contradiction(known, new) is not None:
+            raise _Differs("another digest is promised")
         self._ignored = found.ignored or (self._ignored if resuming else ())
         self._checks = to_check(self.wanted.digests, (*known, *new))
         return (*known, *new)
@@ -419,14 +453,15 @@ class ObjectTransfer:
         if pinned.size is None:
             pinned = replace(pinned, size=facts.seen.size)
         weak = self.standing.weak or rung.is_weak
-        self._stand(replace(self.standing, pinned=pinned, weak=weak, promised=promised))
+        standing = replace(self.standing, pinned=pinned, weak=weak, promised=promised, listed=False)
+        self._stand(standing)
         self._meter.resumed(rung, stream.at)
 
     def _start_over(self, decision: Decision, promised: tuple[Digest, ...]) -> None:
         facts = decision.facts
         if decision.action is Action.NEW_VERSION:
             self._count_change(sibling=facts.sibling)
-        if self.part.held:
+        if self.part.held or decision.action is Action.NEW_VERSION:
             self._meter.declined(decision.row, self.part.held)
         # From here on all bytes come from one answer, so nothing weak is left.
         pinned = facts.seen
@@ -435,7 +470,9 @@ class ObjectTransfer:
             pinned = replace(pinned, etag="")
         self._streams.restart()
         self._repair, self._wrong = None, None
-        standing = replace(self.standing, pinned=pinned, weak=False, promised=promised)
+        standing = replace(
+            self.standing, pinned=pinned, weak=False, promised=promised, listed=False
+        )
         self._stand(standing, drop=True)
         algorithms = self._hashed_algorithms
         self.part.restart(Hasher(algorithms) if algorithms else None)
@@ -467,7 +504,7 @@ class ObjectTransfer:
                 self._drop(decision.row)
             case Action.NEXT_RUNG if question.start or question.ranged:
                 self._meter.declined(decision.row, self.part.held)
-                self._stand(replace(self.standing, limit=question.rung.below))
+                self._step_down(question)
             case Action.WHOLE:
                 self._pin_size(self.part.offset)
             case Action.RESTART:
@@ -488,6 +525,13 @@ class ObjectTransfer:
             case _:
                 text = f"an answer that does not fit the question: {decision.row}"
                 raise TransferFailed(Reason.ANSWER, text, transient("answer"))
+
+    def _step_down(self, question: Question) -> None:
+        if question.rung is Rung.VERSION and question.pinned is not None:
+            # Not for good: the rungs above may never have been tried.
+            self._stand(replace(self.standing, pinned=replace(question.pinned, version="")))
+        else:
+            self._stand(replace(self.standing, limit=question.rung.below))
 
     def _end_body(self, received: Received) -> None:
         size, at = self.size, self.part.offset
@@ -544,7 +588,7 @@ class ObjectTransfer:
         """Forget all bytes, journal first."""
         self._meter.declined(why, self.part.held)
         self._streams.restart()
-        standing = replace(self.standing, pinned=None, weak=False, promised=())
+        standing = replace(self.standing, pinned=None, weak=False, promised=(), listed=False)
         self._stand(standing, drop=True)
         self.part.restart()
         self._repair, self._wrong = None, None
@@ -673,5 +717,4 @@ class ObjectTransfer:
     def _can_ask_anywhere(self) -> bool:
         """Whether any range of this version can be asked for."""
         pinned = self.standing.pinned
-        strong = {Rung.IF_MATCH, Rung.IF_RANGE}
-        return pinned is not None and pinned.rung(self.standing.limit) in strong
+        return pinned is not None and self._rung(pinned) in _STRONG

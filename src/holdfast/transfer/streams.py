@@ -328,7 +328,7 @@ class Streams:
         question = transfer.question(stream)
         try:
             sink = Sink(transfer, question, stream, only_append=True)
-            received, decision = transfer.follow(question, sink, mine)
+            received, decision = transfer.follow(sink, mine)
         finally:
             transfer.save(stream)
         if stream.was_cut_off and not mine.is_set():

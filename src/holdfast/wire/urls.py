@@ -12,7 +12,7 @@ from __future__ import annotations
 import base64
 import re
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from urllib.parse import parse_qsl, quote, unquote_to_bytes, urljoin, urlsplit
 
 from holdfast.core.errors import HoldfastError
@@ -118,6 +118,11 @@ class Url:
     def full(self) -> str:
         """Return the address as asked, secrets in the query included."""
         return f"{self.scheme}://{self.netloc}{self.target}"
+
+    def with_parameter(self, name: str, value: str) -> Url:
+        """Return the address with one parameter more in its query; both are URL-ready."""
+        mark = "&" if "?" in self.target else "?"
+        return replace(self, target=f"{self.target}{mark}{name}={value}")
 
     def canonical(self) -> str:
         """Return what identifies the object: no credentials, no signature, no fragment."""
