@@ -1,6 +1,12 @@
 """The file seam: the few operations that durable work needs, and nothing else.
 
 Handles are positional (`pwrite`, `pread`): no shared offset, so threads need no lock.
+
+In a path `ROOT//a/b` what follows the last `//` comes from others. Each of its directories is
+opened from the one above it and must not be a link, so it stays below ROOT also while somebody
+puts links in its way; a check beforehand could not see that. ROOT itself may be a link: whoever
+chose it meant where it leads. `beneath` makes such a path.
+
 A simulated counterpart loses what was not synced and tears writes.
 """
 
@@ -11,7 +17,7 @@ import functools
 import os
 import stat as _stat
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -43,6 +49,13 @@ class File(Protocol):
 
     def truncate(self, size: int) -> None:
         """Cut or extend with zeros."""
+
+    def allocate(self, size: int) -> bool:
+        """Take the room that `size` bytes need, from the start; the length stays as it is.
+
+        False: this file system cannot. Raises OSError (ENOSPC, EDQUOT) if there is no room.
+        """
+        ...
 
     def datasync(self) -> None:
         """Return when the bytes are on stable storage. After an error: do not call again."""
@@ -129,6 +142,18 @@ class SystemFile:
         """Cut or extend with zeros."""
         os.ftruncate(self._fd, size)
 
+    def allocate(self, size: int) -> bool:
+        """Take the room by fallocate(2), where there is one."""
+        call = _fallocate()
+        if call is None or size <= 0:
+            return False
+        number = call(self._fd, size)
+        if number in _CANNOT_ALLOCATE:
+            return False
+        if number:
+            raise OSError(number, os.strerror(number))
+        return True
+
     def datasync(self) -> None:
         """Sync data and length; macOS has no fdatasync."""
         getattr(os, "fdatasync", os.fsync)(self._fd)
@@ -208,21 +233,95 @@ def _whole_sync() -> tuple[Callable[[int], int], Callable[[int], int]] | None:
     return syncfs, kind
 
 
+_KEEP_SIZE = 1
+_CANNOT_ALLOCATE = {errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EPERM, errno.ENODEV}
+
+
+@functools.cache
+def _fallocate() -> Callable[[int, int], int] | None:
+    """Return what allocates so many bytes of a descriptor and tells the errno; None: nothing does.
+
+    Not `os.posix_fallocate`: where the file system cannot, the C library writes a byte into
+    every block instead. That takes minutes on NFS, and nothing stops it.
+    """
+    if sys.platform != "linux":
+        return None
+    import ctypes
+
+    try:
+        call = ctypes.CDLL(None, use_errno=True).fallocate64
+    except (OSError, AttributeError):
+        return None
+    call.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
+
+    def allocate(fd: int, size: int) -> int:
+        while call(fd, _KEEP_SIZE, 0, size):
+            number = ctypes.get_errno()
+            if number != errno.EINTR:
+                return number
+        return 0
+
+    return allocate
+
+
+def beneath(root: str, path: str) -> str:
+    """Return the path of `path` below `root`, no component of which may be a link."""
+    return f"{root}//{path}"
+
+
+@contextmanager
+def _parent(path: str) -> Iterator[tuple[str, int | None]]:
+    """Open the directory of the last component; yield that component, and the directory."""
+    root, mark, rest = path.rpartition("//")
+    if not mark:
+        yield path, None
+        return
+    *parents, name = rest.split("/")
+    fd = _descend(root, parents)
+    try:
+        yield name, fd
+    finally:
+        os.close(fd)
+
+
+def _descend(root: str, names: list[str], *, make: bool = False) -> int:
+    fd = os.open(root or "/", _DIRECTORY)
+    try:
+        for name in names:
+            if make:
+                with suppress(FileExistsError):
+                    os.mkdir(name, dir_fd=fd)
+            inner = os.open(name, _DIRECTORY | _NO_FOLLOW, dir_fd=fd)
+            os.close(fd)
+            fd = inner
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+_NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)
+_DIRECTORY = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC
+
+
 class SystemFiles:
     """The machine's file system."""
 
     # O_NOFOLLOW: a link planted at the name must not redirect our bytes.
-    _FLAGS = os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0)
+    _FLAGS = os.O_CLOEXEC | _NO_FOLLOW
 
     def create(self, path: str) -> SystemFile:
         """Open a new file, without exec bits."""
-        return SystemFile(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | self._FLAGS, 0o666))
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | self._FLAGS
+        with _parent(path) as (name, parent):
+            return SystemFile(os.open(name, flags, 0o666, dir_fd=parent))
 
     def open(self, path: str, *, write: bool = False) -> SystemFile:
         """Open an existing file."""
         # Without O_NONBLOCK opening a FIFO would wait for its other end.
         mode = (os.O_RDWR if write else os.O_RDONLY) | os.O_NONBLOCK
-        fd = os.open(path, mode | self._FLAGS)
+        with _parent(path) as (name, parent):
+            fd = os.open(name, mode | self._FLAGS, dir_fd=parent)
         if not _stat.S_ISREG(os.fstat(fd).st_mode):
             os.close(fd)
             raise OSError(errno.EINVAL, "not a regular file", path)
@@ -230,19 +329,26 @@ class SystemFiles:
 
     def rename(self, source: str, target: str) -> None:
         """Replace `target` atomically."""
-        os.replace(source, target)
+        with _parent(source) as (old, old_dir), _parent(target) as (new, new_dir):
+            os.replace(old, new, src_dir_fd=old_dir, dst_dir_fd=new_dir)
 
     def unlink(self, path: str) -> None:
         """Remove a name."""
-        os.unlink(path)
+        with _parent(path) as (name, parent):
+            os.unlink(name, dir_fd=parent)
 
     def makedirs(self, path: str) -> None:
         """Create a directory and its parents."""
-        os.makedirs(path, exist_ok=True)
+        root, mark, rest = path.rpartition("//")
+        os.makedirs(root or "/" if mark else path, exist_ok=True)
+        if mark:
+            os.close(_descend(root, rest.split("/"), make=True))
 
     def sync_dir(self, path: str) -> None:
         """Sync the directory itself: a rename is durable only then."""
-        fd = os.open(path or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+        with _parent(path or ".") as (name, parent):
+            fd = os.open(name, flags | (_NO_FOLLOW if parent is not None else 0), dir_fd=parent)
         try:
             os.fsync(fd)
         finally:
@@ -251,7 +357,8 @@ class SystemFiles:
     def stat(self, path: str) -> FileInfo | None:
         """Look without following a link."""
         try:
-            found = os.lstat(path)
+            with _parent(path) as (name, parent):
+                found = os.stat(name, dir_fd=parent, follow_symlinks=False)
         except FileNotFoundError:
             return None
         return FileInfo(found.st_size, found.st_mtime, _stat.S_ISREG(found.st_mode))

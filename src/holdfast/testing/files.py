@@ -133,7 +133,8 @@ class SimFiles:
         """Let call number `at` from now (1 = the next) raise `OSError(error)`.
 
         ops: count only these operations ("create", "open", "pwrite", "pread", "truncate",
-        "datasync", "rename", "unlink", "makedirs", "sync_dir", "stat", "listdir"); default all.
+        "allocate", "datasync", "rename", "unlink", "makedirs", "sync_dir", "stat", "listdir",
+        "free_space"); default all.
         onwards: all later ones fail too, until `heal`.
         """
         self._plans.append(_Plan(at, error, short=False, cut=False, onwards=onwards, ops=ops))
@@ -362,6 +363,13 @@ class SimFiles:
             self._commit(op)
         self._ops.clear()
 
+    def allocate(self, inode: _Inode, size: int) -> None:
+        """Take the sectors of `size` bytes, all or none."""
+        wanted = set(range(-(-size // SECTOR))) - inode.sectors
+        if len(wanted) * SECTOR > self.capacity - self._used():
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        inode.sectors |= wanted
+
     def alive(self, epoch: int) -> bool:
         """Return whether a handle of this epoch survived (no power cut since)."""
         return epoch == self._epoch
@@ -470,14 +478,19 @@ class SimFile:
         """Cut or extend with zeros."""
         self._check("truncate", write=True)
         data = self._inode.data
-        if size < len(data):
-            del data[size:]
-            kept = -(-size // SECTOR)
-            self._inode.sectors = {sector for sector in self._inode.sectors if sector < kept}
-        else:
-            data.extend(bytes(size - len(data)))
+        del data[size:]
+        data.extend(bytes(size - len(data)))
+        kept = -(-size // SECTOR)  # also of what was only allocated
+        self._inode.sectors = {sector for sector in self._inode.sectors if sector < kept}
         self._inode.pending.append(_Write(size, None, size))
         self._inode.mtime = clock.wall()
+
+    @_whole
+    def allocate(self, size: int) -> bool:
+        """Take the room of `size` bytes; the length stays."""
+        self._check("allocate", write=True)
+        self._files.allocate(self._inode, size)
+        return True
 
     @_whole
     def datasync(self) -> None:
