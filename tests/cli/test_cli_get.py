@@ -383,12 +383,14 @@ def test_on_a_terminal_progress_is_redrawn_and_cleared(tmp_path: Path) -> None:
     with hf.chaos.server(hf.chaos.Object("/x", 6144 * KIB, faults=[slow])) as server:
         code, drawn = on_a_terminal(server.url("/x"), "-o", str(tmp_path))
     assert code == 0
-    assert "x   #" in drawn
-    assert "1 active" in drawn
-    assert "\x1b[2F\x1b[J" in drawn
-    last = drawn.rindex("\x1b[J")
+    assert "\u2501" in drawn
+    assert "0 of 1 file   " in drawn
+    assert "MiB/s" in drawn
     assert "done: `x` (6.0 MiB, size checked, no digest known)\r\n" in drawn
-    assert "#" not in drawn[last:]
+    # At the end the block is taken off, and the cursor is back.
+    last = drawn.rindex("\x1b[?25h")
+    assert "\u2501" not in drawn[last:]
+    assert "1 done, 0 skipped, 0 failed: 6.0 MiB received in" in drawn[last:]
 
 
 def test_colour_is_for_terminals_that_want_it(tmp_path: Path) -> None:
@@ -398,6 +400,7 @@ def test_colour_is_for_terminals_that_want_it(tmp_path: Path) -> None:
         _, plain = on_a_terminal(server.url("/x"), "-o", str(tmp_path / "b"), NO_COLOR="1")
         assert "\x1b[31m" not in plain
         assert "error: `x`" in plain
+        assert "\x1b" not in plain
         _, dumb = on_a_terminal(server.url("/x"), "-o", str(tmp_path / "c"), TERM="dumb")
         assert "\x1b" not in dumb
 

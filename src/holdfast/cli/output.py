@@ -120,7 +120,7 @@ class Console:
     @property
     def live(self) -> bool:
         """Whether lines on stderr may be redrawn."""
-        return not self.json and os.environ.get("TERM") != "dumb" and self.err.isatty()
+        return not self.json and _may_decorate(self.err)
 
     def line(self, text: str) -> None:
         """Write one line of result to stdout; silent under `--json`."""
