@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import posixpath
-from contextlib import closing
+import threading
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, Self
 
@@ -12,26 +13,26 @@ from holdfast.core.backoff import Exponential
 from holdfast.core.budget import Budget
 from holdfast.core.retry import Retry
 from holdfast.core.verdict import THROTTLED, TRANSIENT
-from holdfast.downloads.addresses import Address, Addresses
 from holdfast.downloads.engine import Engine
-from holdfast.downloads.failures import DownloadError, Failure
+from holdfast.downloads.failures import DownloadError
 from holdfast.downloads.fetch import WISHED, Options
-from holdfast.downloads.items import FailedItem, Item, ItemEvent, Report, item_id
-from holdfast.downloads.names import name_from_url, part_path, safe_path
-from holdfast.downloads.opening import journal_path, open_store, refusing
-from holdfast.downloads.states import TRANSITIONS, Input, State, after, is_open
+from holdfast.downloads.items import FailedItem, Item, ItemEvent, Report
+from holdfast.downloads.opening import journal_path, open_store, rebuild_journal, refusing
+from holdfast.downloads.planning import Planning
+from holdfast.downloads.room import check_room
+from holdfast.downloads.s3 import default_policy as listing_policy
+from holdfast.downloads.states import TRANSITIONS, Input, State, after
 from holdfast.downloads.store import Store
-from holdfast.runtime.files import files
+from holdfast.downloads.wishes import Wish
+from holdfast.runtime.clock import clock
 from holdfast.runtime.policy import Policy, policy
 from holdfast.transfer.object import MAX_SIZE
 from holdfast.transfer.plane import Timeouts
-from holdfast.transfer.repair import Pieces
-from holdfast.transfer.verify import Digest
-from holdfast.wire.http1 import request_head
-from holdfast.wire.urls import BadUrl, Url, parse
+from holdfast.wire.urls import BadUrl
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    import asyncio
+    from collections.abc import Callable, Mapping
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +43,7 @@ class Status:
     items: tuple[Item, ...]
 
 
-class Downloads:
+class Downloads(Planning):
     """Files to be fetched into one directory, remembered in a journal beside them.
 
         with hf.Downloads(into="data", workers=8) as d:
@@ -63,6 +64,12 @@ class Downloads:
     max_size: bytes, the limit for one file.  on_full: what a full disk means: "wait" looks
     every 5 s and goes on when there is room, "fail" leaves the file.
     policy: in place of the one made of `attempts`; its state is per host.
+    max_time: seconds after which a run stops, with what is left; None for no limit.
+    space_check: refuse a run whose files, so far as their sizes are known, do not fit.
+    allow_private: True: loopback and private addresses may be asked whoever names them, False:
+    never; None: if the user of this machine typed the URL, and no public address redirects there.
+    rebuild: let a journal that cannot be trusted be made anew from what can (`rebuilt` then
+    says what was found); without it such a journal is refused.
 
     Raises DownloadError (HF-1003 to HF-1007) if directory or journal cannot be used.
     Not for several threads at once, but for `stop`, `pause`, `resume` and `cancel`.
@@ -83,6 +90,10 @@ class Downloads:
         max_size: int = MAX_SIZE,
         on_full: Literal["wait", "fail"] = "wait",
         policy: Policy | None = None,
+        max_time: float | None = None,
+        space_check: bool = True,
+        allow_private: bool | None = None,
+        rebuild: bool = False,
     ) -> None:
         _check("workers", workers, 1, 256)
         _check("per_host", per_host, 1, 256)
@@ -100,14 +111,23 @@ class Downloads:
         self._per_host = per_host
         self._limit_rate = limit_rate
         self._options = Options(
-            timeouts or Timeouts(), durability == "power", allow_html, max_size, on_full == "wait"
+            timeouts or Timeouts(),
+            durability == "power",
+            allow_html,
+            max_size,
+            on_full == "wait",
+            allow_private,
         )
         self._policy = policy or default_policy(attempts)
-        self._addresses = Addresses()
-        self._heard: Callable[[ItemEvent], None] | None = None
+        if max_time is not None:
+            _check("max_time", max_time, 0, 1 << 40)
+        self._max_time = max_time
+        self._space_check = space_check
         self._engine: Engine | None = None
-        self._stopped = False
-        self._store = open_store(self.into, self.journal)
+        self.rebuilt = rebuild_journal(self.into, self.journal) if rebuild else None
+        store = open_store(self.into, self.journal)
+        listing = policy or listing_policy(attempts)
+        super().__init__(self.into, store, listing, self._options.timeouts)
 
     def __enter__(self) -> Self:
         return self
@@ -115,106 +135,41 @@ class Downloads:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        self.close()
+
     def close(self) -> None:
         """Close the journal; a second call does nothing."""
         self._store.close()
 
-    # -- the plan -----------------------------------------------------------------------------
-
-    def add(
-        self,
-        url: str,
-        *,
-        path: str | None = None,
-        size: int | None = None,
-        sha256: str | None = None,
-        md5: str | None = None,
-        pieces: tuple[int, str, Sequence[str]] | None = None,
-        headers: Mapping[str, str] | None = None,
-    ) -> str:
-        """Put a file into the journal and return its id; nothing is fetched yet.
-
-        path: where, below `into`; default the last part of the URL. It is made safe (see
-        `names`).  size, sha256, md5: what the content must be.
-        pieces: (bytes of a piece, sha1 | sha256 | sha512 | md5, digests in order): what is
-        damaged on the way is then found, and only that is fetched again.  headers: sent along, but
-        neither stored nor sent to another origin.
-        The same URL and path is the same item, whatever signature the URL carries: adding it
-        again changes only what is promised, and starts a failed one afresh.
-        Raises BadUrl or DownloadError.
-        """
-        source = parse(url)
-        name = name_from_url(source) if path is None else safe_path(path)
-        if size is not None and size < 0:
-            raise DownloadError("bad-option", f"`size`: {size}: it must not be negative")
-        sums = _pieces(pieces)
-        _check_headers(source, headers or {})
-        item = Item(
-            item_id(source.canonical(), name),
-            name,
-            source.canonical(),
-            secret=source.is_signed or bool(headers),
-            size=size,
-            digests=_digests(sha256, md5),
-        )
-        with refusing():
-            known = self._store.item(item.id)
-            if known is None:
-                self._store.insert(item)
-            else:
-                self._add_again(known, item)
-            if sums is not None:
-                self._store.promise_pieces(item.id, sums)
-            self._check_name(item)
-        if item.secret:
-            self._addresses.keep(item.id, Address(source, dict(headers or {})))
-        return item.id
-
-    def _add_again(self, known: Item, item: Item) -> None:
-        state = after(known.state, Input.ADD)
-        if known.state in {State.FAILED, State.CANCELLED}:
-            self._store.renew(item.id)
-        self._store.ask_again(
-            replace(
-                item,
-                state=state,
-                size=known.size if item.size is None else item.size,
-                digests=item.digests or known.digests,
-            )
-        )
-
-    def _check_name(self, item: Item) -> None:
-        """Give the name to one item. What has failed, or holds no byte, does not keep it.
-
-        So a URL that was mistyped does not block the right one, which often has its name.
-        """
-        other = self._store.holder_of(item)
-        if other is None:
-            return
-        if other.kept == 0 and is_open(other.state) and other.session < self._store.session:
-            self._sweep(other)
-            cancelled = after(other.state, Input.CANCEL)
-            text = f"`{item.url}` took its place"
-            self._store.ended(other.id, cancelled, Failure("cancelled", text))
-            return
-        text = f"another item has the same name (`{other.url}`)"
-        self._store.ended(item.id, State.FAILED, Failure("name-collision", text))
-
-    def _sweep(self, item: Item) -> None:
-        part = part_path(posixpath.join(self.into, item.path), item.id)
-        if files().stat(part) is not None:
-            files().unlink(part)
-
     # -- the work ------------------------------------------------------------------------------
 
-    def run(self) -> Report:
+    def run(self, *, only_failed: bool = False) -> Report:
         """Fetch all that is open in the journal, and report.
 
-        Failures of files are in the report, not raised. Raises DownloadError if the journal
-        breaks on the way. KeyboardInterrupt is raised again when what was received is safe.
+        only_failed: only what `retry_failed` has put back since this object was made.
+        A listing that was interrupted is ended first. Failures of files are in the report, not
+        raised. Raises DownloadError if there is no room (HF-1012), or the journal breaks on the
+        way. KeyboardInterrupt is raised again when what was received is safe.
         """
+        store = self._store.retried() if only_failed else self._store
+        try:
+            with refusing():
+                began = clock.monotonic()
+                self._list(self._sourcing.open())
+                if self._space_check:
+                    check_room(store, self.into)
+                return self._work(store, began)
+        finally:
+            self._engine = None
+            self._stopped = False
+
+    def _work(self, store: Store, began: float) -> Report:
         self._engine = engine = Engine(
-            self._store,
+            store,
             self.into,
             self._policy,
             workers=self._workers,
@@ -223,15 +178,44 @@ class Downloads:
             options=self._options,
             addresses=self._addresses,
             heard=self._heard,
+            until=None if self._max_time is None else began + self._max_time,
         )
         if self._stopped:
             engine.stop()
+        report = engine.run()
+        unlisted = len(self._sourcing.open())
+        if not unlisted:
+            return report
+        why = tuple(sorted({*report.left_why, "listing"}))
+        left = report.left + unlisted
+        return replace(report, left=left, left_why=why, interrupted=self._stopped)
+
+    async def arun(self, *, only_failed: bool = False) -> Report:
+        """Do the same as `run`, on a thread of its own.
+
+        A cancelled task stops the run, which takes at most two seconds, and keeps what came.
+        """
+        import asyncio  # noqa: PLC0415 - only for who has it loaded already
+
+        loop = asyncio.get_running_loop()
+        over: asyncio.Future[Report] = loop.create_future()
+
+        def work() -> None:
+            try:
+                report = self.run(only_failed=only_failed)
+            except BaseException as error:  # noqa: BLE001 - raised again, in the task that waits
+                loop.call_soon_threadsafe(_settle, over, None, error)
+            else:
+                loop.call_soon_threadsafe(_settle, over, report, None)
+
+        threading.Thread(target=work, name="holdfast-run", daemon=True).start()
         try:
-            with refusing():
-                return engine.run()
-        finally:
-            self._engine = None
-            self._stopped = False
+            return await asyncio.shield(over)
+        except asyncio.CancelledError:
+            self.stop()
+            with suppress(BaseException):
+                await asyncio.shield(over)
+            raise
 
     def stop(self) -> None:
         """End `run` within two seconds; what was received is kept. For any thread or handler."""
@@ -269,14 +253,22 @@ class Downloads:
     def retry_failed(self) -> int:
         """Put all that failed into the plan again, counters afresh; return how many.
 
-        What was kept of their bytes is used by the next run.
+        What was kept of their bytes is used by the next run; `run(only_failed=True)` does these
+        alone. A source that brought nothing is listed again by it. A bad line of a list stays.
         """
+        count = 0
         with refusing():
-            failed = list(self._store.items(State.FAILED))
-            for item in failed:
-                self._add_again(item, item)
-                self._check_name(item)
-            return len(failed)
+            for item in self._store.items(State.FAILED):
+                if item.is_file:
+                    with self._store.together():
+                        self._adder.take([Wish(replace(item, failure=None))])
+                        self._store.mark_retried([item.id])
+                elif item.listing:
+                    self._store.reopen_listing(item)
+                else:
+                    continue
+                count += 1
+        return count
 
     def failed(self) -> tuple[FailedItem, ...]:
         """Return all that ended without its file, with the reasons."""
@@ -302,7 +294,7 @@ class Downloads:
                     continue  # the thread that has it sees to the rest
                 self._store.ended(item.id, after(item.state, wish), WISHED[wish])
                 if wish is Input.CANCEL:
-                    self._sweep(item)
+                    self._adder.sweep(item)
                 if engine is not None:
                     engine.steer(item.id, wish)  # a thread may have taken it just now
         return count
@@ -339,29 +331,15 @@ def default_policy(attempts: int) -> Policy:
     return policy(retry, name="downloads", key=lambda call: call.host)
 
 
-def _digests(sha256: str | None, md5: str | None) -> tuple[Digest, ...]:
-    try:
-        given = (("sha256", sha256), ("md5", md5))
-        return tuple(Digest(name, text.strip().lower()) for name, text in given if text is not None)
-    except ValueError as error:
-        raise DownloadError("bad-digest", str(error)) from None
-
-
-def _pieces(given: tuple[int, str, Sequence[str]] | None) -> Pieces | None:
-    if given is None:
-        return None
-    size, algorithm, hexes = given
-    try:
-        return Pieces(size, algorithm, tuple(text.strip().lower() for text in hexes))
-    except ValueError as error:
-        raise DownloadError("bad-digest", str(error)) from None
-
-
-def _check_headers(url: Url, headers: Mapping[str, str]) -> None:
-    try:
-        request_head(url, headers)
-    except ValueError as error:
-        raise DownloadError("bad-option", str(error)) from None
+def _settle(
+    over: asyncio.Future[Report], report: Report | None, error: BaseException | None
+) -> None:
+    if over.done():
+        return
+    if report is not None:
+        over.set_result(report)
+    elif error is not None:
+        over.set_exception(error)
 
 
 def _check(name: str, value: float, low: int, high: int) -> None:

@@ -53,6 +53,7 @@ class Engine:
     second, all together.
     addresses: where items are asked, with what is secret in it.
     heard: called with every event of an item, on the thread where it happened.
+    until: the moment of the clock at which the run stops by itself.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class Engine:
         limit_rate: float | None = None,
         addresses: Addresses,
         heard: Callable[[ItemEvent], None] | None = None,
+        until: float | None = None,
         plane: Plane | None = None,
     ) -> None:
         self._store = store.view()
@@ -86,6 +88,8 @@ class Engine:
         self._steered: set[str] = set()
         self._closed = False
         self._stop_asked = False
+        self._until = until
+        self._out_of_time = False
         self._full = False
         self._running = 0
         self._tally = Tally()
@@ -181,6 +185,9 @@ class Engine:
             if not busy:
                 return
             now = clock.monotonic()
+            if self._until is not None and now >= self._until and not self._stop_asked:
+                self._out_of_time = True
+                self.stop()
             if self._stop_asked and until is None:
                 until = now + GRACE
                 self._cancel.set()
@@ -344,9 +351,12 @@ class Engine:
     def _report(self, seconds: float) -> Report:
         tally = self._tally
         left = self._store.open_count()
-        interrupted = self._stop_asked and left > 0
+        interrupted = self._stop_asked and left > 0 and not self._out_of_time
         if interrupted:
             tally.left_why.add("interrupted")
+        elif self._out_of_time and left:
+            tally.left_why.discard("interrupted")  # what was under way says that
+            tally.left_why.add("max-time")
         if left and self._store.held_count():
             tally.left_why.add("paused")
         return Report(

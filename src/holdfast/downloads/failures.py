@@ -68,6 +68,11 @@ CODES = {
         "no credentials can be found",
         "Set AWS_ACCESS_KEY_ID or AWS_PROFILE, or try `--s3-auth anonymous`.",
     ),
+    "no-room": Row(
+        "HF-1012",
+        "there is no room for all that is planned",
+        "Make room, choose less, or add `--no-space-check`.",
+    ),
     # -- the way there -------------------------------------------------------------------------
     "no-such-host": Row(
         "HF-1101", "the name does not resolve", "Check the spelling and the network."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -11,16 +12,26 @@ from holdfast.downloads.states import State
 from holdfast.transfer.object import Standing
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from holdfast.downloads.failures import Failure
     from holdfast.transfer.verify import Digest
+
+
+_S3_REGION = re.compile(
+    r"\A(https?://(?:[^/]+\.)?s3)\.[a-z]{2}(?:-[a-z]+)+-[0-9](\.amazonaws\.com(?:\.cn)?/)"
+)
 
 
 def item_id(canonical: str, path: str) -> str:
     """Return the id of a source and a destination: 16 hexadecimal digits.
 
     canonical: the URL without signature or credentials (see `wire.urls`), so that a fresh
-    presigned URL is the same item.
+    presigned URL is the same item. Of S3 the region is left out: a bucket has only one, and
+    whether it stands in the address depends on what was known when it was made.
     """
+    if "amazonaws.com" in canonical:
+        canonical = _S3_REGION.sub(r"\1\2", canonical)
     return hashlib.sha256(f"{canonical}\0{path}".encode()).hexdigest()[:16]
 
 
@@ -35,6 +46,7 @@ class Item:
     verified: the algorithm checked, `size-only` or `unverified`; empty until done.
     mtime: of the final file when it was published.  session: in which it was last asked for.
     listing: that brought it (see `Store`), 0 for none.
+    typed: the user of this machine named the URL; so it may lead to a private address.
     """
 
     id: str
@@ -56,6 +68,7 @@ class Item:
     session: int = 0
     mirrors: tuple[str, ...] = ()
     listing: int = 0
+    typed: bool = True
 
     @property
     def is_held(self) -> bool:
@@ -65,6 +78,11 @@ class Item:
             and self.failure is not None
             and (self.failure.reason == "paused")
         )
+
+    @property
+    def is_file(self) -> bool:
+        """Whether it is a file, not a bad line of a list, or a source that brought nothing."""
+        return self.url.startswith(("http://", "https://"))
 
     @property
     def known_size(self) -> int | None:
@@ -87,6 +105,77 @@ class FileState(Event):
     text: str = ""
     size: int | None = None
     verified: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListingPage(Event):
+    """A page of a listing was journaled. The event's path is what is listed.
+
+    objects, bytes: wanted of it so far.  seen: objects listed so far.  ended: the last page.
+    """
+
+    objects: int
+    bytes: int
+    seen: int
+    ended: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """A listing in the journal.
+
+    key: what was asked, by which the same listing is known again.  source: `s3://bucket/prefix`.
+    options: how it is asked; no credential is among them.  state: `open`, `done` or `failed`.
+    token: of the page that comes next.  seen, taken, bytes: objects listed, and wanted.
+    """
+
+    n: int
+    key: str
+    source: str
+    options: Mapping[str, object]
+    state: str
+    token: str
+    seen: int
+    taken: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Added:
+    """What a call put into the journal.
+
+    count: files, those that were known already included.  bytes: of those whose size is known;
+    unknown_sizes: how many have none.  failed: entries that are in the failed list at once.
+    """
+
+    count: int = 0
+    bytes: int = 0
+    unknown_sizes: int = 0
+    failed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a run would do.
+
+    files: to be fetched.  bytes: their sizes, so far as known; unknown_sizes: files without one.
+    collisions: items that failed because another one has their name.
+    free: bytes that this user may write there; needed: what the files lack.
+    requests: GETs at least, one for each file.
+    """
+
+    files: int
+    bytes: int
+    unknown_sizes: int
+    collisions: int
+    free: int
+    needed: int
+    requests: int
+
+    @property
+    def fits(self) -> bool:
+        """Whether there is room for all whose size is known."""
+        return self.needed <= self.free
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,9 @@ another region than the one that was asked, and a clock that differs from the se
 
 from __future__ import annotations
 
+import math
 import re
+import threading
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from email.utils import parsedate_to_datetime
@@ -49,6 +51,7 @@ if TYPE_CHECKING:
 
 ATTEMPTS = 8
 MAX_EMPTY_PAGES = 10_000
+RENEW_EVERY = 60.0
 # A region becomes part of a host name and of a signature, and a server may name it.
 _REGION = re.compile(r"[a-z0-9-]{1,32}\Z")
 
@@ -118,7 +121,10 @@ class Bucket:
         timeouts: Timeouts | None = None,
     ) -> None:
         self.source = source
+        self._auth = auth
         self._found = find(auth) if found is None else found
+        self._renewing = threading.Lock()
+        self._renewed_at = -math.inf
         base = None if endpoint is None else endpoint_of(endpoint)
         self.place = Place(source.bucket, base, region or self._found.region)
         self._requester_pays = requester_pays
@@ -158,6 +164,23 @@ class Bucket:
             self._skew = date.timestamp() - clock.wall()
             return self.is_signed
         return False
+
+    def renew(self) -> bool:
+        """Look for credentials anew, as a server calls the ones there are expired.
+
+        Returns whether there are others now. Those who ask within a minute share one look.
+        """
+        with self._renewing:
+            now = clock.monotonic()
+            if now - self._renewed_at < RENEW_EVERY:
+                return True
+            found = find(self._auth)
+            if found.signer is None or self._found.signer is None:
+                return False
+            if found.signer.same_as(self._found.signer):
+                return False
+            self._found, self._renewed_at = found, now
+            return True
 
     # -- the listing -----------------------------------------------------------------------------
 
@@ -279,7 +302,7 @@ class Bucket:
         raise RuntimeError("the attempts ended without an outcome")
 
     def _attempt(self, query: str, *, resumes: bool) -> Page:
-        corrected = False
+        corrected = renewed = False
         while True:
             if self._cancel.is_set():
                 raise Interrupted
@@ -294,6 +317,9 @@ class Bucket:
             skewed = answer.error.code == "RequestTimeTooSkewed"
             if skewed and not corrected and self.set_clock(answer.headers):
                 corrected = True
+                continue
+            if answer.error.code == "ExpiredToken" and not renewed and self.renew():
+                renewed = True
                 continue
             raise refusal(
                 answer,

@@ -6,13 +6,14 @@ checked when they are read: a journal is a file, and files come from anywhere.
 
 from __future__ import annotations
 
+import json
 import zlib
 from contextlib import contextmanager
 from copy import copy
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from holdfast.downloads.failures import CODES, Failure
-from holdfast.downloads.items import FailedItem, Item
+from holdfast.downloads.items import Added, FailedItem, Item, Listing
 from holdfast.downloads.items import item_id as made_id
 from holdfast.downloads.names import collision_key, safe_path
 from holdfast.downloads.states import State, is_open
@@ -26,7 +27,7 @@ from holdfast.transfer.verify import Digest
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from holdfast.core.verdict import Verdict
 
@@ -102,16 +103,51 @@ MIGRATIONS = (
         hexes TEXT NOT NULL
     ) WITHOUT ROWID
     """,
+    # A listing is continued with its token, so each page is committed together with the token
+    # of the next one. `key` says what was asked; no credential is in it or in `options`.
+    """
+    ALTER TABLE item ADD COLUMN listing INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE item ADD COLUMN listed INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE item ADD COLUMN retried INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE item ADD COLUMN promised TEXT NOT NULL DEFAULT '';
+    ALTER TABLE item ADD COLUMN typed INTEGER NOT NULL DEFAULT 1;
+    ALTER TABLE attempt ADD COLUMN host TEXT NOT NULL DEFAULT '';
+    CREATE TABLE listing (
+        n INTEGER PRIMARY KEY,
+        key TEXT NOT NULL UNIQUE,
+        source TEXT NOT NULL,
+        options TEXT NOT NULL,
+        state TEXT NOT NULL,
+        token TEXT NOT NULL DEFAULT '',
+        seen INTEGER NOT NULL DEFAULT 0,
+        taken INTEGER NOT NULL DEFAULT 0,
+        bytes INTEGER NOT NULL DEFAULT 0
+    )
+    """,
 )
 
 _COLUMNS = (
     "id, path, state, secret, want_size, digests, pinned, etag, last_modified, dated, size,"
     " media_type, coding, rung, weak, changes, mismatches, nodes, reason, text, fetched,"
-    " attempts, verified, digest, mtime, ended_at, session,"
+    " attempts, verified, digest, mtime, ended_at, session, listing, listed, promised, typed,"
     " (SELECT url FROM source WHERE source.item = item.id AND no = 0),"
+    " (SELECT group_concat(url, char(10)) FROM"
+    " (SELECT url FROM source WHERE source.item = item.id AND no > 0 ORDER BY no)),"
     " (SELECT coalesce(sum(len), 0) FROM extent WHERE extent.item = item.id)"
 )
+_KNOWN_SIZE = "CASE WHEN pinned AND size IS NOT NULL THEN size ELSE want_size END"
+MOST_AT_ONCE = 500
+"""Rows of one transaction or one question; SQLite takes 32,766 values in one statement."""
 _OPEN_STATES = tuple(state for state in State if is_open(state))
+
+
+class Totals(NamedTuple):
+    """Items to be fetched, their bytes, how many have no size, and names that are taken."""
+
+    files: int
+    bytes: int
+    unknown_sizes: int
+    collisions: int
 
 
 class Retired(RuntimeError):
@@ -125,6 +161,7 @@ class Store:
         """Open or create it; raises as `storage.Journal` does."""
         self._journal = Journal(path, MIGRATIONS, read_only=read_only)
         self._retired = False
+        self._retried = 0
         self.path = path
         self.session = 0
         if not read_only:
@@ -146,6 +183,12 @@ class Store:
         other._retired = False  # noqa: SLF001 - of this class
         return other
 
+    def retried(self) -> Store:
+        """Return a face that shows only the items that were put back by `retry` since opening."""
+        other = self.view()
+        other._retried = self.session  # noqa: SLF001 - of this class
+        return other
+
     def retire(self) -> None:
         """Refuse all further changes through this face: its user was left behind."""
         self._retired = True
@@ -156,6 +199,16 @@ class Store:
             if self._retired:
                 raise Retired("this run has ended")
             yield db
+
+    @contextmanager
+    def writing(self) -> Iterator[sqlite3.Connection]:
+        """Run the block as one commit; for statements on many rows (see `rows`)."""
+        with self._write() as db:
+            yield db
+
+    def read(self, sql: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
+        """Return the rows of a question; for those of many rows (see `rows`)."""
+        return self._journal.read(sql, values)
 
     def meta(self, key: str) -> str | None:
         """Return a fact about the whole journal."""
@@ -173,25 +226,35 @@ class Store:
 
     # -- items -----------------------------------------------------------------------------
 
-    def insert(self, item: Item) -> None:
-        """Add a new item and its source."""
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Make one commit of all changes of the block."""
+        with self._write():
+            yield
+
+    def insert(self, items: Iterable[Item]) -> None:
+        """Add new items and their sources; what failed already, with its reason."""
+        now = clock.wall()
+        rows, sources = [], []
+        for item in items:
+            why, seen = item.failure, item.standing.pinned or Validators()
+            rows.append((
+                item.id, item.path, collision_key(item.path), item.state.value, item.secret,
+                item.size, _digests_text(item.digests), self.session, now, item.listing,
+                item.standing.listed, item.standing.pinned is not None, seen.etag, seen.size,
+                why.reason if why else "", why.text if why else "", now if why else 0.0,
+                item.typed,
+            ))  # fmt: skip
+            sources.append((item.id, 0, item.url))
+            sources += [(item.id, no, url) for no, url in enumerate(item.mirrors, 1)]
         with self._write() as db:
-            db.execute(
-                "INSERT INTO item (id, path, name_key, state, secret, want_size, digests,"
-                " session, added_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (
-                    item.id,
-                    item.path,
-                    collision_key(item.path),
-                    item.state.value,
-                    item.secret,
-                    item.size,
-                    _digests_text(item.digests),
-                    self.session,
-                    clock.wall(),
-                ),
+            db.executemany(
+                "INSERT INTO item (id, path, name_key, state, secret, want_size, digests, session,"
+                " added_at, listing, listed, pinned, etag, size, reason, text, ended_at, typed)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                rows,
             )
-            db.execute("INSERT INTO source (item, no, url) VALUES (?, 0, ?)", (item.id, item.url))
+            db.executemany("INSERT INTO source (item, no, url) VALUES (?, ?, ?)", sources)
 
     def update(self, item_id: str, **columns: object) -> None:
         """Set columns of one item. Names are the program's own, never input."""
@@ -199,16 +262,34 @@ class Store:
         with self._write() as db:
             db.execute(f"UPDATE item SET {sets} WHERE id = ?", (*columns.values(), item_id))  # noqa: S608 - see above
 
-    def ask_again(self, item: Item) -> None:
-        """Commit that a known item was asked for again: what was promised, and its state."""
-        self.update(
-            item.id,
-            state=item.state.value,
-            want_size=item.size,
-            digests=_digests_text(item.digests),
-            secret=item.secret,
-            session=self.session,
-        )
+    def ask_again(self, known: Item, item: Item) -> None:
+        """Commit that a known item was asked for again: what was promised, and its state.
+
+        The version that a listing tells counts while there is no byte of another one.
+        """
+        columns: dict[str, object] = {"session": self.session}
+        if item.typed and not known.typed:
+            columns["typed"] = 1  # whoever asked first, now it is the user of this machine
+        if (known.state, known.size, known.digests, known.secret, known.listing) != (
+            item.state, item.size, item.digests, item.secret, item.listing,
+        ):  # fmt: skip
+            columns |= {
+                "state": item.state.value,
+                "want_size": item.size,
+                "digests": _digests_text(item.digests),
+                "secret": item.secret,
+                "listing": item.listing,
+            }
+        if is_open(item.state) and not known.kept and item.standing != known.standing:
+            pinned = item.standing.pinned
+            if pinned is not None and item.standing.listed:
+                columns |= {"listed": 1, "pinned": 1, "etag": pinned.etag, "size": pinned.size}
+        with self._write() as db:
+            self.update(item.id, **columns)
+            if (item.url, item.mirrors) != (known.url, known.mirrors):
+                db.execute("DELETE FROM source WHERE item = ?", (item.id,))
+                rows = [(item.id, no, url) for no, url in enumerate((item.url, *item.mirrors))]
+                db.executemany("INSERT INTO source (item, no, url) VALUES (?, ?, ?)", rows)
 
     def renew(self, item_id: str) -> None:
         """Start the counters afresh; extents are kept."""
@@ -216,19 +297,46 @@ class Store:
             item_id, changes=0, mismatches=0, attempts=0, reason="", text="", rung="if-match"
         )
 
+    def drop(self, item_id: str) -> None:
+        """Forget an item altogether."""
+        with self._write() as db:
+            db.execute("DELETE FROM item WHERE id = ?", (item_id,))
+
+    def mark_retried(self, ids: Iterable[str]) -> None:
+        """Commit that failed items were put back (see `retried`)."""
+        with self._write() as db:
+            rows = [(self.session, item_id) for item_id in ids]
+            db.executemany("UPDATE item SET retried = ? WHERE id = ?", rows)
+
+    def reopen_listing(self, item: Item) -> None:
+        """Have a source listed again, that was in the failed list as `item`."""
+        with self._write() as db:
+            db.execute("DELETE FROM item WHERE id = ?", (item.id,))
+            db.execute("UPDATE listing SET state = 'open' WHERE n = ?", (item.listing,))
+
     def item(self, item_id: str) -> Item | None:
         """Return one item."""
         found = self._journal.read(f"SELECT {_COLUMNS} FROM item WHERE id = ?", (item_id,))  # noqa: S608 - constant
         return self._item(found[0]) if found else None
 
-    def holder_of(self, item: Item) -> Item | None:
-        """Return another item that has this name, or one like it, and has not given it up."""
-        found = self._journal.read(
-            f"SELECT {_COLUMNS} FROM item"  # noqa: S608 - constants
-            " WHERE name_key = ? AND id <> ? AND state NOT IN (?, ?) ORDER BY n",
-            (collision_key(item.path), item.id, State.FAILED.value, State.CANCELLED.value),
+    def find(self, ids: Sequence[str]) -> dict[str, Item]:
+        """Return the items of these ids that are known, at most `MOST_AT_ONCE`."""
+        marks = ", ".join("?" * len(ids))
+        rows = self._journal.read(f"SELECT {_COLUMNS} FROM item WHERE id IN ({marks})", ids)  # noqa: S608 - constants
+        return {row[0]: self._item(row) for row in rows}
+
+    def holders(self, keys: Sequence[str]) -> dict[str, Item]:
+        """Return, by `collision_key`, the items that have these names and keep them.
+
+        keys: at most `MOST_AT_ONCE`. What failed or was cancelled has given its name up.
+        """
+        marks = ", ".join("?" * len(keys))
+        rows = self._journal.read(
+            f"SELECT name_key, {_COLUMNS} FROM item"  # noqa: S608 - constants
+            f" WHERE name_key IN ({marks}) AND state NOT IN (?, ?) ORDER BY n DESC",
+            (*keys, State.FAILED.value, State.CANCELLED.value),
         )
-        return self._item(found[0]) if found else None
+        return {row[0]: self._item(row[1:]) for row in rows}
 
     def items(self, *states: State, session: int = 0) -> Iterator[Item]:
         """Yield the items in these states (none: all), in the order of adding.
@@ -240,12 +348,12 @@ class Store:
         """
         marks = ", ".join("?" * len(states))
         chosen = f"state IN ({marks}) AND" if states else ""
-        chosen += " session >= ? AND"
+        chosen += " session >= ? AND retried >= ? AND"
         after = 0
         while True:
             page = self._journal.read(
                 f"SELECT n, {_COLUMNS} FROM item WHERE {chosen} n > ? ORDER BY n LIMIT 500",  # noqa: S608 - constants
-                (*(state.value for state in states), session, after),
+                (*(state.value for state in states), session, self._retried, after),
             )
             if not page:
                 return
@@ -255,7 +363,8 @@ class Store:
 
     def counts(self) -> dict[str, int]:
         """Return how many items are in each state."""
-        return dict(self._journal.read("SELECT state, count(*) FROM item GROUP BY state"))
+        sql = "SELECT state, count(*) FROM item WHERE retried >= ? GROUP BY state"
+        return dict(self._journal.read(sql, (self._retried,)))
 
     def _item(self, row: tuple[Any, ...]) -> Item:
         try:
@@ -333,14 +442,16 @@ class Store:
                 changes=standing.changes,
                 mismatches=standing.mismatches,
                 nodes=standing.nodes,
+                listed=standing.listed,
+                promised="\n".join(f"{d.algorithm}={d.hex}={d.source}" for d in standing.promised),
             )
 
-    def attempt_failed(self, item_id: str, verdict: Verdict, received: int) -> None:
-        """Remember a failed attempt; received: bytes that it brought."""
+    def attempt_failed(self, item_id: str, verdict: Verdict, received: int, host: str = "") -> None:
+        """Remember a failed attempt; received: bytes that it brought.  host: that was asked."""
         with self._write() as db:
             db.execute(
-                "INSERT INTO attempt (item, no, at, kind, sent, reason, bytes)"
-                " SELECT ?1, coalesce(max(no), 0) + 1, ?2, ?3, ?4, ?5, ?6"
+                "INSERT INTO attempt (item, no, at, kind, sent, reason, bytes, host)"
+                " SELECT ?1, coalesce(max(no), 0) + 1, ?2, ?3, ?4, ?5, ?6, ?7"
                 " FROM attempt WHERE item = ?1",
                 (
                     item_id,
@@ -349,6 +460,7 @@ class Store:
                     verdict.sent.value,
                     verdict.reason[:100],
                     received,
+                    host[:254],
                 ),
             )
             db.execute(
@@ -374,6 +486,32 @@ class Store:
                 **columns,
             )
 
+    # -- a journal that is rebuilt ---------------------------------------------------------------
+
+    def check_rows(self) -> None:
+        """Read all there is. Raises JournalBroken for a row that makes no sense."""
+        for item in self.items():
+            self.extents(item.id)
+            self.pieces(item.id)
+
+    def ids(self) -> list[str]:
+        """Return the ids of all items, whatever else their rows say."""
+        return [str(row[0]) for row in self._journal.read("SELECT id FROM item ORDER BY n")]
+
+    def forget_all(self, item_id: str) -> None:
+        """Forget what is on disk of an item."""
+        with self._write() as db:
+            db.execute("DELETE FROM extent WHERE item = ?", (item_id,))
+
+    def drop_failures(self, listing: int) -> None:
+        """Forget what an earlier try of a listing could not find; files stay."""
+        with self._write() as db:
+            db.execute(
+                "DELETE FROM item WHERE listing = ? AND state = ? AND"
+                " (SELECT url FROM source WHERE source.item = item.id AND no = 0) LIKE 's3://%'",
+                (listing, State.FAILED.value),
+            )
+
     # -- the whole --------------------------------------------------------------------------------
 
     def failed_list(self, *, session: int = 0) -> list[FailedItem]:
@@ -393,6 +531,102 @@ class Store:
             if item.failure is not None
         ]
 
+    # -- listings ------------------------------------------------------------------------------
+
+    def begin_listing(self, key: str, source: str, options: Mapping[str, object]) -> Listing:
+        """Return the listing of this key: a new one, one to go on with, or one to do again."""
+        text = json.dumps(options, sort_keys=True)
+        with self._write() as db:
+            db.execute(
+                "INSERT INTO listing (key, source, options, state) VALUES (?1, ?2, ?3, 'open')"
+                " ON CONFLICT (key) DO UPDATE SET options = ?3",
+                (key, source, text),
+            )
+            db.execute("UPDATE listing SET token = '' WHERE key = ? AND state = 'done'", (key,))
+            db.execute(
+                "UPDATE listing SET seen = 0, taken = 0, bytes = 0 WHERE key = ? AND token = ''",
+                (key,),
+            )
+            db.execute("UPDATE listing SET state = 'open' WHERE key = ?", (key,))
+            # What its earlier pages brought is asked for by this call, too.
+            db.execute(
+                "UPDATE item SET session = ? WHERE listing ="
+                " (SELECT n FROM listing WHERE key = ? AND seen > 0)",
+                (self.session, key),
+            )
+        return next(listing for listing in self.listings() if listing.key == key)
+
+    def turn_page(self, n: int, *, token: str, seen: int, taken: int, size: int) -> None:
+        """Commit that a page of a listing is journaled. token: of the next one."""
+        with self._write() as db:
+            db.execute(
+                "UPDATE listing SET token = ?, seen = seen + ?, taken = taken + ?,"
+                " bytes = bytes + ? WHERE n = ?",
+                (token, seen, taken, size, n),
+            )
+
+    def end_listing(self, n: int, state: str, options: Mapping[str, object]) -> None:
+        """Commit how a listing ended: `done`, or `failed`; and what was learnt of its place."""
+        with self._write() as db:
+            values = (state, json.dumps(options, sort_keys=True), n)
+            db.execute("UPDATE listing SET state = ?, options = ? WHERE n = ?", values)
+
+    def listing(self, n: int) -> Listing | None:
+        """Return one listing."""
+        return next((one for one in self.listings() if one.n == n), None)
+
+    def listings(self, state: str = "") -> list[Listing]:
+        """Return all listings, or those in one state; there are as many as calls, not files."""
+        columns = "n, key, source, options, state, token, seen, taken, bytes"
+        rows = self._journal.read(
+            f"SELECT {columns} FROM listing WHERE ?1 IN ('', state) ORDER BY n",  # noqa: S608 - constants
+            (state,),
+        )
+        try:
+            return [
+                Listing(n, key, source, _options_of(options), *rest)
+                for n, key, source, options, *rest in rows
+            ]
+        except (ValueError, TypeError) as error:
+            raise JournalBroken(self.path, f"a listing makes no sense ({error})") from None
+
+    def added(self, listings: Sequence[int]) -> Added:
+        """Return what listings brought."""
+        total = Added()
+        for n in listings:
+            ((count, size, unknown, failed),) = self._journal.read(
+                f"SELECT count(*), total({_KNOWN_SIZE}), count(*) - count({_KNOWN_SIZE}),"  # noqa: S608 - constants
+                " (SELECT count(*) FROM item WHERE listing = ?1 AND state = ?2)"
+                " FROM item WHERE listing = ?1 AND state <> ?2",
+                (n, State.FAILED.value),
+            )
+            total = Added(
+                total.count + count,
+                total.bytes + int(size),
+                total.unknown_sizes + unknown,
+                total.failed + failed,
+            )
+        return total
+
+    def totals(self) -> Totals:
+        """Return what a run would fetch: what is open and not held."""
+        marks = ", ".join("?" * len(_OPEN_STATES))
+        ((count, size, unknown),) = self._journal.read(
+            f"SELECT count(*), total({_KNOWN_SIZE}), count(*) - count({_KNOWN_SIZE})"  # noqa: S608 - constants
+            f" FROM item WHERE state IN ({marks}) AND NOT (state = ? AND reason = 'paused')"
+            " AND retried >= ?",
+            (*(state.value for state in _OPEN_STATES), State.PAUSED.value, self._retried),
+        )
+        ((collisions,),) = self._journal.read(
+            "SELECT count(*) FROM item WHERE state = ? AND reason = 'name-collision'",
+            (State.FAILED.value,),
+        )
+        return Totals(count, int(size), unknown, collisions)
+
+    def begun_items(self) -> Iterator[Item]:
+        """Yield open items that may have a part."""
+        return (item for item in self.open_items() if item.kept or item.state is not State.QUEUED)
+
     def open_items(self) -> Iterator[Item]:
         """Yield the items that have work left and are not held (see `Item.is_held`)."""
         return (item for item in self.items(*_OPEN_STATES) if not item.is_held)
@@ -400,8 +634,8 @@ class Store:
     def held_count(self) -> int:
         """Return how many items somebody paused."""
         found = self._journal.read(
-            "SELECT count(*) FROM item WHERE state = ? AND reason = 'paused'",
-            (State.PAUSED.value,),
+            "SELECT count(*) FROM item WHERE state = ? AND reason = 'paused' AND retried >= ?",
+            (State.PAUSED.value, self._retried),
         )
         return int(found[0][0])
 
@@ -439,12 +673,49 @@ def _digests_of(text: str) -> tuple[Digest, ...]:
     return tuple(Digest(algorithm, value) for algorithm, _, value in pairs)
 
 
+def _check_types(
+    texts: Sequence[object], counts: Sequence[object], sizes: Sequence[object]
+) -> None:
+    """Refuse values of another type: a column of SQLite takes any."""
+    if not (
+        all(isinstance(value, str) for value in texts)
+        and all(isinstance(value, int | float) for value in counts)
+        and all(value is None or isinstance(value, int) for value in sizes)
+    ):
+        raise ValueError("a value of another type")
+
+
+_FINE: set[tuple[type, ...]] = set()
+"""The types of whole rows that were checked; few differ, and a check costs 5 us."""
+
+
+def _options_of(text: str) -> dict[str, object]:
+    options = json.loads(text)
+    if not isinstance(options, dict):
+        raise TypeError("its options are no object")
+    return options
+
+
+def _promised_of(text: str) -> tuple[Digest, ...]:
+    return tuple(Digest(*part.split("=", 2)) for part in text.splitlines())
+
+
 def _item_of(row: tuple[Any, ...]) -> Item:
     (
         item_id, path, state, secret, want_size, digests, pinned, etag, last_modified, dated, size,
         media_type, coding, rung, weak, changes, mismatches, nodes, reason, text, fetched,
-        attempts, verified, digest, mtime, ended_at, session, url, kept,
+        attempts, verified, digest, mtime, ended_at, session, listing, listed, promised, typed,
+        url, mirrors, kept,
     ) = row  # fmt: skip
+    kinds = tuple(map(type, row))
+    if kinds not in _FINE:
+        _check_types(
+            (path, url, digests, etag, last_modified, media_type, coding, text, verified, digest),
+            (secret, pinned, dated, weak, changes, mismatches, nodes, fetched, attempts, session,
+             kept, mtime, ended_at, listing, listed, typed),
+            (want_size, size),
+        )  # fmt: skip
+        _FINE.add(kinds)
     if len(item_id) != 16 or not set(item_id) <= set("0123456789abcdef"):
         raise ValueError(f"id {item_id!r}")
     if safe_path(path, allow_dot=True) != path:
@@ -463,7 +734,14 @@ def _item_of(row: tuple[Any, ...]) -> Item:
         size=want_size,
         digests=_digests_of(digests),
         standing=Standing(
-            validators if pinned else None, Rung(rung), bool(weak), changes, mismatches, bool(nodes)
+            validators if pinned else None,
+            Rung(rung),
+            bool(weak),
+            changes,
+            mismatches,
+            bool(nodes),
+            _promised_of(promised),
+            bool(listed),
         ),
         failure=Failure(reason, text) if reason else None,
         kept=kept,
@@ -474,4 +752,7 @@ def _item_of(row: tuple[Any, ...]) -> Item:
         mtime=mtime,
         ended_at=ended_at,
         session=session,
+        mirrors=tuple(mirrors.split("\n")) if mirrors else (),
+        listing=listing,
+        typed=bool(typed),
     )
