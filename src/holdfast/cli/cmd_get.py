@@ -70,11 +70,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--allow-html", action="store_true", help="an HTML or JSON page is what is wanted")
     add("--on-full", choices=("wait", "fail"), default="wait", help=_ON_FULL)
     add("--durability", choices=("power", "process"), default="power", help=_DURABILITY)
+    add("--rebuild-journal", action="store_true", help=_REBUILD)
 
 
 _ATTEMPTS = "tries without progress (default: 8); each byte kept starts the count afresh"
 _PER_HOST = "connections to one host at most (default: 16); it begins with 4"
 _ON_FULL = "wait for room on a full disk (default), or leave the file and end with 3"
+_REBUILD = "make a damaged journal anew from what can be trusted of it; the old one is kept aside"
 _DURABILITY = "survive a power cut (default), or only a crash of the process, which is faster"
 
 
@@ -85,10 +87,15 @@ def run(args: argparse.Namespace) -> int:
         return _status(args.output, args.journal, console)
     _check(args)
     with _downloads(args) as downloads:
+        if downloads.rebuilt is not None:
+            made = downloads.rebuilt
+            amount = f"{made.items} items, {made.done} done, {size_text(made.kept)} of others"
+            console.note(f"the journal was rebuilt: {amount}; the old one: `{made.broken}`")
         for url in args.urls:
             downloads.add(url, sha256=args.sha256, md5=args.md5)
         with Display(console) as display, _interruptible(downloads):
             downloads.watch(display.heard)
+            display.expect(sum(downloads.status().counts.values()), None)
             report = downloads.run()
         _conclude(report, display, console, args)
         return report.exit_code
@@ -125,6 +132,7 @@ def _downloads(args: argparse.Namespace) -> Downloads:
         timeouts=timeouts,
         allow_html=args.allow_html,
         max_size=args.max_size,
+        rebuild=args.rebuild_journal,
     )
 
 

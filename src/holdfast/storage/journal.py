@@ -29,6 +29,8 @@ THOROUGH_BYTES = 256 << 20
 """Journals up to this size, about a million items, are compared with their indexes when they
 are opened to be written (0.15 s per 100,000 items); larger ones get the quick check only."""
 MEMORY = ":memory:"
+ERRORS = (sqlite3.DatabaseError, UnicodeDecodeError)
+"""What a damaged file makes SQLite raise: its messages quote names, and these may be no text."""
 
 
 class JournalError(HoldfastError):
@@ -119,7 +121,7 @@ class Journal:
             self._db.execute("PRAGMA synchronous = FULL")
             self._db.execute("PRAGMA foreign_keys = ON")
             self._migrate(migrations, version)
-        except sqlite3.DatabaseError as error:
+        except ERRORS as error:
             raise self._translated(error) from None
 
     def _check_for(self, *, read_only: bool) -> str:
@@ -158,7 +160,7 @@ class Journal:
             except BaseException as error:
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
-                if isinstance(error, sqlite3.DatabaseError):
+                if isinstance(error, ERRORS):
                     raise self._translated(error) from None
                 raise
             finally:
@@ -169,10 +171,10 @@ class Journal:
         with self._mutex:
             try:
                 return self._db.execute(sql, values).fetchall()
-            except sqlite3.DatabaseError as error:
+            except ERRORS as error:
                 raise self._translated(error) from None
 
-    def _translated(self, error: sqlite3.DatabaseError) -> JournalError:
+    def _translated(self, error: Exception) -> JournalError:
         code = getattr(error, "sqlite_errorcode", None)
         if code is not None and code & 0xFF == sqlite3.SQLITE_FULL:
             return JournalFull(self.path, "the disk is full")
