@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -34,36 +33,6 @@ def streams(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
         monkeypatch.setattr(holdfast.transfer.extents, "EXTENT_SIZE", STEP)
         monkeypatch.setattr(holdfast.transfer.extents, "SPLIT_FROM", 2 * STEP)
     return count
-
-
-def killed_at(
-    call: int, url: str, into: Path, sha256: str, streams: int
-) -> subprocess.CompletedProcess[str]:
-    program = Path(__file__).with_name("downloads_killed.py")
-    words = [sys.executable, str(program), url, str(into), sha256, str(call), str(streams)]
-    return subprocess.run(words, capture_output=True, text=True, check=False)
-
-
-def test_kill_9_at_every_call_of_the_file_system(streams: int, tmp_path: Path) -> None:
-    with hf.chaos.server(hf.chaos.Object("/x", SIZE)) as server:
-        url, sha256 = server.url("/x"), server.expected_sha256("/x")
-        calls = int(killed_at(0, url, tmp_path / "0", sha256, streams).stdout)
-        assert calls > 20
-        for call in range(1, calls + 1):
-            into = tmp_path / str(call)
-            died = killed_at(call, url, into, sha256, streams).returncode == -signal.SIGKILL
-            # How many calls several streams need depends on how they meet.
-            assert died or (streams > 1 and call > calls // 2)
-            assert "x" not in names_in(into) or sha256_of(into / "x") == sha256
-            before = server.stats.bytes_down
-            with downloads(into) as d:
-                d.add(url, sha256=sha256)
-                report = d.run()
-            assert report.exit_code == 0, (call, report)
-            assert names_in(into) == ["x"]
-            assert sha256_of(into / "x") == sha256
-            # The answer that the first stream leaves half read was in the sockets already.
-            assert server.stats.bytes_down - before <= SIZE * (1 if streams == 1 else 2)
 
 
 def test_kill_9_loses_at_most_what_was_not_journaled(tmp_path: Path) -> None:

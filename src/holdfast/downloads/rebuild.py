@@ -147,9 +147,11 @@ def _take_over(old: Salvage, new: Journal) -> None:
         with new.write() as db:
             for row in _at_most(500, rows):
                 more = True
+                if not isinstance(row["id"], str):
+                    continue  # it could not be asked for again
                 row |= {"name_key": collision_key(str(row["path"])), "session": 0, "listing": 0}
                 if put(db, "item", row):
-                    _take_over_rest(old, db, tables, str(row["id"]))
+                    _take_over_rest(old, db, tables, row["id"])
     place = old.meta("into")
     if place is not None:
         with new.write() as db:
