@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 
 from holdfast.downloads import wishes
 from holdfast.downloads.failures import Failure
-from holdfast.downloads.names import collision_key, part_path
+from holdfast.downloads.names import collision_key
 from holdfast.downloads.states import Input, State, after, is_open
-from holdfast.downloads.store import MOST_AT_ONCE
+from holdfast.downloads.store import MOST_AT_ONCE, Holder
 from holdfast.runtime.files import files
 
 if TYPE_CHECKING:
@@ -51,9 +51,9 @@ class Adder:
         if wish.address is not None:
             self._addresses.keep(wish.item.id, wish.address)
 
-    def sweep(self, item: Item) -> None:
-        """Remove the part of an item."""
-        part = part_path(posixpath.join(self._into, item.path), item.id)
+    def sweep(self, part: str) -> None:
+        """Remove the part of an item. part: its path, relative to the output directory."""
+        part = posixpath.join(self._into, part)
         if files().stat(part) is not None:
             files().unlink(part)
 
@@ -69,6 +69,7 @@ class _Batch:
         keys = {collision_key(wish.item.path) for wish in wanted}
         self._holders = store.holders(list(keys))
         self._new: dict[str, Item] = {}
+        self._same: dict[str, None] = {}
 
     def add(self) -> int:
         failed = 0
@@ -83,6 +84,7 @@ class _Batch:
                 self._flush()
                 self._store.promise_pieces(item.id, wish.pieces)
         self._flush()
+        self._store.asked_again(self._same)
         return failed
 
     def _insert(self, item: Item) -> Item:
@@ -95,11 +97,16 @@ class _Batch:
     def _flush(self) -> None:
         if self._new:
             self._store.insert(self._new.values())
-            self._known.update(self._store.find(list(self._new)))
+            self._known.update(self._new)
             self._new.clear()
 
     def _again(self, known: Item, item: Item) -> Item:
         state, failure = after(known.state, Input.ADD), item.failure
+        if state is known.state and failure is None and wishes.adds_nothing(known, item):
+            self._same[item.id] = None
+            if is_open(state):
+                self._holders.setdefault(collision_key(item.path), _holder(item))
+            return known
         if known.state in {State.FAILED, State.CANCELLED}:
             self._store.renew(item.id)
         item = replace(wishes.again(known, item), state=state)
@@ -125,18 +132,22 @@ class _Batch:
         key = collision_key(item.path)
         other = self._holders.get(key)
         if other is None or other.id == item.id:
-            self._holders[key] = item
+            self._holders[key] = _holder(item)
             return None
-        session = self._store.session
-        if other.kept or not is_open(other.state) or other.session in {0, session}:
+        here = other.session in {0, self._store.session} or other.id in self._same
+        if other.kept or here or not is_open(State(other.state)):
             text = f"another item has the same name (`{other.url}`)"
             return Failure("name-collision", text)
-        self._adder.sweep(other)
-        cancelled = after(other.state, Input.CANCEL)
+        self._adder.sweep(other.part)
+        cancelled = after(State(other.state), Input.CANCEL)
         text = f"`{item.url}` took its place"
         self._store.ended(other.id, cancelled, Failure("cancelled", text))
-        self._holders[key] = item
+        self._holders[key] = _holder(item)
         return None
+
+
+def _holder(item: Item) -> Holder:
+    return Holder(item.id, item.asked or item.path, item.state.value, 0, item.url)
 
 
 def batches(wanted: Iterable[Wish]) -> Iterable[list[Wish]]:

@@ -70,6 +70,8 @@ class Downloads(Planning):
     never; None: if the user of this machine typed the URL, and no public address redirects there.
     rebuild: let a journal that cannot be trusted be made anew from what can (`rebuilt` then
     says what was found); without it such a journal is refused.
+    plane: how small files are fetched: "asyncio" on one event loop (uvloop if it is installed),
+    "threads" on the workers; "auto" takes the loop for 32 and more.
 
     Raises DownloadError (HF-1003 to HF-1007) if directory or journal cannot be used.
     Not for several threads at once, but for `stop`, `pause`, `resume` and `cancel`.
@@ -94,6 +96,7 @@ class Downloads(Planning):
         space_check: bool = True,
         allow_private: bool | None = None,
         rebuild: bool = False,
+        plane: Literal["auto", "threads", "asyncio"] = "auto",
     ) -> None:
         _check("workers", workers, 1, 256)
         _check("per_host", per_host, 1, 256)
@@ -105,8 +108,11 @@ class Downloads(Planning):
             raise DownloadError("bad-option", f"`durability`: {durability!r}: power or process")
         if on_full not in {"wait", "fail"}:
             raise DownloadError("bad-option", f"`on_full`: {on_full!r}: wait or fail")
+        if plane not in {"auto", "threads", "asyncio"}:
+            raise DownloadError("bad-option", f"`plane`: {plane!r}: auto, threads or asyncio")
         self.into = posixpath.normpath(os.fspath(into))
         self.journal = journal_path(self.into, journal)
+        self._plane = plane
         self._workers = workers
         self._per_host = per_host
         self._limit_rate = limit_rate
@@ -179,6 +185,7 @@ class Downloads(Planning):
             addresses=self._addresses,
             heard=self._heard,
             until=None if self._max_time is None else began + self._max_time,
+            lane=self._plane,
         )
         if self._stopped:
             engine.stop()
@@ -294,7 +301,7 @@ class Downloads(Planning):
                     continue  # the thread that has it sees to the rest
                 self._store.ended(item.id, after(item.state, wish), WISHED[wish])
                 if wish is Input.CANCEL:
-                    self._adder.sweep(item)
+                    self._adder.sweep(item.part)
                 if engine is not None:
                     engine.steer(item.id, wish)  # a thread may have taken it just now
         return count

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from holdfast.core.events import Event
+from holdfast.downloads.names import part_path
 from holdfast.downloads.states import State
 from holdfast.transfer.object import Standing
 
@@ -44,9 +45,11 @@ class Item:
     secret: the stored URL is not enough to ask for it.  size, digests: what was promised.
     kept: bytes on disk.  fetched: bytes received so far, all runs together.
     verified: the algorithm checked, `size-only` or `unverified`; empty until done.
+    vouched_by: where the digest came from; ignored: sources of others that could not be used.
     mtime: of the final file when it was published.  session: in which it was last asked for.
     listing: that brought it (see `Store`), 0 for none.
     typed: the user of this machine named the URL; so it may lead to a private address.
+    asked: the path that was asked for and makes the id, if the file has another one.
     """
 
     id: str
@@ -69,6 +72,14 @@ class Item:
     mirrors: tuple[str, ...] = ()
     listing: int = 0
     typed: bool = True
+    asked: str = ""
+    vouched_by: str = ""
+    ignored: tuple[str, ...] = ()
+
+    @property
+    def part(self) -> str:
+        """Where its part lies, relative to the output directory; it keeps its name for life."""
+        return part_path(self.asked or self.path, self.id)
 
     @property
     def is_held(self) -> bool:

@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from holdfast.downloads.failures import CODES, Failure
 from holdfast.downloads.items import Added, FailedItem, Item, Listing
 from holdfast.downloads.items import item_id as made_id
-from holdfast.downloads.names import collision_key, safe_path
+from holdfast.downloads.names import collision_key, part_path, safe_path
 from holdfast.downloads.states import State, is_open
 from holdfast.runtime.clock import clock
 from holdfast.storage.journal import Journal, JournalBroken
 from holdfast.transfer.extents import Extent
 from holdfast.transfer.object import Standing
 from holdfast.transfer.repair import Pieces
-from holdfast.transfer.validators import Rung, Validators
+from holdfast.transfer.validators import Rung, Validators, is_version_id
 from holdfast.transfer.verify import Digest
 
 if TYPE_CHECKING:
@@ -124,12 +124,20 @@ MIGRATIONS = (
         bytes INTEGER NOT NULL DEFAULT 0
     )
     """,
+    # `asked`: the path that makes the id and the part's name, where the file got another one.
+    """
+    ALTER TABLE item ADD COLUMN version TEXT NOT NULL DEFAULT '';
+    ALTER TABLE item ADD COLUMN asked TEXT NOT NULL DEFAULT '';
+    ALTER TABLE item ADD COLUMN vouched_by TEXT NOT NULL DEFAULT '';
+    ALTER TABLE item ADD COLUMN ignored TEXT NOT NULL DEFAULT ''
+    """,
 )
 
 _COLUMNS = (
     "id, path, state, secret, want_size, digests, pinned, etag, last_modified, dated, size,"
     " media_type, coding, rung, weak, changes, mismatches, nodes, reason, text, fetched,"
     " attempts, verified, digest, mtime, ended_at, session, listing, listed, promised, typed,"
+    " version, asked, vouched_by, ignored,"
     " (SELECT url FROM source WHERE source.item = item.id AND no = 0),"
     " (SELECT group_concat(url, char(10)) FROM"
     " (SELECT url FROM source WHERE source.item = item.id AND no > 0 ORDER BY no)),"
@@ -139,6 +147,25 @@ _KNOWN_SIZE = "CASE WHEN pinned AND size IS NOT NULL THEN size ELSE want_size EN
 MOST_AT_ONCE = 500
 """Rows of one transaction or one question; SQLite takes 32,766 values in one statement."""
 _OPEN_STATES = tuple(state for state in State if is_open(state))
+
+
+class Holder(NamedTuple):
+    """Who has a name. session: in which it was last asked for; kept: whether it has a byte.
+
+    asked: the path that names its part.
+    """
+
+    id: str
+    asked: str
+    state: str
+    session: int
+    url: str
+    kept: bool = False
+
+    @property
+    def part(self) -> str:
+        """Where its part lies, relative to the output directory."""
+        return part_path(self.asked, self.id)
 
 
 class Totals(NamedTuple):
@@ -243,15 +270,15 @@ class Store:
                 item.size, _digests_text(item.digests), self.session, now, item.listing,
                 item.standing.listed, item.standing.pinned is not None, seen.etag, seen.size,
                 why.reason if why else "", why.text if why else "", now if why else 0.0,
-                item.typed,
+                item.typed, item.asked,
             ))  # fmt: skip
             sources.append((item.id, 0, item.url))
             sources += [(item.id, no, url) for no, url in enumerate(item.mirrors, 1)]
         with self._write() as db:
             db.executemany(
                 "INSERT INTO item (id, path, name_key, state, secret, want_size, digests, session,"
-                " added_at, listing, listed, pinned, etag, size, reason, text, ended_at, typed)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                " added_at, listing, listed, pinned, etag, size, reason, text, ended_at, typed,"
+                " asked) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 rows,
             )
             db.executemany("INSERT INTO source (item, no, url) VALUES (?, ?, ?)", sources)
@@ -261,6 +288,15 @@ class Store:
         sets = ", ".join(f"{name} = ?" for name in columns)
         with self._write() as db:
             db.execute(f"UPDATE item SET {sets} WHERE id = ?", (*columns.values(), item_id))  # noqa: S608 - see above
+
+    def rename(self, item_id: str, path: str, asked: str) -> None:
+        """Give an item another name than the one that it was asked for by; its part keeps that."""
+        self.update(
+            item_id,
+            path=path,
+            name_key=collision_key(path),
+            asked=asked if asked != path else "",
+        )
 
     def ask_again(self, known: Item, item: Item) -> None:
         """Commit that a known item was asked for again: what was promised, and its state.
@@ -325,18 +361,26 @@ class Store:
         rows = self._journal.read(f"SELECT {_COLUMNS} FROM item WHERE id IN ({marks})", ids)  # noqa: S608 - constants
         return {row[0]: self._item(row) for row in rows}
 
-    def holders(self, keys: Sequence[str]) -> dict[str, Item]:
-        """Return, by `collision_key`, the items that have these names and keep them.
+    def holders(self, keys: Sequence[str]) -> dict[str, Holder]:
+        """Return, by `collision_key`, who has these names and keeps them.
 
         keys: at most `MOST_AT_ONCE`. What failed or was cancelled has given its name up.
         """
         marks = ", ".join("?" * len(keys))
         rows = self._journal.read(
-            f"SELECT name_key, {_COLUMNS} FROM item"  # noqa: S608 - constants
+            "SELECT name_key, id, coalesce(nullif(asked, ''), path), state, session,"  # noqa: S608 - constants
+            " (SELECT url FROM source WHERE source.item = item.id AND no = 0),"
+            " EXISTS (SELECT 1 FROM extent WHERE extent.item = item.id) FROM item"
             f" WHERE name_key IN ({marks}) AND state NOT IN (?, ?) ORDER BY n DESC",
             (*keys, State.FAILED.value, State.CANCELLED.value),
         )
-        return {row[0]: self._item(row[1:]) for row in rows}
+        return {row[0]: Holder(*row[1:]) for row in rows}
+
+    def asked_again(self, ids: Iterable[str]) -> None:
+        """Commit that known items were asked for again, and nothing else about them."""
+        with self._write() as db:
+            rows = [(self.session, item_id) for item_id in ids]
+            db.executemany("UPDATE item SET session = ? WHERE id = ?", rows)
 
     def items(self, *states: State, session: int = 0) -> Iterator[Item]:
         """Yield the items in these states (none: all), in the order of adding.
@@ -443,6 +487,7 @@ class Store:
                 mismatches=standing.mismatches,
                 nodes=standing.nodes,
                 listed=standing.listed,
+                version=pinned.version,
                 promised="\n".join(f"{d.algorithm}={d.hex}={d.source}" for d in standing.promised),
             )
 
@@ -624,8 +669,15 @@ class Store:
         return Totals(count, int(size), unknown, collisions)
 
     def begun_items(self) -> Iterator[Item]:
-        """Yield open items that may have a part."""
-        return (item for item in self.open_items() if item.kept or item.state is not State.QUEUED)
+        """Yield open items that may have a part: they have a byte, or were under way."""
+        marks = ", ".join("?" * len(_OPEN_STATES))
+        rows = self._journal.read(
+            f"SELECT id FROM item WHERE state IN ({marks}) AND retried >= ?"  # noqa: S608 - constants
+            " AND (state <> ? OR id IN (SELECT item FROM extent))",
+            (*(state.value for state in _OPEN_STATES), self._retried, State.QUEUED.value),
+        )
+        found = (self.item(row[0]) for row in rows)
+        return (item for item in found if item is not None and not item.is_held)
 
     def open_items(self) -> Iterator[Item]:
         """Yield the items that have work left and are not held (see `Item.is_held`)."""
@@ -705,12 +757,13 @@ def _item_of(row: tuple[Any, ...]) -> Item:
         item_id, path, state, secret, want_size, digests, pinned, etag, last_modified, dated, size,
         media_type, coding, rung, weak, changes, mismatches, nodes, reason, text, fetched,
         attempts, verified, digest, mtime, ended_at, session, listing, listed, promised, typed,
-        url, mirrors, kept,
+        version, asked, vouched_by, ignored, url, mirrors, kept,
     ) = row  # fmt: skip
     kinds = tuple(map(type, row))
     if kinds not in _FINE:
         _check_types(
-            (path, url, digests, etag, last_modified, media_type, coding, text, verified, digest),
+            (path, url, digests, etag, last_modified, media_type, coding, text, verified, digest,
+             version, asked, vouched_by, ignored),
             (secret, pinned, dated, weak, changes, mismatches, nodes, fetched, attempts, session,
              kept, mtime, ended_at, listing, listed, typed),
             (want_size, size),
@@ -718,13 +771,16 @@ def _item_of(row: tuple[Any, ...]) -> Item:
         _FINE.add(kinds)
     if len(item_id) != 16 or not set(item_id) <= set("0123456789abcdef"):
         raise ValueError(f"id {item_id!r}")
-    if safe_path(path, allow_dot=True) != path:
-        raise ValueError(f"path {path!r}")
+    for name in (path, asked or path):
+        if safe_path(name, allow_dot=True) != name:
+            raise ValueError(f"path {name!r}")
     if reason and reason not in CODES:
         raise ValueError(f"reason {reason!r}")
-    if item_id != made_id(url, path):
+    if version and not is_version_id(version):
+        raise ValueError(f"version {version[:40]!r}")
+    if item_id != made_id(url, asked or path):
         raise ValueError(f"id {item_id!r} is not that of its address and path")
-    validators = Validators(etag, last_modified, size, media_type, coding, bool(dated))
+    validators = Validators(etag, last_modified, size, media_type, coding, bool(dated), version)
     return Item(
         id=item_id,
         path=path,
@@ -755,4 +811,7 @@ def _item_of(row: tuple[Any, ...]) -> Item:
         mirrors=tuple(mirrors.split("\n")) if mirrors else (),
         listing=listing,
         typed=bool(typed),
+        asked=asked,
+        vouched_by=vouched_by,
+        ignored=tuple(ignored.splitlines()),
     )

@@ -9,7 +9,7 @@ from holdfast.downloads.addresses import Address
 from holdfast.downloads.failures import DownloadError, Failure
 from holdfast.downloads.items import Item, item_id
 from holdfast.downloads.names import name_from_url, safe_path
-from holdfast.downloads.states import State
+from holdfast.downloads.states import State, is_open
 from holdfast.transfer.object import Standing
 from holdfast.transfer.repair import Pieces
 from holdfast.transfer.validators import Validators
@@ -87,6 +87,19 @@ def of_failure(source: str, path: str, failure: Failure, listing: int = 0) -> Wi
         item_id(source, name), name, source, state=State.FAILED, failure=failure, listing=listing
     )
     return Wish(item)
+
+
+def adds_nothing(known: Item, item: Item) -> bool:
+    """Whether asking again for a known item says nothing new of it."""
+    if (item.url, item.secret) != (known.url, known.secret):
+        return False
+    if item.size not in {None, known.size} or item.digests not in {(), known.digests}:
+        return False
+    if item.mirrors not in {(), known.mirrors} or item.listing not in {0, known.listing}:
+        return False
+    pinned = item.standing.pinned
+    settled = known.kept > 0 or not is_open(known.state)
+    return settled or pinned is None or pinned == known.standing.pinned
 
 
 def again(known: Item, item: Item) -> Item:

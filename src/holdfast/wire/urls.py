@@ -53,6 +53,13 @@ _KEEP_QUERY = _KEEP_PATH + "?[]"  # brackets may not stand there, but everybody 
 _HOST = re.compile(r"(?=.{1,254}\Z)([A-Za-z0-9_][A-Za-z0-9_-]{0,62}\.)*[A-Za-z0-9_-]{1,63}\.?\Z")
 
 
+# Lower case, a port that may be, a path of characters that stay as they are, no query.
+_USUAL = re.compile(
+    r"(https?)://([a-z0-9._-]+)(?::([1-9][0-9]{0,3}))?(/[A-Za-z0-9%/:@!$&'()*+,;=~._-]*)\Z"
+)
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+
+
 class BadUrl(HoldfastError):
     """A text that is no URL we can fetch; the message names it and the reason."""
 
@@ -113,6 +120,8 @@ class Url:
     @property
     def is_signed(self) -> bool:
         """Whether a part of it is secret: it cannot be asked again from the stored form."""
+        if "?" not in self.target:
+            return bool(self.credentials)
         return bool(self.credentials) or self.canonical() != self.full()
 
     def full(self) -> str:
@@ -126,6 +135,8 @@ class Url:
 
     def canonical(self) -> str:
         """Return what identifies the object: no credentials, no signature, no fragment."""
+        if "?" not in self.target:
+            return self.full()
         query = _public_query(self.query)
         return f"{self.scheme}://{self.netloc}{self.path}{'?' if query else ''}{query}"
 
@@ -136,10 +147,20 @@ def parse(text: str) -> Url:
     Spaces and other characters that may not stand in a request line are percent-encoded;
     escapes that are there stay as they are.
     """
+    usual = _USUAL.match(text) if len(text) <= MAX_LENGTH else None
+    if usual is not None and _HOST.match(usual[2]):
+        # Nothing in it has to be changed: a tenth of the time, which tells in a list of 10^6.
+        scheme, host, port, target = usual.groups()
+        return Url(scheme, host, int(port) if port else DEFAULT_PORTS[scheme], target)
+    return _read(text)
+
+
+def _read(text: str) -> Url:
+    """Read any URL."""
     shown = _shortened(text)
     if len(text) > MAX_LENGTH:
         raise BadUrl(shown, f"it is longer than {MAX_LENGTH} characters", "Shorten it.")
-    if any(ord(c) < 0x20 or ord(c) == 0x7F for c in text):
+    if _CONTROL.search(text):
         raise BadUrl(shown, "it holds a control character", "Remove it.")
     text = text.strip()
     scheme, colon, _ = text.partition("://")
