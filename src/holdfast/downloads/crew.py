@@ -75,6 +75,7 @@ class Host:
     """What is known of one host.
 
     jobs: threads that work on it.  flows: exchanges under way.  moved: bytes so far.
+    slots: connections that the lane of small files may have (see `small`).
     """
 
     name: str
@@ -82,15 +83,23 @@ class Host:
     jobs: int = 0
     files: int = 0
     moved: int = 0
+    slots: int = 0
     flows: dict[Flow, None] = field(default_factory=dict)
     waiting: deque[Item] = field(default_factory=deque)
+
+    @property
+    def connections(self) -> int:
+        """How many connections are in use, or may be at any moment."""
+        return len(self.flows) + self.slots
 
 
 class Crew:
     """Hands out jobs and connections. Thread-safe.
 
     items: what is open, in order.  host_of: whom an item is fetched from.
-    limit_rate: bytes per second, all together.  called: told when more hands are wanted.
+    workers: connections at most, all hosts together.  limit_rate: bytes per second, all together.
+    called: told when more hands are wanted.  starving: told when a thread waits for items that
+    are expected.
     """
 
     def __init__(
@@ -99,8 +108,10 @@ class Crew:
         host_of: Callable[[Item], str],
         *,
         per_host: int,
+        workers: int = 1 << 16,
         limit_rate: float | None = None,
         called: Callable[[], object] = lambda: None,
+        starving: Callable[[], object] = lambda: None,
     ) -> None:
         self.here = threading.local()
         self._items = items
@@ -109,6 +120,11 @@ class Crew:
         self._bucket = Bucket(limit_rate) if limit_rate else None
         self.piece = self._bucket.piece if self._bucket else None
         self._called = called
+        self._starving = starving
+        self._workers = workers
+        self._connections = 0
+        self._expected = 0
+        self._turns: dict[threading.Event, None] = {}  # of threads that wait for a connection
         self._lock = threading.RLock()
         self._hosts: dict[str, Host] = {}
         self._ahead = 0  # items that wait for their host
@@ -117,6 +133,11 @@ class Crew:
         self._offers: dict[Shared, Item] = {}
         self._idle: deque[threading.Event] = deque()
         self._stopped = False
+
+    def host(self, name: str) -> Host:
+        """Return what is known of a host."""
+        with self._lock:
+            return self._host(name)
 
     def _host(self, name: str) -> Host:
         found = self._hosts.get(name)
@@ -135,11 +156,14 @@ class Crew:
                 job = self._pick()
                 if job is not None:
                     return job
-                if self._exhausted and not self._ahead and not self._files:
+                if self._exhausted and not (self._ahead or self._files or self._expected):
                     self._wake(len(self._idle))
                     return None
                 event = threading.Event()
                 self._idle.append(event)
+                expected = self._expected
+            if expected:
+                self._starving()
             clock.wait(event, None)
 
     def _pick(self) -> Job | None:
@@ -172,6 +196,24 @@ class Crew:
         with self._lock:
             self._put(item)
             self._wake(1)
+        self._called()
+
+    @property
+    def ahead(self) -> int:
+        """How many items wait for a thread."""
+        return self._ahead
+
+    @property
+    def has_work(self) -> bool:
+        """Whether items wait, or may yet be added."""
+        return not self._stopped and bool(self._ahead or self._expected)
+
+    def expect(self, count: int) -> None:
+        """Note that so many items more (less, if negative) may yet be added: nobody leaves."""
+        with self._lock:
+            self._expected += count
+            if not self._expected:
+                self._wake(len(self._idle))
 
     def _put(self, item: Item) -> None:
         name = self._host_of(item)
@@ -212,7 +254,7 @@ class Crew:
             if job.work is None:
                 host.files -= 1
                 self._files -= 1
-                if len(self._hosts) > MANY_HOSTS and not (host.jobs or host.waiting):
+                if len(self._hosts) > MANY_HOSTS and not (host.jobs or host.waiting or host.slots):
                     del self._hosts[job.host]
             self.here.item = None
             self._wake(1 if self._files or self._ahead or not self._exhausted else len(self._idle))
@@ -270,18 +312,73 @@ class Crew:
                 yield flow
             finally:
                 with self._lock:
-                    at.flows.pop(flow, None)
+                    if at.flows.pop(flow, 0) is None:
+                        self._freed()
 
     def _admit(self, host: Host, flow: Flow) -> None:
-        while not flow.cancel.is_set():
-            with self._lock:
-                wait = host.limit.wait(clock.monotonic())
-                if not wait and len(host.flows) < host.limit.limit:
-                    host.flows[flow] = None
-                    return
-            if wait > LONGEST_WAIT:
-                raise _wants_hours(wait)
-            clock.wait(flow.cancel.event, min(wait, GATE_EVERY) or GATE_EVERY)
+        turn: threading.Event | None = None
+        try:
+            while not flow.cancel.is_set():
+                with self._lock:
+                    wait = host.limit.wait(clock.monotonic())
+                    if not wait and self._is_open(host):
+                        host.flows[flow] = None
+                        self._connections += 1
+                        return
+                    if turn is None and not wait:
+                        turn = threading.Event()
+                        self._turns[turn] = None
+                if wait > LONGEST_WAIT:
+                    raise _wants_hours(wait)
+                event = flow.cancel.event if turn is None else turn
+                clock.wait(event, min(wait, GATE_EVERY) or GATE_EVERY)
+                if turn is not None:
+                    turn.clear()
+        finally:
+            if turn is not None:
+                with self._lock:
+                    self._turns.pop(turn, None)
+
+    def _is_open(self, host: Host) -> bool:
+        return host.connections < host.limit.limit and self._connections < self._workers
+
+    def _freed(self) -> None:
+        """Note that a connection is free, and let those look who wait for one."""
+        self._connections -= 1
+        for turn in self._turns:
+            turn.set()
+
+    # -- the lane of small files -----------------------------------------------------------------
+
+    def take_slot(self, host: Host) -> bool:
+        """Let the lane have one more connection to a host; False if it may not."""
+        with self._lock:
+            now = clock.monotonic()
+            if self._stopped or self._turns or host.limit.wait(now) or not self._is_open(host):
+                return False
+            host.slots += 1
+            self._connections += 1
+            return True
+
+    def give_slot(self, host: Host) -> None:
+        """Take a connection of the lane back."""
+        with self._lock:
+            host.slots -= 1
+            self._freed()
+
+    def may_go_on(self, host: Host, now: float) -> bool:
+        """Whether a connection of the lane may be asked again. Without the lock: it is a look."""
+        limit = host.limit
+        may = limit.held_until <= now and host.connections <= limit.limit
+        return may and not (self._turns or self._stopped)
+
+    def counted(self, host: Host, n: int) -> float:
+        """Count a file of `n` bytes that the lane has; return the seconds to wait before more."""
+        now = clock.monotonic()
+        with self._lock:
+            host.moved += n
+            host.limit.ended(now, broken=False)
+            return self._bucket.take(n, now) if self._bucket else 0.0
 
     def offer(self, work: Shared) -> None:
         """Let free threads help with it."""
@@ -313,7 +410,7 @@ class Crew:
             if fault is not None:
                 if fault.reason == "ECONNREFUSED":
                     why = "refused"
-                    limit.refused(now, len(host.flows))
+                    limit.refused(now, host.connections)
                 elif fault.kind is not Kind.CANCELLED and fault.sent is not Sent.NO:
                     limit.ended(now, broken=True)
             elif head is not None and head.status >= 400:
@@ -323,7 +420,7 @@ class Crew:
                     limit.throttled(now, said.retry_after)
                 elif head.status == 403 and resumed:
                     why = "refused"
-                    limit.refused(now, len(host.flows))
+                    limit.refused(now, host.connections)
             elif received.end is not End.UNREAD:
                 limit.ended(now, broken=False)
             changed = before != (limit.limit, limit.held_until)
@@ -336,7 +433,7 @@ class Crew:
         raised: list[Host] = []
         with self._lock:
             for host in self._hosts.values():
-                if host.limit.tick(now, host.moved, len(host.flows)):
+                if host.limit.tick(now, host.moved, host.connections):
                     raised.append(host)
                     self._wake(1)
                 if self._bucket is None:

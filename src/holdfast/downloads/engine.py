@@ -10,13 +10,14 @@ it should it wake.
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from holdfast.core.errors import Stopped
 from holdfast.core.events import Alert, EndpointState
 from holdfast.downloads.crew import Crew, Job
 from holdfast.downloads.fetch import WISHED, Fetch, Options, Outcome
 from holdfast.downloads.items import FailedItem, FileState, Item, ItemEvent, Report
+from holdfast.downloads.smallrun import SmallRun
 from holdfast.downloads.states import Input, State, after, is_open
 from holdfast.downloads.tally import Tally
 from holdfast.runtime.clock import clock
@@ -25,12 +26,14 @@ from holdfast.runtime.hub import hub
 from holdfast.transfer.failures import Interrupted
 from holdfast.transfer.plane_threads import ThreadPlane
 from holdfast.wire.cancel import Cancel
+from holdfast.wire.resolve import Resolver
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from holdfast.core.events import Event
     from holdfast.downloads.addresses import Addresses
+    from holdfast.downloads.rows import Done
     from holdfast.downloads.store import Store
     from holdfast.runtime.policy import Policy
     from holdfast.transfer.object import Attempt
@@ -70,6 +73,7 @@ class Engine:
         heard: Callable[[ItemEvent], None] | None = None,
         until: float | None = None,
         plane: Plane | None = None,
+        lane: Literal["auto", "threads", "asyncio"] = "auto",
     ) -> None:
         self._store = store.view()
         self._into = into
@@ -77,8 +81,10 @@ class Engine:
         self._workers = workers
         self._options = options
         self._addresses = addresses
+        self._ledger = Ledger()
         self._heard = heard
-        self._plane = plane or ThreadPlane()
+        resolver = Resolver()
+        self._plane = plane or ThreadPlane(resolver)
         self._cancel = Cancel()
         self._lock = threading.Lock()
         self._changed = threading.Event()
@@ -91,16 +97,41 @@ class Engine:
         self._until = until
         self._out_of_time = False
         self._full = False
-        self._running = 0
+        self._running = self._hands = 0
+        self._finisher: threading.Thread | None = None
+        self._stop_at: float | None = None
         self._tally = Tally()
         self._crash: BaseException | None = None
         self._crew = Crew(
-            self._store.open_items(),
+            self._open_items(),
             addresses.host,
             per_host=per_host,
+            workers=workers,
             limit_rate=limit_rate,
             called=self._changed.set,
+            starving=self._hurry,
         )
+        self._lane = lane if plane is None else "threads"
+        self._small = SmallRun(
+            self._store,
+            into,
+            policy,
+            crew=self._crew,
+            options=options,
+            resolver=resolver,
+            steered=self._steered,
+            done=self._done,
+            left=self._left,
+            stopping=lambda: self._stop_asked,
+        )
+
+    def _hurry(self) -> None:
+        self._small.group.hurry()
+
+    def _open_items(self) -> Iterator[Item]:
+        """Yield what the threads begin with; if there is a lane it hands them what is theirs."""
+        if self._small.lane is None:
+            yield from self._store.open_items()
 
     def stop(self) -> None:
         """Ask the run to end; what was received is kept.
@@ -155,25 +186,62 @@ class Engine:
 
     def _work(self) -> None:
         try:
-            self._start(min(self._workers, max(1, self._store.open_count())))
+            if self._small.open(self._lane):
+                self._spawn(self._small.run_lane, "small")
+                self._finisher = self._spawn(self._small.group.run, "finish", counted=False)
+            else:
+                self._start(min(self._workers, max(1, self._store.open_count())))
             self._wait()
         except KeyboardInterrupt:
             self.stop()
             self._wait()
             raise
+        finally:
+            self._end_groups()
         if not self._cancel.is_set():
             for thread in self._threads:
                 thread.join()
 
+    def _end_groups(self) -> None:
+        """Let what is in a group have its end; after a stop, within the time that is left."""
+        self._small.group.close()
+        if self._finisher is not None:
+            limit = None if self._stop_at is None else self._stop_at + GRACE - clock.monotonic()
+            self._finisher.join(None if limit is None else max(0.1, limit))
+
     def _start(self, count: int) -> None:
         """Start so many more threads, if there may be so many."""
-        for _ in range(min(count, self._workers - len(self._threads))):
-            name = f"holdfast-get-{len(self._threads) + 1}"
-            thread = threading.Thread(target=self._worker, name=name, daemon=True)
+        for _ in range(min(count, self._workers - self._hands)):
+            self._hands += 1
+            self._spawn(self._worker, f"get-{self._hands}")
+
+    def _spawn(
+        self, work: Callable[[], None], name: str, *, counted: bool = True
+    ) -> threading.Thread:
+        """Start a thread. counted: the run goes on for as long as it does."""
+        thread = threading.Thread(
+            target=self._run_thread, args=(work, counted), name=f"holdfast-{name}", daemon=True
+        )
+        if counted:
             self._threads.append(thread)
             with self._lock:
                 self._running += 1
-            thread.start()
+        thread.start()
+        return thread
+
+    def _run_thread(self, work: Callable[[], None], counted: bool) -> None:  # noqa: FBT001 - of a thread
+        try:
+            work()
+        except BaseException as error:  # noqa: BLE001 - raised again by `run`, on its thread
+            with self._lock:
+                if not self._closed:
+                    self._crash = self._crash or error
+            self.stop()
+        finally:
+            if counted:
+                with self._lock:
+                    self._running -= 1
+            self._changed.set()
 
     def _wait(self) -> None:
         """Wait until all workers have ended; after a stop, for `GRACE` seconds at most."""
@@ -182,13 +250,14 @@ class Engine:
             self._changed.clear()
             with self._lock:
                 busy = self._running
-            if not busy:
+            if not busy and not self._crew.has_work:
                 return
             now = clock.monotonic()
             if self._until is not None and now >= self._until and not self._stop_asked:
                 self._out_of_time = True
                 self.stop()
             if self._stop_asked and until is None:
+                self._stop_at = now
                 until = now + GRACE
                 self._cancel.set()
                 self._crew.stop()
@@ -200,21 +269,11 @@ class Engine:
             clock.wait(self._changed, LOOK_EVERY)
 
     def _worker(self) -> None:
-        try:
-            while not self._stop_asked and (job := self._crew.next()) is not None:
-                try:
-                    self._do(job)
-                finally:
-                    self._crew.ended(job)
-        except BaseException as error:  # noqa: BLE001 - raised again by `run`, on its thread
-            with self._lock:
-                if not self._closed:
-                    self._crash = self._crash or error
-            self.stop()
-        finally:
-            with self._lock:
-                self._running -= 1
-            self._changed.set()
+        while not self._stop_asked and (job := self._crew.next()) is not None:
+            try:
+                self._do(job)
+            finally:
+                self._crew.ended(job)
 
     def _do(self, job: Job) -> None:
         if job.work is not None:
@@ -243,7 +302,8 @@ class Engine:
                 self._wishes[item_id] = wish
         if mine is not None:
             mine.set()
-        return mine is not None
+            return True
+        return self._small.steer(item_id, wish)
 
     def resume(self, item: Item) -> None:
         """Take up an item that was paused."""
@@ -299,22 +359,50 @@ class Engine:
             raise Interrupted from None
 
     def _fetch(self, item: Item, mine: Cancel) -> Fetch:
+        plane, traffic = self._small.way_of(item.id, self._plane, self._crew)
         return Fetch(
             item,
             self._addresses.of(item),
             into=self._into,
             store=self._store,
             options=self._options,
-            plane=self._plane,
+            plane=plane,
             cancel=mine,
             wish=lambda: self._wishes.get(item.id),
-            traffic=self._crew,
+            traffic=traffic,
+            ledger=self._ledger,
             told=lambda at: self._tell(item, at),
         )
 
+    # -- small files (see `smallrun`) ------------------------------------------------------------
+
+    def _done(self, group: Sequence[Done]) -> None:
+        with self._lock:
+            tally = self._tally
+            tally.done += len(group)
+            size = sum(done.whole.size for done in group)
+            tally.bytes += size
+            tally.fetched += size
+        if self._heard is not None:
+            for done in group:
+                whole = done.whole
+                for state in (State.ACTIVE, State.VERIFYING, State.FINISHING):
+                    self._tell(done, Outcome(state, received=whole.size))
+                self._tell(
+                    done, Outcome(State.DONE, None, whole.size, whole.size, 0, whole.verified)
+                )
+
+    def _left(self, group: Sequence[Done], outcome: Outcome) -> None:
+        with self._lock:
+            if outcome.failure is not None:
+                self._tally.left_why.add(outcome.failure.reason)
+            self._tally.fetched += sum(done.whole.size for done in group)
+        for done in group:
+            self._tell(done, outcome)
+
     # -- events --------------------------------------------------------------------------------
 
-    def _tell(self, item: Item, at: Outcome) -> None:
+    def _tell(self, item: Item | Done, at: Outcome) -> None:
         if self._heard is not None and not self._closed:
             why = at.failure
             event = FileState(

@@ -51,6 +51,7 @@ class Options:
 
     durable: False omits the syncs: safe for a kill, not a power cut.
     wait_for_room: a full disk is waited for; else the file is left.
+    allow_private: whether private addresses may be asked; None: it depends on who named them.
     """
 
     timeouts: Timeouts = field(default_factory=Timeouts)
@@ -58,6 +59,7 @@ class Options:
     allow_html: bool = False
     max_size: int = MAX_SIZE
     wait_for_room: bool = False
+    allow_private: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +114,7 @@ class Fetch:
     """Brings one item to an end, and says each step to `told`.
 
     into: the output directory.  address: with its secrets; None if only the stored form is known.
+    ledger: how well the hosts of this run do.
     wish: what somebody wants to become of it (PAUSE, CANCEL), asked when `cancel` was set.
     """
 
@@ -126,6 +129,7 @@ class Fetch:
         plane: Plane,
         cancel: Cancel,
         traffic: Traffic,
+        ledger: Ledger | None = None,
         wish: Callable[[], Input | None] = lambda: None,
         told: Callable[[Outcome], None],
     ) -> None:
@@ -137,6 +141,7 @@ class Fetch:
         self._plane = plane
         self._cancel = cancel
         self._traffic = traffic
+        self._ledger = ledger
         self._wish = wish
         self._told = told
         self._state = after(item.state, Input.QUEUE)
@@ -172,15 +177,15 @@ class Fetch:
 
     def _run(self, attempts: Callable[[str], Iterable[Attempt]]) -> Outcome:
         item = self.item
-        self._check_way()
+        check_way(self._into, posixpath.dirname(self.item.path))
         if self._state is State.FINISHING and self._is_published():
-            return self._done(item.kept, item.verified, item.digest)
+            return self._done(self._finished_size, item.verified, item.digest)
         found = files().stat(self._target)
         if found is not None:
             self._look_at_foreign(found)
         if self._state is State.FINISHING:
             if files().stat(self._part_path) is not None:
-                return self._publish(item.kept, item.verified, item.digest)
+                return self._publish(self._finished_size, item.verified, item.digest)
             self._move(Input.LOST)
         self._move(Input.START)
         whole = self._fetch(attempts)
@@ -195,16 +200,10 @@ class Fetch:
 
     # -- before ------------------------------------------------------------------------------
 
-    def _check_way(self) -> None:
-        """Refuse a way that leads through a link; make the directories."""
-        parent = posixpath.dirname(self.item.path)
-        way = self._into
-        for name in parent.split("/") if parent else ():
-            way = posixpath.join(way, name)
-            # Looked at beside the seam: only the real file system has links in the way.
-            if Path(way).is_symlink():
-                raise _Stop("unsafe-target", f"`{way}` is a link, and is not followed")
-        files().makedirs(posixpath.dirname(self._target))
+    @property
+    def _finished_size(self) -> int:
+        """The size of what a run before this one had proven; small files have no extents."""
+        return self.item.kept or self.item.known_size or 0
 
     def _is_published(self) -> bool:
         """Whether the crash came after the rename: then the part is gone and the file there."""
@@ -274,8 +273,11 @@ class Fetch:
                 cancel=self._cancel,
                 look=self._look if self._foreign else None,
                 phase=lambda verifying: self._say_phase(verifying=verifying),
-                failed=lambda error, n: store.attempt_failed(item.id, error.verdict, n),
+                failed=lambda error, n: store.attempt_failed(
+                    item.id, error.verdict, n, error.host
+                ),
                 traffic=self._traffic,
+                ledger=self._ledger,
             )
             return self._transfer.run(attempts(address.url.host))
 
@@ -313,6 +315,8 @@ class Fetch:
             data_suffix=has_data_suffix(self.item.path),
             max_size=self._options.max_size,
             timeouts=self._options.timeouts,
+            reach=reach_of(self.item, self._options.allow_private),
+            mirrors=address.mirrors,
         )
 
     def _say_phase(self, *, verifying: bool) -> None:
@@ -377,6 +381,17 @@ class Fetch:
         outcome = Outcome(self._state, failure, size, self._received, self._wasted, verified)
         self._told(outcome)
         return outcome
+
+
+def check_way(into: str, parent: str) -> None:
+    """Refuse a way below `into` that leads through a link; make the directories."""
+    way = into
+    for name in parent.split("/") if parent else ():
+        way = posixpath.join(way, name)
+        # Looked at beside the seam: only the real file system has links in the way.
+        if Path(way).is_symlink():
+            raise _Stop("unsafe-target", f"`{way}` is a link, and is not followed")
+    files().makedirs(way)
 
 
 def _judged(error: Exception, host: str) -> tuple[Input, Failure]:

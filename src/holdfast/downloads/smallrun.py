@@ -1,0 +1,199 @@
+"""What a run has for its small files: the lane, the groups, and the way to the threads."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from typing import TYPE_CHECKING, Literal
+
+from holdfast.downloads.failures import Failure, failure_of
+from holdfast.downloads.fetch import WISHED, Outcome, check_way
+from holdfast.downloads.group import Group
+from holdfast.downloads.rows import Rows
+from holdfast.downloads.small import MANY, MOST, Lane
+from holdfast.downloads.states import State, after, is_open
+from holdfast.runtime.passes import Passes
+from holdfast.storage.journal import JournalFull
+from holdfast.transfer.replay import AfterAll, Replay
+from holdfast.wire.addresses import Reach
+from holdfast.wire.proxy import proxies_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from holdfast.downloads.crew import Crew
+    from holdfast.downloads.fetch import Options
+    from holdfast.downloads.rows import Done
+    from holdfast.downloads.states import Input
+    from holdfast.downloads.store import Store
+    from holdfast.runtime.policy import Policy
+    from holdfast.transfer.plane import Plane
+    from holdfast.transfer.replay import Answer
+    from holdfast.transfer.traffic import Traffic
+    from holdfast.wire.addresses import AddrInfo
+    from holdfast.wire.resolve import Resolver
+    from holdfast.wire.urls import Url
+
+KEPT_WAYS = 10_000
+
+
+class SmallRun:
+    """The small files of one run.
+
+    done: told the files that have their names.  left: told those that the next run must finish,
+    with the reason.  stopping: whether the run is to end.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        into: str,
+        policy: Policy,
+        *,
+        crew: Crew,
+        options: Options,
+        resolver: Resolver,
+        steered: set[str],
+        done: Callable[[Sequence[Done]], None],
+        left: Callable[[Sequence[Done], Outcome], None],
+        stopping: Callable[[], bool],
+    ) -> None:
+        self._store = store
+        self._into = into
+        self._policy = policy
+        self._crew = crew
+        self._options = options
+        self._resolver = resolver
+        self._steered = steered
+        self._done = done
+        self._left = left
+        self._stopping = stopping
+        self._answers: dict[str, Answer] = {}
+        self._ways: set[str] = set()
+        self._proxies = proxies_of(os.environ)
+        self._lock = threading.Lock()
+        self.lane: Lane | None = None
+        self.group = Group(
+            store,
+            into,
+            durable=options.durable,
+            ended=self._ended,
+            refused=self._refused,
+            stuck=self._stuck,
+        )
+
+    def open(self, plane: Literal["auto", "threads", "asyncio"]) -> bool:
+        """Make a lane if there is work for one; return whether there is."""
+        rows = Rows(self._store, MOST)
+        least = MANY if plane == "auto" else 1
+        if plane == "threads" or rows.count(least) < least:
+            return False
+        self._crew.expect(1)  # the lane itself
+        self.group.open()
+        self.lane = Lane(
+            rows,
+            self._into,
+            crew=self._crew,
+            group=self.group,
+            options=self._options,
+            passes=lambda host: Passes(self._policy, host),
+            reach=self._reach,
+            look_up=self._look_up,
+            proxied=self._is_proxied,
+            steered=self._steered,
+            reread=lambda item_id: self._hand(item_id, None),
+            handed=self._hand,
+            clear=self._is_clear,
+            stopping=self._stopping,
+        )
+        return True
+
+    def run_lane(self) -> None:
+        """Do what the lane has to do, on this thread."""
+        if self.lane is not None:
+            try:
+                self.lane.run()
+            finally:
+                self._crew.expect(-1)
+
+    # -- what the lane asks ----------------------------------------------------------------------
+
+    def _reach(self, typed: bool) -> Reach:  # noqa: FBT001 - a fact of the row
+        allowed = self._options.allow_private
+        if allowed is None:
+            return Reach.TYPED if typed else Reach.PUBLIC
+        return Reach.ANY if allowed else Reach.PUBLIC
+
+    async def _look_up(self, host: str, port: int) -> Sequence[AddrInfo]:
+        return await asyncio.wrap_future(self._resolver.ask(host, port))
+
+    def _is_proxied(self, url: Url) -> bool:
+        try:
+            return self._proxies.choose(url) is not None
+        except OSError:
+            return True  # a proxy that cannot be used is told by who tries to
+
+    def _is_clear(self, parent: str) -> bool:
+        """Whether files can be put there; the directory is made."""
+        if parent in self._ways:
+            return True
+        try:
+            check_way(self._into, parent)
+        except Exception:  # noqa: BLE001 - whoever looks again meets it, and says it
+            return False
+        if len(self._ways) < KEPT_WAYS:
+            self._ways.add(parent)
+        return True
+
+    # -- to the threads --------------------------------------------------------------------------
+
+    def _hand(self, item_id: str, answer: Answer | None) -> None:
+        """Let a thread go on with a file, with what was received of it."""
+        item = self._store.item(item_id)
+        if item is None or not is_open(item.state) or item.is_held:
+            return
+        if answer is not None:
+            with self._lock:
+                self._answers[item_id] = answer
+        self._crew.add(item)
+
+    def way_of(self, item_id: str, plane: Plane, traffic: Traffic) -> tuple[Plane, Traffic]:
+        """Return the plane and the traffic of a transfer that begins now."""
+        with self._lock:
+            answer = self._answers.pop(item_id, None)
+        if answer is None:
+            return plane, traffic
+        return Replay(answer, plane), AfterAll(traffic)
+
+    # -- from the groups -------------------------------------------------------------------------
+
+    def _ended(self, group: Sequence[Done]) -> None:
+        self._done(group)
+        self._crew.expect(-len(group))
+
+    def _refused(self, done: Done) -> None:
+        self._hand(done.id, None)
+        self._crew.expect(-1)
+
+    def _stuck(self, group: Sequence[Done], error: Exception) -> None:
+        failure = failure_of(error)
+        if isinstance(error, JournalFull):
+            failure = Failure("disk", "the disk is full: the journal could not be written")
+        self._left(group, Outcome(State.FINISHING, failure))
+        self._crew.expect(-len(group))
+
+    # -- steered from outside --------------------------------------------------------------------
+
+    def steer(self, item_id: str, wish: Input) -> bool:
+        """Let a file that the lane asks for end by `wish`; False if it does not ask for it."""
+        lane = self.lane
+        if lane is None or not lane.holds(item_id):
+            return False
+        lane.drop(item_id, lambda: self._end_by(item_id, wish))
+        return True
+
+    def _end_by(self, item_id: str, wish: Input) -> None:
+        item = self._store.item(item_id)
+        if item is not None and is_open(item.state) and item.state is not State.FINISHING:
+            self._store.ended(item_id, after(item.state, wish), WISHED[wish])
