@@ -15,6 +15,7 @@ from downloads_rig import downloads, names_in, sha256_of
 import holdfast as hf
 import holdfast.transfer.extents
 import holdfast.transfer.part
+import holdfast.transfer.plane_threads
 from holdfast.runtime import files as seam
 from holdfast.runtime.random import SeededRandom
 from holdfast.testing.files import PowerCut, SimFiles
@@ -28,6 +29,7 @@ STEP = 512 * 1024
 def streams(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
     """Make checkpoints and extents small; with several streams a file of 4 MiB is a large one."""
     monkeypatch.setattr(holdfast.transfer.part, "CHECKPOINT_BYTES", STEP)
+    monkeypatch.setattr(holdfast.transfer.plane_threads, "BUFFER", STEP // 2)
     count = int(request.param)
     if count > 1:
         monkeypatch.setattr(holdfast.transfer.extents, "EXTENT_SIZE", STEP)

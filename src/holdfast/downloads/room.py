@@ -66,11 +66,16 @@ def check_room(store: Store, into: str) -> None:
     """Refuse what cannot fit. Raises DownloadError (HF-1012).
 
     What has the size of a file that lies there already is not counted: it will be skipped.
+    A file system that does not answer refuses nothing here: the files will meet its error,
+    each for itself, and it is recorded with them.
     """
-    plan = plan_of(store, into)
-    if plan.fits:
+    try:
+        plan = plan_of(store, into)
+        if plan.fits:
+            return
+        needed = plan.needed - _there_already(store, into)
+    except OSError:
         return
-    needed = plan.needed - _there_already(store, into)
     if needed <= plan.free:
         return
     text = (
