@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from holdfast.transfer.verify import ASK_CHECKSUMS
+from holdfast.wire.addresses import Reach
 from holdfast.wire.urls import Url, parse
 
 if TYPE_CHECKING:
@@ -16,6 +18,10 @@ if TYPE_CHECKING:
 
     from holdfast.downloads.items import Item
     from holdfast.transfer.access import Access
+
+
+_OF_S3 = {ASK_CHECKSUMS: "ENABLED"}
+"""What every object of a listing is asked with. Who signs has to sign it, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +36,13 @@ class Address:
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     mirrors: tuple[Url, ...] = ()
     access: Access | None = field(default=None, repr=False)
+
+
+def reach_of(item: Item, allow_private: bool | None) -> Reach:  # noqa: FBT001 - an option's value
+    """Return which addresses an item may ask: as the user decided, else by who named its URL."""
+    if allow_private is None:
+        return Reach.TYPED if item.typed else Reach.PUBLIC
+    return Reach.ANY if allow_private else Reach.PUBLIC
 
 
 class Addresses:
@@ -54,7 +67,8 @@ class Addresses:
         if item.secret:
             return None
         mirrors = tuple(parse(text) for text in item.mirrors)
-        return Address(parse(item.url), mirrors=mirrors, access=self._access(item))
+        headers = _OF_S3 if item.listing else {}
+        return Address(parse(item.url), headers, mirrors, self._access(item))
 
     def host(self, item: Item) -> str:
         """Return whom `item` is asked from first; empty if that is not known."""

@@ -64,7 +64,7 @@ class Reason(enum.StrEnum):
 class TransferFailed(HoldfastError):
     """An attempt failed. verdict: what retries are decided by.  text: for people.
 
-    status: of the answer, or 0.
+    status: of the answer, or 0.  host: that was asked last, if that was noted.
     """
 
     code = "HF-1300"
@@ -74,6 +74,7 @@ class TransferFailed(HoldfastError):
         self.reason = reason
         self.verdict = verdict
         self.status = status
+        self.host = ""
 
     def __reduce__(self) -> tuple[object, ...]:
         return (type(self), (self.reason, str(self), self.verdict), self.__dict__)

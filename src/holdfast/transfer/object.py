@@ -34,11 +34,13 @@ from holdfast.transfer.failures import (
     wrong_digest,
 )
 from holdfast.transfer.meter import Meter
+from holdfast.transfer.mirrors import How, Ledger, Mirrors, Need, Pick, disagrees
 from holdfast.transfer.plane import End, Plane, Received, Request, Take, Timeouts
 from holdfast.transfer.repair import ROUNDS, Pieces, Repair
 from holdfast.transfer.sink import Sink, Stream
 from holdfast.transfer.streams import Streams
 from holdfast.transfer.traffic import Alone, Traffic
+from holdfast.transfer.turns import Turns
 from holdfast.transfer.validators import (
     Rung,
     Validators,
@@ -97,6 +99,8 @@ class Wanted:
     data_suffix: the name ends like data, so that a page in its place is suspicious.
     max_size: bytes; bounds what has no size.
     s3: it is S3, whose ETag may be an MD5 and whose versions have ids (see `verify.is_s3`).
+    reach: which addresses may be asked; less after a redirect.
+    mirrors: other addresses of the same object, the better ones first.
     """
 
     url: Url
@@ -111,6 +115,7 @@ class Wanted:
     s3: bool = False
     access: Access | None = field(default=None, repr=False)
     reach: Reach = Reach.TYPED
+    mirrors: tuple[Url, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +168,7 @@ class ObjectTransfer:
     phase: called when all bytes are there and are verified, and when they were wrong.
     failed: called with each failed attempt and the bytes that it received.
     traffic: who lends connections and company; by default it is alone.
+    ledger: how well the hosts of a run do; by default it is this transfer's own.
     received: bytes that came over the network, all attempts together; exchanges: requests.
     """
 
@@ -179,6 +185,7 @@ class ObjectTransfer:
         phase: Callable[[bool], None] = lambda _: None,
         failed: Callable[[TransferFailed, int], None] = lambda *_: None,
         traffic: Traffic | None = None,
+        ledger: Ledger | None = None,
     ) -> None:
         self.wanted = wanted
         self.part = part
@@ -195,8 +202,11 @@ class ObjectTransfer:
         self._ignored: tuple[str, ...] = ()
         self._meter = Meter(wanted.url.host)
         self._counting = threading.Lock()
+        self.mirrors = Mirrors((wanted.url, *wanted.mirrors), ledger)
+        self._doubtful = False  # the bytes at hand are not the ones promised
+        self._wrongs: dict[str, set[int]] = {}
+        self._first = Stream(Pick(0, wanted.url), reached=part.saved)
         self._streams = Streams(self, part, traffic or Alone(), cancel)
-        self._first = Stream(reached=part.saved)
         self._repair: Repair | None = None
         self._repairing = False
         self._rounds = 0
@@ -220,7 +230,7 @@ class ObjectTransfer:
         return whole
 
     def _attempt(self) -> Whole:
-        before = self._first.received
+        turns = Turns(self, self._first)
         try:
             while True:
                 if self._is_whole() and (whole := self._verified()) is not None:
@@ -229,12 +239,12 @@ class ObjectTransfer:
                     raise Interrupted
                 self._streams.settle()
                 if self._streams.assign(self._first, self.size, company=self._foresees_company()):
-                    self._exchange()
+                    turns.ask(self._exchange)
                 else:
                     self._streams.wait()  # the others have all that is left
         except TransferFailed as error:
             self.count_progress(self._first)
-            self.failed(error, self._first.received - before)
+            self.failed(error, turns.untold)
             raise
 
     def failed(self, error: TransferFailed, received: int) -> None:
@@ -246,6 +256,30 @@ class ObjectTransfer:
         """The size of the version that is pinned, if it is known."""
         return self.standing.pinned.size if self.standing.pinned else None
 
+    def release(self, stream: Stream) -> None:
+        """Take back the range of a stream that asks nobody."""
+        self._streams.release(stream)
+
+    def turned(self, pick: Pick, *, helping: bool) -> None:
+        """Tell that a stream turns to another mirror."""
+        if not helping:
+            self._meter.turned(pick.url.host, pick.no, pick.how)
+
+    @property
+    def host(self) -> str:
+        """Whom it is fetched from now."""
+        return self._first.pick.url.host
+
+    @property
+    def need(self) -> Need:
+        """What the bytes at hand ask of a mirror."""
+        pinned = self.standing.pinned
+        if pinned is not None and pinned.coding:
+            return Need(self.part.held)  # two codings of one object need not be equal
+        strong = pinned is not None and self._rung(pinned) in {Rung.IF_MATCH, Rung.IF_RANGE}
+        digest = bool(self._checks) or self.wanted.pieces is not None
+        return Need(self.part.held, digest, strong, self._doubtful)
+
     def _is_whole(self) -> bool:
         # A listing may be of yesterday: an empty object, too, is asked for.
         return self.size is not None and self.size == self.part.held and not self.standing.listed
@@ -256,8 +290,11 @@ class ObjectTransfer:
         stream = self._first
         question = self.question(stream)
         try:
-            received, decision = self.follow(Sink(self, question, stream), self._cancel)
+            sink = Sink(self, question, stream, only_append=stream.pick.is_foreign)
+            received, decision = self.follow(sink, self._cancel)
         except _Differs as differs:
+            if stream.pick.is_foreign:
+                raise disagrees(str(differs)) from None
             self._count_change()
             self._drop(str(differs))
             return
@@ -271,11 +308,26 @@ class ObjectTransfer:
             raise failed_exchange(received)
         if decision is None:
             raise RuntimeError("an exchange without fault shows its head")
+        self.check_mirror(stream, decision)
         self._conclude(question, received, decision)
+
+    @staticmethod
+    def check_mirror(stream: Stream, decision: Decision) -> None:
+        """Tell a mirror that has another version from one that does not answer well.
+
+        Whatever it has, it says nothing of the version at hand, which is another mirror's.
+        """
+        told = {Action.APPEND, Action.FAIL, Action.CAPTIVE, Action.WRONG_SIZE}
+        if stream.pick.is_foreign and decision.action not in told:
+            raise disagrees(decision.row)
 
     def question(self, stream: Stream) -> Question:
         """Return what a stream asks for the range that it was assigned."""
         standing, wanted, at = self.standing, self.wanted, stream.at
+        if stream.pick.how is How.BORROW:
+            return self._borrowed(at)
+        if stream.pick.how is How.FRESH:
+            standing = Standing()
         pinned = standing.pinned
         joins = self.part.held > 0 or stream is not self._first
         rung = self._rung(pinned) if pinned and joins else Rung.RESTART
@@ -292,6 +344,24 @@ class ObjectTransfer:
             nodes=standing.nodes,
             ranged=at == 0 and rung in _ANYWHERE,
             listed=standing.listed and rung is Rung.RESTART,
+        )
+
+    def _borrowed(self, at: int) -> Question:
+        """Return the question for a range of whatever a mirror has; a digest is checked later.
+
+        Its size must be the same, and so must the last bytes before the range, if there are any.
+        """
+        start = overlap_start(Rung.OVERLAP, at)
+        if self._doubtful or start == 0 or start < self.part.run_start(at):
+            start = at
+        return Question(
+            start=start,
+            rung=Rung.OVERLAP,
+            pinned=Validators(size=self.size),
+            size=self.wanted.size,
+            allow_html=self.wanted.allow_html,
+            data_suffix=self.wanted.data_suffix,
+            ranged=True,
         )
 
     def _rung(self, pinned: Validators) -> Rung:
@@ -314,7 +384,7 @@ class ObjectTransfer:
         Each attempt begins at the original: a target that was signed for some minutes must
         be asked for anew.
         """
-        first = url = self.wanted.url
+        first = url = sink.stream.pick.url
         reach = self.wanted.reach
         seen = {url.full()}
         renewed = False
@@ -369,6 +439,8 @@ class ObjectTransfer:
             own = {**self.wanted.headers, **(access.headers(url) if access else {})}
         end = None if stream.end in {None, self.size} and not question.ranged else stream.end
         added = conditions(pinned, question.rung, stream.at, end) if pinned else {}
+        if stream.pick.how is How.BORROW:
+            added = {"Range": f"bytes={question.start}-{'' if end is None else end - 1}"}
         if question.linked:
             # The redirect has vouched; where it leads, our ETag is unknown.
             added = {name: value for name, value in added.items() if name == "Range"}
@@ -387,6 +459,7 @@ class ObjectTransfer:
         if saved > stream.reached:
             stream.reached = saved
             stream.progress()
+            self.mirrors.progressed()
 
     # -- beginning a body ----------------------------------------------------------------------
 
@@ -394,6 +467,7 @@ class ObjectTransfer:
         """Prepare for the body that `decision` lets in, and say how much of it is wanted."""
         facts = decision.facts
         if stream is not self._first:
+            self.mirrors.gave(stream.pick)
             return self._streams.take(stream, facts.question.start)
         if self._look is not None:
             self._look(facts.seen, facts.head)
@@ -404,6 +478,7 @@ class ObjectTransfer:
             self._resume(decision, stream, promised)
         else:
             self._start_over(decision, promised)
+        self.mirrors.gave(stream.pick)
         start, size = facts.question.start if resuming else 0, self.size
         if size is None:
             # One byte beyond the limit tells a body that is too long from one that just fits.
@@ -452,7 +527,9 @@ class ObjectTransfer:
         pinned = self.standing.pinned or facts.seen
         if pinned.size is None:
             pinned = replace(pinned, size=facts.seen.size)
-        weak = self.standing.weak or rung.is_weak
+        borrowed = self._first.pick.how is How.BORROW
+        weak = self.standing.weak or (rung.is_weak and not borrowed)
+        self.mirrors.recognised(stream.pick)
         standing = replace(self.standing, pinned=pinned, weak=weak, promised=promised, listed=False)
         self._stand(standing)
         self._meter.resumed(rung, stream.at)
@@ -463,6 +540,11 @@ class ObjectTransfer:
             self._count_change(sibling=facts.sibling)
         if self.part.held or decision.action is Action.NEW_VERSION:
             self._meter.declined(decision.row, self.part.held)
+        changes = self.standing.changes
+        if self._first.pick.how is How.FRESH:
+            changes, self._first.reached = 0, 0  # it was another mirror's object that changed
+        self.mirrors.settled(self._first.pick)
+        self._doubtful = False
         # From here on all bytes come from one answer, so nothing weak is left.
         pinned = facts.seen
         if self.standing.nodes and self.wanted.digests:
@@ -471,7 +553,12 @@ class ObjectTransfer:
         self._streams.restart()
         self._repair, self._wrong = None, None
         standing = replace(
-            self.standing, pinned=pinned, weak=False, promised=promised, listed=False
+            self.standing,
+            pinned=pinned,
+            weak=False,
+            promised=promised,
+            listed=False,
+            changes=changes,
         )
         self._stand(standing, drop=True)
         algorithms = self._hashed_algorithms
@@ -486,7 +573,8 @@ class ObjectTransfer:
         if overlap:
             same = data[:overlap]
             if self.part.read(len(same), stream.at - overlap) != same:
-                raise _Differs("the overlap differs")
+                text = "the overlap differs"
+                raise disagrees(text) if stream.pick.is_foreign else _Differs(text)
             data = data[overlap:]
         self._streams.write(stream, data)
         self.count_progress(stream)
@@ -520,7 +608,7 @@ class ObjectTransfer:
             case Action.FAIL:
                 # An object that was served before, a signed address, and now a refusal: the
                 # signature has run out.
-                expired = self.wanted.url.is_signed and self.part.held > 0
+                expired = self._first.pick.url.is_signed and self.part.held > 0
                 raise failed_status(decision.facts.head, signed=expired)
             case _:
                 text = f"an answer that does not fit the question: {decision.row}"
@@ -592,6 +680,7 @@ class ObjectTransfer:
         self._stand(standing, drop=True)
         self.part.restart()
         self._repair, self._wrong = None, None
+        self._doubtful = False
 
     def _stand(self, standing: Standing, *, drop: bool = False) -> None:
         if drop or standing != self.standing:
@@ -640,7 +729,9 @@ class ObjectTransfer:
             return Whole(size, pieces.algorithm, "", "pieces", self._ignored)
         if not self._refetch(bad):
             text = f"{len(bad)} of {len(pieces.hexes)} pieces are not the ones expected"
-            raise TransferFailed(Reason.DIGEST, text, permanent("digest"))
+            error = TransferFailed(Reason.DIGEST, text, permanent("digest"))
+            if not self._elsewhere(str(bad), error):
+                raise error
         return None
 
     def _wrong_one(self) -> tuple[Digest, str] | None:
@@ -670,6 +761,7 @@ class ObjectTransfer:
         if not self._repairing:
             self._phase(False)  # noqa: FBT003 - see the class
         self._repairing = True
+        self._doubtful = self.mirrors.several
         self._meter.declined("digest mismatch", sum(extent.len for extent in hit))
         self.part.forget(hit)
         self._first.reached = self.part.saved
@@ -699,13 +791,17 @@ class ObjectTransfer:
         if bad and self._refetch(bad):
             return
         mismatches = self.standing.mismatches + 1
-        if mismatches < 2 and len(self.part.extents) > 1 and self._can_ask_anywhere():
+        if mismatches < 2 and len(self.part.extents) > 1 and self._can_repair():
+            if self._repair is None and len(self.mirrors.givers) == 1:
+                self._wrongs.setdefault(found, set()).update(self.mirrors.givers)
             self._repair = self._repair or Repair(self.part.extents)
             chosen = self._repair.next(self._streams.expected)
             if chosen:
                 self._again(chosen)
                 return
             mismatches = 2
+        if self._elsewhere(found, wrong_digest(digest, found, again=False)):
+            return
         again = mismatches < 2
         self._stand(replace(self.standing, mismatches=mismatches))
         if again:
@@ -713,6 +809,35 @@ class ObjectTransfer:
             self._first.reached = 0
             self._drop(f"{digest.algorithm} mismatch")
         raise wrong_digest(digest, found, again=again)
+
+    def _elsewhere(self, found: str, error: TransferFailed) -> bool:
+        """Begin anew with other mirrors than those that gave what is wrong; False: there are none.
+
+        Nor is it of use if two mirrors gave the same: then the digest is the one that is wrong.
+        """
+        mirrors = self.mirrors
+        if not mirrors.several:
+            return False
+        before = self._wrongs.setdefault(found, set())
+        if before and len(before | mirrors.givers) > 1:
+            return False
+        if len(mirrors.givers) > 1 and mirrors.mixing:
+            mirrors.mixing = False  # each may be right by itself
+        else:
+            before |= mirrors.givers
+            if not mirrors.quarantine(error):
+                return False
+        if not self._repairing:
+            self._phase(False)  # noqa: FBT003 - see the class
+        self._repairing = False
+        self._rounds = 0
+        self._first.reached = 0
+        self._drop("digest mismatch")
+        self._stand(replace(self.standing, mismatches=0))
+        return True
+
+    def _can_repair(self) -> bool:
+        return self._can_ask_anywhere() or (self.mirrors.several and self.mirrors.has_others())
 
     def _can_ask_anywhere(self) -> bool:
         """Whether any range of this version can be asked for."""

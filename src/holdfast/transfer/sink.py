@@ -12,6 +12,7 @@ from holdfast.transfer.plane import Take
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from holdfast.transfer.mirrors import Pick
     from holdfast.transfer.object import ObjectTransfer
     from holdfast.transfer.ranges import Claim
     from holdfast.transfer.traffic import Flow
@@ -24,10 +25,12 @@ _BODIES = {Action.APPEND, Action.FROM_ZERO, Action.NEW_VERSION}
 class Stream:
     """One stream: the range that it has, and how far it is.
 
+    pick: the mirror that it asks.
     at: where the next byte goes; end: of its range, None if the size is unknown.
     reached: bytes saved when progress was last counted.  was_cut_off: we ended its exchange.
     """
 
+    pick: Pick
     reached: int = 0
     at: int = 0
     end: int | None = None

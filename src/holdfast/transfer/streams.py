@@ -32,9 +32,11 @@ from holdfast.transfer.failures import (
     failed_status,
     transient,
 )
+from holdfast.transfer.mirrors import Pick
 from holdfast.transfer.plane import Take
 from holdfast.transfer.ranges import Ranges
 from holdfast.transfer.sink import Sink, Stream
+from holdfast.transfer.turns import Turns
 from holdfast.transfer.verify import Follower
 from holdfast.wire.cancel import Cancel
 
@@ -78,7 +80,11 @@ class Streams:
         self._alone = False  # not to be shared any more, in this version
         self._upset = False
         self._error: BaseException | None = None
-        self.host = transfer.wanted.url.host
+
+    @property
+    def host(self) -> str:
+        """Whom the object is fetched from now; what mirror it is may change."""
+        return self._transfer.host
 
     # -- ranges ------------------------------------------------------------------------------
 
@@ -150,7 +156,7 @@ class Streams:
     @contextmanager
     def flow(self, stream: Stream, cancel: Cancel) -> Iterator[Flow]:
         """Begin an exchange of a stream."""
-        with self._traffic.flow(self.host, cancel) as flow:
+        with self._traffic.flow(stream.pick.url.host, cancel) as flow:
             with self._lock:
                 stream.flow = flow
                 if self._upset:
@@ -259,7 +265,8 @@ class Streams:
                 return
             self._count_helpers(1)
             team = self._team
-        stream = Stream(reached=self._part.saved)
+        pick = self._first.pick if self._first else Pick(0, self._transfer.wanted.url)
+        stream = Stream(pick, reached=self._part.saved)
         try:
             with self._cancel.child() as mine:
                 self._help(stream, team, mine, attempts)
@@ -310,15 +317,15 @@ class Streams:
 
     def _fetch(self, stream: Stream, mine: Cancel) -> None:
         """Fetch a stream's range, in one attempt."""
-        before = stream.received
+        turns = Turns(self._transfer, stream, helping=True)
         try:
             while stream.claim is not None and stream.at < stream.claim.end:
                 stream.end = stream.claim.end
-                self._exchange(stream, mine)
+                turns.ask(lambda: self._exchange(stream, mine))
         except Interrupted:
             raise
         except TransferFailed as error:
-            self._transfer.failed(error, stream.received - before)
+            self._transfer.failed(error, turns.untold)
             raise
 
     def _exchange(self, stream: Stream, mine: Cancel) -> None:
@@ -337,6 +344,7 @@ class Streams:
             raise failed_exchange(received)
         if decision is None:
             raise RuntimeError("an exchange without fault shows its head")
+        transfer.check_mirror(stream, decision)
         self._conclude(stream, received, decision)
 
     def _conclude(self, stream: Stream, received: Received, decision: Decision) -> None:

@@ -62,26 +62,29 @@ def open_tunnel(sock: socket.socket, url: Url, proxy: Proxy, deadline: float) ->
     """
     sock.settimeout(_left(deadline))
     sock.sendall(connect_head(url, proxy))
-    data = bytearray()
-    while True:
-        end = head_end(data)
-        if end >= 0:
-            head = parse_head(bytes(data[:end]))
-            del data[:end]
-            if head.status >= 200:
-                break
-            continue
-        if len(data) > MAX_HEAD:
-            raise ProtocolError("the head of the proxy's answer is too long")
-        sock.settimeout(_left(deadline))
-        got = sock.recv(4096)
-        if not got:
-            raise CutShort("the proxy closed the connection")
-        data += got
+    head, rest = _answer(sock, deadline)
     check_answer(head, proxy)
-    if data:
+    if rest:
         # Nothing can have come from the server, since with TLS the client speaks first.
         raise ProtocolError("the proxy said more than its answer")
+
+
+def _answer(sock: socket.socket, deadline: float) -> tuple[Head, bytes]:
+    """Return the head of the final answer, and what came after it."""
+    data = bytearray()
+    while True:
+        while (end := head_end(data)) < 0:
+            if len(data) > MAX_HEAD:
+                raise ProtocolError("the head of the proxy's answer is too long")
+            sock.settimeout(_left(deadline))
+            got = sock.recv(4096)
+            if not got:
+                raise CutShort("the proxy closed the connection")
+            data += got
+        head = parse_head(bytes(data[:end]))
+        del data[:end]
+        if head.status >= 200:
+            return head, bytes(data)
 
 
 def _left(deadline: float) -> float:

@@ -1,0 +1,429 @@
+"""Several addresses of one object: which is asked next, and whose bytes may be joined.
+
+Two things are known of a mirror, and kept apart:
+
+    Score     how well its host does: goodput, errors in a row, a cool-down after an error. Shared
+              by all objects of a run, and decides who comes first.
+    Place     what it is worth for this object: OPEN; ASIDE, if it has another version than the
+              bytes at hand; OUT, if it does not have the object, or not the one promised.
+
+Bytes of two mirrors come into one file only if something vouches for the whole: a digest (BORROW:
+the last bytes are compared as well), or an equal strong ETag (JOIN). Without, the mirror that the
+bytes are of (the home) is kept to, and another one begins anew (FRESH): when the home is out, when
+it failed three times without progress, or when hardly a byte would be lost.
+
+Pure but for one lock: the time comes as an argument.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+import threading
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, NamedTuple
+
+from holdfast.core.verdict import Kind, Verdict
+from holdfast.transfer.failures import Interrupted, Reason, TransferFailed, transient
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Sequence
+
+    from holdfast.wire.urls import Url
+
+    Key = tuple[str, str, int]
+
+WEIGHT = 0.3
+"""Of the newest exchange in the goodput."""
+STICK = 2.0
+"""Another mirror must be so many times as fast, or the one in use is kept."""
+COOL_SECONDS = 1.0
+COOL_MOST = 30.0
+WORTH = 1 << 20
+"""Bytes that an exchange must bring for its failure not to count as one more in a row; and what
+may be fetched again from another mirror without second thoughts."""
+MOVE_AFTER = 3
+MOST_MOVES = 4
+MOST_KEPT = 1000
+_DISAGREES = "disagrees"
+
+
+# -- how well a host does ------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """How well a host does.
+
+    goodput: bytes per second, a moving average; 0: not measured.  errors: in a row.
+    until: monotonic time before which it is better left alone.
+    """
+
+    goodput: float = 0.0
+    errors: int = 0
+    until: float = -math.inf
+
+    def moved(self, n: int, seconds: float) -> Score:
+        """Return it after an exchange that brought `n` bytes, however it ended."""
+        if n <= 0:
+            return self
+        rate = n / max(seconds, 0.001)
+        mean = self.goodput + WEIGHT * (rate - self.goodput) if self.goodput else rate
+        return replace(self, goodput=mean)
+
+    def served(self) -> Score:
+        """Return it after an exchange that ended well."""
+        return replace(self, errors=0, until=-math.inf)
+
+    def failed(self, now: float, n: int = 0, wait: float | None = None) -> Score:
+        """Return it after a failure. n: bytes that came before.  wait: seconds it asked for.
+
+        Several connections that break together are one failure.
+        """
+        errors = self.errors if now < self.until else self.errors + 1
+        if n >= WORTH:
+            errors = 1
+        cool = min(COOL_MOST, COOL_SECONDS * 2.0 ** min(errors - 1, 16))
+        return replace(self, errors=errors, until=max(self.until, now + max(cool, wait or 0.0)))
+
+
+def ranked(scores: Sequence[Score], now: float, current: int | None = None) -> list[int]:
+    """Return the places of `scores`, best first. current: the one in use, if there is one.
+
+    First those that do not cool down, the others by when they will be ready: somebody always
+    comes first. Then those with fewer errors, then the faster; what was not measured comes after
+    what does well, in the order given, which is the user's.
+    """
+
+    def key(no: int) -> tuple[bool, float, int, float]:
+        score = scores[no]
+        cooling = now < score.until
+        goodput = score.goodput
+        if no == current:
+            goodput = goodput * STICK or math.inf
+        return cooling, score.until if cooling else 0.0, score.errors, -goodput
+
+    return sorted(range(len(scores)), key=key)
+
+
+class Ledger:
+    """The scores of a run, by origin. Thread-safe; bounded, the oldest go first."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._scores: dict[Key, Score] = {}
+
+    def of(self, key: Key) -> Score:
+        """Return a score; of who is not known, that of a beginner."""
+        return self._scores.get(key, Score())
+
+    def note(
+        self,
+        key: Key,
+        n: int,
+        seconds: float,
+        failure: tuple[float, float | None] | None,
+        *,
+        whole: bool,
+    ) -> None:
+        """Note an exchange. failure: when, and the wait that was asked for.  whole: ended well."""
+        with self._lock:
+            score = self._scores.pop(key, Score()).moved(n, seconds)
+            if failure is not None:
+                score = score.failed(failure[0], n, failure[1])
+            elif whole:
+                score = score.served()
+            while len(self._scores) >= MOST_KEPT:
+                del self._scores[next(iter(self._scores))]
+            self._scores[key] = score
+
+
+# -- what a mirror is worth for one object -------------------------------------------------------
+
+
+class Place(enum.StrEnum):
+    """What a mirror is worth for this object (see the module)."""
+
+    OPEN = "open"
+    ASIDE = "aside"
+    OUT = "out"
+
+
+class How(enum.StrEnum):
+    """How a mirror is asked.
+
+    HOME    the bytes at hand are its own, or there are none
+    JOIN    for the version at hand, by its strong ETag
+    BORROW  for a range of whatever it has; a digest vouches for the whole
+    FRESH   for all of it; what is at hand is dropped once it answers
+    """
+
+    HOME = "home"
+    JOIN = "join"
+    BORROW = "borrow"
+    FRESH = "fresh"
+
+
+class Pick(NamedTuple):
+    """Who is asked next. no: of the mirror, 0 is the first address."""
+
+    no: int
+    url: Url
+    how: How = How.HOME
+
+    @property
+    def is_foreign(self) -> bool:
+        """Whether only what continues the bytes at hand is wanted of it."""
+        return self.how in {How.JOIN, How.BORROW}
+
+
+class Need(NamedTuple):
+    """What the bytes at hand ask for.
+
+    held: how many there are.  digest: one vouches for the whole.  strong: the version has a
+    strong ETag.  doubtful: the bytes at hand are not the ones promised; others are wanted.
+    """
+
+    held: int = 0
+    digest: bool = False
+    strong: bool = False
+    doubtful: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Why:
+    """The failure of a mirror, as a record."""
+
+    reason: Reason
+    text: str
+    verdict: Verdict
+    status: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Mirror:
+    """One address. why: its last failure."""
+
+    url: Url
+    place: Place = Place.OPEN
+    why: Why | None = None
+
+
+class Mirrors:
+    """The addresses of one object. Thread-safe.
+
+    home: the number of the one that the bytes at hand are of; None if that is not known.
+    givers: those that bytes at hand came from in this run.  mixing: there may be several.
+    """
+
+    def __init__(self, urls: Iterable[Url], ledger: Ledger | None = None) -> None:
+        self._all = [Mirror(url) for url in urls]
+        self._ledger = ledger or Ledger()
+        self._lock = threading.Lock()
+        self.home: int | None = 0 if len(self._all) == 1 else None
+        self.mixing = True
+        self.givers: set[int] = set()
+        self._fails = 0  # of the home, without progress
+        self._moves = 0
+
+    @property
+    def several(self) -> bool:
+        """Whether there is a choice."""
+        return len(self._all) > 1
+
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        return len(self._all)
+
+    def place(self, no: int) -> Place:
+        """Return what one of them is worth."""
+        return self._all[no].place
+
+    # -- choosing --------------------------------------------------------------------------------
+
+    def pick(
+        self,
+        need: Need,
+        now: float,
+        *,
+        tried: Collection[int] = (),
+        last: int | None = None,
+        helping: bool = False,
+    ) -> Pick | None:
+        """Return who is asked next; None if there is nobody.
+
+        tried: those that failed in this attempt.  last: whom this stream asked last.
+        helping: only what continues the bytes at hand is of use.
+        """
+        if not self.several:
+            return None if tried else Pick(0, self._all[0].url)
+        with self._lock:
+            for how, group in self._groups(need, helping=helping):
+                left = [no for no in group if no not in tried]
+                if left:
+                    no = self._best(left, now, last)
+                    return Pick(no, self._all[no].url, How.HOME if no == self.home else how)
+        return None
+
+    def _groups(self, need: Need, *, helping: bool) -> list[tuple[How, list[int]]]:
+        """Return who may be asked, and how, best first."""
+        opened = self._in(Place.OPEN)
+        aside = self._in(Place.ASIDE)
+        if not need.held and not helping:
+            return [(How.FRESH, opened), (How.FRESH, aside)]
+        home = self.home
+        if home is None and not (need.digest or need.strong):
+            home = self.home = 0  # bytes of an earlier run; the first address is the best guess
+        groups = []
+        if not self.mixing:
+            need = Need(need.held)
+        if need.doubtful:
+            groups.append((How.BORROW, [no for no in opened if no not in self.givers]))
+        own = [home] if home is not None and self._all[home].place is not Place.OUT else []
+        if need.digest:
+            groups.append((How.BORROW, sorted({*opened, *own})))
+        elif need.strong:
+            groups.append((How.JOIN, sorted({*opened, *own})))
+        else:
+            groups.append((How.HOME, own))
+        if not helping and self._may_move(need, gone=not own):
+            others = [no for no in opened if no != home]
+            groups += [(How.FRESH, others), (How.FRESH, [no for no in aside if no != home])]
+        return groups
+
+    def _may_move(self, need: Need, *, gone: bool) -> bool:
+        if gone or need.held < WORTH:
+            return True
+        return self._fails >= MOVE_AFTER and self._moves < MOST_MOVES
+
+    def _in(self, place: Place) -> list[int]:
+        return [no for no, mirror in enumerate(self._all) if mirror.place is place]
+
+    def _best(self, numbers: list[int], now: float, last: int | None) -> int:
+        scores = [self._ledger.of(self._all[no].url.origin) for no in numbers]
+        current = self.home if last is None else last
+        at = numbers.index(current) if current in numbers else None
+        return numbers[ranked(scores, now, at)[0]]
+
+    # -- what came of it -------------------------------------------------------------------------
+
+    def moved(self, pick: Pick, n: int, seconds: float, *, whole: bool) -> None:
+        """Note an exchange that did not fail. whole: it ended of itself."""
+        if self.several:
+            self._ledger.note(pick.url.origin, n, seconds, None, whole=whole)
+
+    def has_others(self) -> bool:
+        """Whether there is somebody who gave nothing yet."""
+        return any(no not in self.givers for no in self._in(Place.OPEN))
+
+    def gave(self, pick: Pick) -> None:
+        """Note that bytes of it are in the file."""
+        self.givers.add(pick.no)
+
+    def settled(self, pick: Pick) -> None:
+        """Note that the bytes at hand are, or will be, all its own: there is a new home.
+
+        Who disagreed with the version before may agree with this one.
+        """
+        with self._lock:
+            if self.home not in {None, pick.no}:
+                self._moves += 1
+            self.home, self.givers, self._fails = pick.no, set(), 0
+            for no in self._in(Place.ASIDE):
+                self._all[no] = replace(self._all[no], place=Place.OPEN)
+
+    def recognised(self, pick: Pick) -> None:
+        """Note that a mirror has the very version that is at hand."""
+        if self.home is None:
+            self.home = pick.no
+
+    def progressed(self) -> None:
+        """Note that the object got on."""
+        self._fails = 0
+
+    def failed(self, pick: Pick, error: TransferFailed, now: float, n: int, seconds: float) -> None:
+        """Note a failure: for good, for this version, or for a while."""
+        if isinstance(error, Interrupted) or not self.several:
+            return
+        verdict = error.verdict
+        why = Why(error.reason, str(error), verdict, error.status)
+        with self._lock:
+            if verdict.reason == _DISAGREES:
+                place = Place.ASIDE
+            elif _is_final(verdict):
+                place = Place.OUT
+            else:
+                place = self._all[pick.no].place
+                self._ledger.note(
+                    pick.url.origin, n, seconds, (now, verdict.retry_after), whole=False
+                )
+            if pick.no == self.home:
+                self._fails += 1
+            self._all[pick.no] = replace(self._all[pick.no], place=place, why=why)
+
+    def quarantine(self, error: TransferFailed) -> bool:
+        """Put out all who gave bytes to a file that is not the one promised.
+
+        False if nobody else would be left.
+        """
+        with self._lock:
+            blamed = self.givers or ({self.home} if self.home is not None else set())
+            left = [
+                n
+                for n, one in enumerate(self._all)
+                if n not in blamed and one.place is not Place.OUT
+            ]
+            why = Why(error.reason, str(error), error.verdict)
+            for no in blamed if left else ():
+                self._all[no] = replace(self._all[no], place=Place.OUT, why=why)
+            return bool(left)
+
+    def outcome(self, error: TransferFailed) -> TransferFailed:
+        """Return how the object fails when `error` was the last failure and nobody is left to ask.
+
+        While one of them may be better next time, that is what it fails by; else by the failure
+        that says most, with those of the others.
+        """
+        whys = [one.why for one in self._all if one.why is not None]
+        hopeful = [one.why for one in self._all if one.why and one.place is not Place.OUT]
+        if isinstance(error, Interrupted) or not self.several or not whys:
+            return error
+        if hopeful:
+            passing = [why for why in hopeful if why.verdict.reason != _DISAGREES] or hopeful
+            best = min(passing, key=lambda why: why.verdict.retry_after or 0.0)
+            if _is_final(error.verdict) or error.verdict.reason == _DISAGREES:
+                return _failure(best, best.text)
+            return error
+        best = max(whys, key=lambda why: _TELLING.get(why.reason, 0))
+        told = "; ".join(
+            f"{one.url.host}: {one.why.text[:80]}" for one in self._all if one.why is not None
+        )
+        return _failure(best, f"{best.text} (all {self.count} addresses failed: {told[:300]})")
+
+
+_TELLING = {
+    Reason.NETWORK: 1,
+    Reason.REDIRECTS: 2,
+    Reason.STATUS: 3,
+    Reason.NEEDS_URL: 4,
+    Reason.SIZE: 5,
+    Reason.TOO_BIG: 5,
+    Reason.CHANGING: 6,
+    Reason.DIGEST: 7,
+}
+"""Which reason says most of why an object cannot be had."""
+
+
+def disagrees(row: str) -> TransferFailed:
+    """Return the failure of a mirror that has another version than the bytes at hand."""
+    text = f"it does not have the version that was begun ({row})"
+    return TransferFailed(Reason.CHANGING, text, transient(_DISAGREES))
+
+
+def _is_final(verdict: Verdict) -> bool:
+    return verdict.kind in {Kind.PERMANENT, Kind.AUTH}
+
+
+def _failure(why: Why, text: str) -> TransferFailed:
+    return TransferFailed(why.reason, text, why.verdict, status=why.status)
