@@ -84,7 +84,7 @@ class Sink(Protocol):
         """Take the next bytes of the body; the buffer is reused after the call."""
 
     def lull(self) -> None:
-        """Note that nothing has come for half a second: a moment to make safe what has."""
+        """Note that nothing comes, for up to half a second: a moment to make safe what has."""
 
 
 class End(enum.StrEnum):
