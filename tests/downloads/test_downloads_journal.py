@@ -42,6 +42,31 @@ def shrink(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(holdfast.transfer.part, "CHECKPOINT_BYTES", 16 * KIB)
 
 
+@pytest.mark.parametrize("plane", ["threads", "asyncio"])
+@pytest.mark.parametrize(
+    "change",
+    ["UPDATE item SET path = 'y'", "UPDATE source SET url = replace(url, '/x', '/y')"],
+)
+def test_a_new_row_that_was_altered_is_not_acted_on(
+    change: str, plane: str, tmp_path: Path
+) -> None:
+    into = tmp_path / "into"
+    objects = (hf.chaos.Object("/x", 100 * KIB), hf.chaos.Object("/y", 100 * KIB))
+    with hf.chaos.server(*objects) as server:
+        with downloads(into) as d:
+            d.add(server.url("/x"))
+        with closing(sqlite3.connect(into / ".holdfast.db")) as db:
+            db.execute(change)
+            db.commit()
+        with (
+            downloads(into, plane=plane, space_check=False) as d,
+            pytest.raises(DownloadError, match="makes no sense"),
+        ):
+            d.run()
+        assert server.stats.requests == 0
+    assert names_in(into) == []
+
+
 def half_fetched(into: Path, server: hf.chaos.Server) -> None:
     """Leave a journal with one item, half of which is on disk."""
     server.use(hf.chaos.Reset(after_bytes=60 * KIB, limit=1), hf.chaos.Status(404, skip=1))
@@ -62,7 +87,8 @@ def half_fetched(into: Path, server: hf.chaos.Server) -> None:
         "UPDATE extent SET crc32 = crc32 + 1 WHERE off = 16384",
     ],
 )
-def test_a_row_that_was_altered_is_not_acted_on(change: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("plane", ["threads", "asyncio"])
+def test_a_row_that_was_altered_is_not_acted_on(change: str, plane: str, tmp_path: Path) -> None:
     into = tmp_path / "into"
     objects = (hf.chaos.Object("/x", 100 * KIB), hf.chaos.Object("/y", 100 * KIB))
     with hf.chaos.server(*objects) as server:
@@ -71,7 +97,10 @@ def test_a_row_that_was_altered_is_not_acted_on(change: str, tmp_path: Path) -> 
             assert db.execute(change).rowcount == 1
             db.commit()
         asked = server.stats.requests
-        with downloads(into) as d, pytest.raises(DownloadError, match="makes no sense") as refused:
+        with (
+            downloads(into, plane=plane) as d,
+            pytest.raises(DownloadError, match="makes no sense") as refused,
+        ):
             d.retry_failed()
             d.run()
         assert refused.value.code == "HF-1006"
