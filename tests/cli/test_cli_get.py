@@ -113,7 +113,8 @@ def test_several_files_and_a_failed_one(server: hf.chaos.Server, tmp_path: Path)
     status = get("status", "-o", str(tmp_path))
     assert status.returncode == 0
     assert "failed: `absent` (0 B): the server does not have it" in status.stdout
-    assert status.stdout.endswith("1 done, 1 failed\n")
+    assert status.stdout.endswith("1 done (300 KiB)\n1 failed (0 B, 1 of unknown size)\n")
+    assert f"get retry-failed -o {tmp_path}" in status.stderr
 
 
 def test_status_as_json_names_every_item(server: hf.chaos.Server, tmp_path: Path) -> None:

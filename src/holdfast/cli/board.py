@@ -68,6 +68,7 @@ class Board:
     held: dict[str, tuple[float, str]] = field(default_factory=dict)
     changes: int = 0
     _sized: int = 0
+    _begun: bool = False
     _points: deque[tuple[float, int, int]] = field(default_factory=deque)
 
     @property
@@ -81,6 +82,7 @@ class Board:
         """Take an event; return the row that it is about, which may just have ended."""
         event = heard.event
         self.changes += 1
+        self._begun |= not (isinstance(event, FileState) and event.state == "skipped")
         if isinstance(event, events.EndpointState):
             self._host(event)
             return Row("", event.time)
@@ -133,6 +135,10 @@ class Board:
             self.done += 1
             self._moved(row, event.size or 0)
         elif event.state == "skipped":
+            if not self._begun and self.files is not None:
+                # Finished files that were asked for again are told first, and were not counted.
+                self.files += 1
+                self.size = None if self.size is None else self.size + (event.size or 0)
             self.skipped += 1
             self.on_disk += (event.size or 0) - row.kept
         else:

@@ -15,7 +15,7 @@ from holdfast.cli.board import Board
 from holdfast.cli.output import size_text
 from holdfast.core import events
 from holdfast.downloads.failures import CODES
-from holdfast.downloads.items import FileState
+from holdfast.downloads.items import FileState, ListingPage
 from holdfast.runtime.clock import clock
 from holdfast.telemetry import redact
 
@@ -42,6 +42,7 @@ SCHEMA: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "Progress": (("bytes", "size", "rate", "eta"), ()),
     "EndpointState": (("host", "limit", "until"), ("state", "reason")),
     "Alert": (("name", "text", "cleared"), ()),
+    "ListingPage": (("source", "objects", "bytes", "seen", "ended"), ()),
 }
 
 
@@ -52,7 +53,7 @@ def event_fields(heard: ItemEvent) -> dict[str, object] | None:
     if schema is None:
         return None
     own: dict[str, Any] = {spec.name: getattr(event, spec.name) for spec in fields(event)}
-    own["host"] = event.key
+    own["host"], own["source"] = event.key, heard.path
     if isinstance(event, events.Attempt):
         own["verdict"] = event.kind
     elif isinstance(event, events.EndpointState) and event.until is not None:
@@ -97,9 +98,8 @@ class Display:
 
     # -- before the run ----------------------------------------------------------------------
 
-    def listing(self, source: str, objects: int) -> None:
-        """Say how far the listing of a source is; an empty source: it is over."""
-        text = f"listing {source}: {objects} files so far" if source else ""
+    def listing(self, text: str) -> None:
+        """Say what is read or listed; an empty text: that is over."""
         with self._lock:
             if self._live is not None:
                 self._live.listing = text
@@ -121,6 +121,9 @@ class Display:
             if found is not None:
                 with self._lock:
                     self._console.event(type(heard.event).__name__, found)
+            return
+        if isinstance(heard.event, ListingPage):
+            self.listing(_listing_text(heard.path, heard.event))
             return
         with self._lock:
             row = self._board.take(heard)
@@ -197,6 +200,13 @@ class Display:
             return False
         self._said_at = now
         return True
+
+
+def _listing_text(source: str, event: ListingPage) -> str:
+    if event.ended:
+        return ""
+    found = f"{event.objects} files, {size_text(event.bytes)}"
+    return f"listing {source}: {found}, of {event.seen} objects so far"
 
 
 def verified_text(verified: str) -> str:
