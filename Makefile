@@ -15,7 +15,7 @@ help:
 	@echo "make test         install what the tests need, all checks, all tests"
 	@echo "make test-oldest  the adapters, with the oldest client libraries that they support"
 	@echo "make test-long    10,000 seeds per scenario, every byte of every cut (8 minutes on 2 CPUs)"
-	@echo "make bench        benchmarks beside the named peers"
+	@echo "make bench        benchmarks beside the named peers (the faults take 20 minutes)"
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -85,6 +85,7 @@ format: $(VENV)/.test
 bench: $(VENV)/.bench debian
 	$(BIN)/python benchmarks/core.py
 	$(BIN)/python benchmarks/clients.py
+	$(BIN)/python benchmarks/faults.py
 	$(BIN)/python benchmarks/throughput.py
 
 clean:

@@ -184,6 +184,7 @@ CLIENTS = (
     Client("holdfast", program("holdfast"), "holdfast", _HERE),
     Client("holdfast, sha256", program("holdfast", sha256=True), "holdfast", _HERE),
     Client("holdfast, piece sums", program("holdfast", pieces=True), "holdfast", _HERE),
+    Client("holdfast, s3", program("holdfast", s3=True), "holdfast", _HERE, s3=True),
 )
 
 

@@ -185,7 +185,7 @@ def main() -> None:
         for _ in sys.stdin:
             stats = server.stats
             told = {
-                "served": stored.track.position,
+                "served": stored.track.position - stats.bytes_lost,
                 "requests": stored.requests,
                 "connections": stats.connections,
                 "struck": stats.faults.total() + stored.struck + stored.refused,

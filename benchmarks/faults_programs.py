@@ -36,7 +36,8 @@ def holdfast(asked: dict[str, Any]) -> int:
     import holdfast as hf  # noqa: PLC0415 - each program loads its own client only
     from holdfast.transfer.plane import Timeouts  # noqa: PLC0415
 
-    limits = Timeouts(connect=LIMIT, first_byte=LIMIT, idle=LIMIT)
+    limit = asked.get("limit", LIMIT)
+    limits = Timeouts(connect=limit, first_byte=limit, idle=limit)
     with hf.Downloads(timeouts=limits) as downloads:
         if asked.get("s3"):
             endpoint, bucket, key = place(asked["url"])
