@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from holdfast.runtime.random import SeededRandom
-from holdfast.transfer.crc import Crc, combine, crc32_of, fast
+from holdfast.transfer.crc import Crc, combine, crc32_of, fast, quickest
 from holdfast.transfer.extents import Extent
 
 if TYPE_CHECKING:
@@ -95,3 +95,26 @@ def test_a_module_that_is_plain_python_is_too_slow(monkeypatch: pytest.MonkeyPat
     slow = types.SimpleNamespace(extend=lambda crc, _: crc, implementation="python")
     monkeypatch.setitem(sys.modules, "google_crc32c", slow)  # type: ignore[misc] # looks like one
     assert fast("crc32c") is None
+
+
+def test_a_quicker_crc32_is_used_where_it_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = types.ModuleType("isal.isal_zlib")
+    module.crc32 = lambda data, crc=0: zlib.crc32(data, crc)
+    monkeypatch.setitem(sys.modules, "isal", types.ModuleType("isal"))
+    monkeypatch.setitem(sys.modules, "isal.isal_zlib", module)
+    assert quickest() is module.crc32
+
+
+def test_a_crc32_that_is_wrong_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("isal.isal_zlib", "zlib_ng.zlib_ng"):
+        module = types.ModuleType(name)
+        module.crc32 = lambda data, crc=0: 0
+        monkeypatch.setitem(sys.modules, name.partition(".")[0], types.ModuleType(name))
+        monkeypatch.setitem(sys.modules, name, module)
+    assert quickest() is zlib.crc32
+
+
+def test_without_one_the_standard_library_computes_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("isal.isal_zlib", "zlib_ng.zlib_ng"):
+        monkeypatch.setitem(sys.modules, name, None)  # its import fails
+    assert quickest() is zlib.crc32

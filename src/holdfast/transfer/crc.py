@@ -1,6 +1,8 @@
 """CRCs: that of a whole from those of its parts, and which ones this machine computes fast.
 
-CRC-32 is in the standard library. CRC-32C and CRC-64/NVME, which S3 also keeps, are not, and
+CRC-32 is in the standard library; it takes 0.16 to 0.2 s per GiB there, most of what a large
+file costs in CPU, and 0.02 where `isal` or `zlib-ng` is installed: these use instructions that
+the plain zlib does not. CRC-32C and CRC-64/NVME, which S3 also keeps, are not, and
 in plain Python they run at 5 MB/s; so they are only used where a module of somebody's that is
 written in C is installed. Where none is, they cannot be checked here, and that is said.
 """
@@ -8,6 +10,7 @@ written in C is installed. Where none is, they cannot be checked here, and that 
 from __future__ import annotations
 
 import zlib
+from contextlib import suppress
 from functools import lru_cache
 from importlib import import_module
 from typing import TYPE_CHECKING
@@ -15,10 +18,15 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from _typeshed import ReadableBuffer as Buffer
+
     from holdfast.transfer.extents import Extent
 
     Step = Callable[[bytes, int], int]
     """(next bytes, CRC so far) -> CRC."""
+
+_QUICKER = ("isal.isal_zlib", "zlib_ng.zlib_ng")
+_CHECK = (b"123456789", 0xCBF43926)  # of the catalogue of CRCs
 
 CRC_BYTES = {"crc64nvme": 8, "crc32c": 4, "crc32": 4}
 _POLYNOMIAL = 0xEDB88320  # of CRC-32 (ISO-HDLC), the lowest bit the highest power
@@ -73,6 +81,19 @@ def _squared(matrix: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(_times(matrix, column) for column in matrix)
 
 
+def quickest() -> Callable[[Buffer, int], int]:
+    """Return the quickest `crc32(bytes, so far)` that is installed. They let other threads run."""
+    for name in _QUICKER:
+        with suppress(ImportError, AttributeError):
+            found: Callable[[Buffer, int], int] = import_module(name).crc32
+            if found(_CHECK[0], 0) == _CHECK[1]:
+                return found
+    return zlib.crc32
+
+
+crc32 = quickest()
+
+
 # Module, function, and whether it takes the CRC so far before the bytes.
 _MODULES = {
     "crc32c": (
@@ -88,7 +109,7 @@ _MODULES = {
 def fast(algorithm: str) -> Step | None:
     """Return how to compute a CRC at the speed of a disk; None if nothing here can."""
     if algorithm == "crc32":
-        return zlib.crc32
+        return crc32
     for name, function, crc_first in _MODULES.get(algorithm, ()):
         try:
             module = import_module(name)

@@ -15,12 +15,12 @@ from __future__ import annotations
 
 import posixpath
 import threading
-import zlib
 from typing import TYPE_CHECKING
 
 from holdfast.runtime.clock import clock
 from holdfast.runtime.files import File, files
 from holdfast.transfer import extents as _extents
+from holdfast.transfer.crc import crc32
 from holdfast.transfer.extents import Extent, Extents
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ class Part:
             data = self._opened.pread(min(_READ, extent.end - at), at)
             if not data:
                 return False
-            crc = zlib.crc32(data, crc)
+            crc = crc32(data, crc)
             if hasher is not None and hasher.position == at:
                 hasher.update(data)
             at += len(data)
@@ -154,7 +154,7 @@ class Part:
             piece, data = piece[:n], data[n:]
             grows = self._tails.get(at) if at % self.extent else None
             off, known = (grows.off, grows.crc32) if grows else (at, 0)
-            self._took(Extent(off, at + n - off, zlib.crc32(piece, known)), n)
+            self._took(Extent(off, at + n - off, crc32(piece, known)), n)
             hasher = self.hasher
             if hasher is not None and self.grown is None and hasher.position == at:
                 hasher.update(piece)
@@ -243,7 +243,7 @@ class Part:
         """Return the CRC-32 of bytes [start, end), as they are in the file."""
         crc = 0
         while start < end and (data := self._opened.pread(min(_READ, end - start), start)):
-            crc = zlib.crc32(data, crc)
+            crc = crc32(data, crc)
             start += len(data)
         return crc
 
