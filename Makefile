@@ -82,6 +82,7 @@ format: $(VENV)/.test
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+bench: DEBIAN += wget2
 bench: $(VENV)/.bench debian
 	$(BIN)/python benchmarks/core.py
 	$(BIN)/python benchmarks/clients.py
