@@ -41,6 +41,7 @@ from holdfast.runtime.policy import Policy, policy
 from holdfast.transfer.failures import Interrupted, TransferFailed
 from holdfast.transfer.plane import Plane, Request, Timeouts
 from holdfast.transfer.plane_threads import ThreadPlane
+from holdfast.transfer.verify import ASK_CHECKSUMS
 from holdfast.wire.cancel import Cancel
 from holdfast.wire.urls import parse
 
@@ -146,9 +147,16 @@ class Bucket:
         """Return the address of an object."""
         return self.place.url(key)
 
-    def headers_for(self, url: str, method: str = "GET") -> dict[str, str]:
-        """Return the headers with which `url` is asked now; a signature is good for minutes."""
+    def headers_for(
+        self, url: str, method: str = "GET", *, checksums: bool = False
+    ) -> dict[str, str]:
+        """Return the headers with which `url` is asked now; a signature is good for minutes.
+
+        checksums: those that are stored with an object are wanted.
+        """
         headers = {"x-amz-request-payer": "requester"} if self._requester_pays else {}
+        if checksums:
+            headers[ASK_CHECKSUMS] = "ENABLED"
         if self._found.signer is None:
             return headers
         signer = replace(self._found.signer, region=self.place.asked_region)

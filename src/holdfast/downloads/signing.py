@@ -41,7 +41,7 @@ class S3Access:
     def headers(self, url: Url) -> Mapping[str, str]:
         """Return headers that prove who asks, good for some minutes."""
         try:
-            return self._bucket().headers_for(url.full())
+            return self._bucket().headers_for(url.full(), checksums=True)
         except DownloadError as error:
             raise _nobody(str(error)) from None
 
