@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from holdfast.wire.cancel import Cancel
 
 BUFFER = 1024 * 1024
+FAR = 64 * 1024 * 1024
+"""Bytes from a body's cut on which no window is as wide as, with the usual settings (32 MiB)."""
 NEAR = 256 * 1024
 SMALL = 64 * 1024
 CANCELLED = Verdict(Kind.CANCELLED, Sent.MAYBE, "cancelled", local=True, evidence="cancel")
@@ -123,7 +125,7 @@ class _Body:
         if limit is None:
             return room
         left = limit - self._taken
-        if length is None or limit < length:
+        if left < FAR and (length is None or limit < length):
             self._response.expect(left)
             # The system widens the window again while it is read from, so say it more often
             # the nearer the end is: 0.4 MiB came in vain (median), with 1 MiB at a time 3.3.
