@@ -372,12 +372,12 @@ class Crew:
         may = limit.held_until <= now and host.connections <= limit.limit
         return may and not (self._turns or self._stopped)
 
-    def counted(self, host: Host, n: int) -> float:
-        """Count a file of `n` bytes that the lane has; return the seconds to wait before more."""
+    def counted(self, host: Host, count: int, n: int) -> float:
+        """Count files that the lane has, `n` bytes; return the seconds to wait before more."""
         now = clock.monotonic()
         with self._lock:
             host.moved += n
-            host.limit.ended(now, broken=False)
+            host.limit.ended(now, broken=False, count=count)
             return self._bucket.take(n, now) if self._bucket else 0.0
 
     def offer(self, work: Shared) -> None:

@@ -15,10 +15,11 @@ from __future__ import annotations
 
 import posixpath
 import threading
+from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from holdfast.downloads.names import part_path
+from holdfast.downloads.names import part_name
 from holdfast.downloads.rows import Done, finished, finishing
 from holdfast.runtime.clock import clock
 from holdfast.runtime.files import Volume, files
@@ -34,6 +35,9 @@ if TYPE_CHECKING:
     from holdfast.transfer.object import Whole
     from holdfast.wire.http1 import Head
 
+BEHIND = 4 << 20
+PER_FILE = 16 * 1024
+"""What waits to be written at most, in bytes; a file counts for so many more than it has."""
 MOST = 1000
 SECONDS = 1.0
 """A group is finished when it has so many files, or its first one is so old."""
@@ -56,6 +60,7 @@ class Group:
         ended: Callable[[Sequence[Done]], None],
         refused: Callable[[Done], None],
         stuck: Callable[[Sequence[Done], Exception], None],
+        unwritten: Callable[[Small, Head, bytes], None],
     ) -> None:
         self._store = store
         self._into = into
@@ -63,18 +68,21 @@ class Group:
         self._ended = ended
         self._refused = refused
         self._stuck = stuck
+        self._unwritten = unwritten
+        self._posted: deque[tuple[Small, Head, Whole, bytes]] = deque()
+        self._posted_bytes = 0
         self._volume: Volume | None = None
         self._opened = not durable
         self._lock = threading.Lock()
         self._news = threading.Event()
         self._waiting: list[Done] = []
         self._since = 0.0
-        self._hurried = self._closing = False
+        self._hurried = self._closing = self._awake = False
         self._under_way = 0
 
     def __len__(self) -> int:
         """How many files wait for their end."""
-        return len(self._waiting) + self._under_way
+        return len(self._posted) + len(self._waiting) + self._under_way
 
     # -- parts -----------------------------------------------------------------------------------
 
@@ -86,8 +94,10 @@ class Group:
 
     def write(self, item: Small, head: Head, whole: Whole, body: Buffer) -> Done:
         """Make the part of a file that came whole. Raises OSError; then there is none."""
-        target = f"{self._into}/{item.path}"
-        part = part_path(target, item.id)
+        parent, _, name = item.path.rpartition("/")
+        directory = f"{self._into}/{parent}" if parent else self._into
+        target = f"{directory}/{name}"
+        part = f"{directory}/{part_name(name, item.id)}"
         self._write(part, body)
         seen = head.headers
         kind = seen.get("content-type", "").partition(";")[0].strip().lower()
@@ -120,6 +130,31 @@ class Group:
         finally:
             file.close()
 
+    def post(self, item: Small, head: Head, whole: Whole, body: memoryview) -> bool:
+        """Have a part written by the thread of `run`; False: it has enough to do."""
+        if self._posted_bytes > BEHIND:
+            return False
+        self._posted_bytes += len(body) + PER_FILE
+        self._posted.append((item, head, whole, bytes(body)))
+        if not self._awake:
+            self._awake = True
+            self._news.set()
+        return True
+
+    def _write_posted(self) -> None:
+        posted = self._posted
+        while posted:
+            item, head, whole, body = posted.popleft()
+            self._posted_bytes -= len(body) + PER_FILE
+            try:
+                done = self.write(item, head, whole, body)
+            except OSError:
+                self._unwritten(item, head, body)
+            else:
+                self.put(done)
+            if len(self._waiting) >= MOST:
+                return
+
     # -- ends ------------------------------------------------------------------------------------
 
     def put(self, done: Done) -> None:
@@ -130,12 +165,12 @@ class Group:
             n = len(waiting)
             if n == 1:
                 self._since = clock.monotonic()
-        if n in {1, MOST}:
+        if n == MOST or (n == 1 and not self._awake):
             self._news.set()
 
     def hurry(self) -> None:
         """Do not wait for more: somebody waits for what is there."""
-        if self._waiting and not self._hurried:
+        if (self._waiting or self._posted) and not self._hurried:
             self._hurried = True
             self._news.set()
 
@@ -149,12 +184,15 @@ class Group:
         try:
             while True:
                 self._news.clear()
+                self._awake = bool(self._posted)
+                if self._posted:
+                    self._write_posted()
                 wait = self._due(clock.monotonic())
                 if wait == 0:
                     self.flush()
-                elif self._closing and not self._waiting:
+                elif self._closing and not self._waiting and not self._posted:
                     return
-                else:
+                elif not self._posted:
                     clock.wait(self._news, wait)
         finally:
             if self._volume is not None:

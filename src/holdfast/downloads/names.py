@@ -128,7 +128,12 @@ def collision_key(path: str) -> str:
 def part_path(path: str, item_id: str) -> str:
     """Return where the part of `path` lies: beside it, so that a rename stays on one disk."""
     directory, name = posixpath.split(path)
-    return posixpath.join(directory, f".{name}.{item_id[:8]}.part")
+    return posixpath.join(directory, part_name(name, item_id))
+
+
+def part_name(name: str, item_id: str) -> str:
+    """Return the name of the part of the file `name`."""
+    return f".{name}.{item_id[:8]}.part"
 
 
 # What is hardly ever a page: HTML under such a name, after a redirect to another site, is a

@@ -19,14 +19,12 @@ what each host bears. A thread that waits for a connection gets one before the l
 from __future__ import annotations
 
 import asyncio
-import posixpath
 from collections import deque
 from typing import TYPE_CHECKING
 
 from holdfast.core.verdict import Kind, Sent
 from holdfast.downloads.rows import Small
 from holdfast.runtime.clock import SystemClock, clock
-from holdfast.runtime.files import files
 from holdfast.runtime.hub import hub
 from holdfast.transfer.plain import checked, is_plain
 from holdfast.transfer.plane import End, Received
@@ -61,8 +59,11 @@ AHEAD = 250
 """Rows that are ready at least, while the journal has more."""
 TOO_LARGE = 8
 """After so many files in a row that were not small a host's files are left to the threads."""
+MANY_EXPECTED = 1 << 40
 HANDED = 256
 """While so many files wait for a thread, the lane asks for none."""
+COUNT_EVERY = 32
+"""Files after which the crew hears of them; of each at once if there is a bandwidth limit."""
 CRAWL_SECONDS = 20.0
 CRAWL_RATE = 1024
 
@@ -82,6 +83,7 @@ class _Origin:
         self.reach = reach
         self.waiting: deque[Small] = deque()
         self.too_large = 0
+        self.count = self.moved = 0  # not told to the crew yet
         # All requests of one origin differ only by what they ask for.
         before, after = request_head(self.url, {"connection": ""}).split(b" / ", 1)
         self._before, self._after = before + b" ", b" " + after
@@ -113,6 +115,7 @@ class Lane:
     if the user typed the URL or not.
     steered: ids that somebody paused or cancelled.  reread: called with the id of a row that is
     no business of the lane (any more).  handed: called with what was received of a file.
+    clear: whether nothing is in the way of a name in a directory, which is made.
     look_up: finds addresses; called on the loop.  stopping: whether the run is to end.
     """
 
@@ -131,7 +134,7 @@ class Lane:
         steered: set[str],
         reread: Callable[[str], None],
         handed: Callable[[str, Answer | None], None],
-        clear: Callable[[str], bool],
+        clear: Callable[[str, str], bool],
         stopping: Callable[[], bool],
     ) -> None:
         self._rows = rows
@@ -154,6 +157,8 @@ class Lane:
         self._busy: dict[str, _Slot] = {}
         self._slot_of: dict[Line, _Slot] = {}
         self._ready = 0
+        self._put = 0
+        self._every = 1 if crew.piece else COUNT_EVERY
         self._exhausted = False
         self._not_before = 0.0
         self._error: BaseException | None = None
@@ -176,6 +181,9 @@ class Lane:
 
     async def main(self) -> None:
         """Do it all, on this loop."""
+        # Files in a group may come back until they have their names. One count for all of
+        # them, and what came of it at the end: telling of each would cost a lock per file.
+        self._crew.expect(MANY_EXPECTED)
         self._loop = asyncio.get_running_loop()
         self._over = asyncio.Event()
         self._timer = clock.call_later(self._loop, LOOK_EVERY, self._look)
@@ -186,6 +194,7 @@ class Lane:
             self._stop()
             if self._timer is not None:
                 self._timer.cancel()
+            self._crew.expect(self._put - MANY_EXPECTED)
         if self._error is not None:
             raise self._error
 
@@ -280,15 +289,11 @@ class Lane:
         if item.id in self._steered or origin.too_large >= TOO_LARGE:
             self._reread(item.id)
             return False
-        parent = posixpath.dirname(item.path)
-        target = f"{self._into}/{item.path}"
-        try:
-            free = self._clear(parent) and files().stat(target) is None
-        except OSError:
-            free = False  # whoever looks again meets it, and says it
-        if not free:
-            self._reread(item.id)
-        return free
+        parent, _, name = item.path.rpartition("/")
+        if self._clear(parent, name):
+            return True
+        self._reread(item.id)
+        return False
 
     def _ask(self, slot: _Slot) -> None:
         slot.began = slot.at = clock.monotonic()
@@ -328,13 +333,15 @@ class Lane:
 
     def _answered(self, line: Line) -> None:
         slot = self._slot_of.get(line)
-        if slot is not None and slot.item is not None:
-            self._guarded(lambda: self._take(slot, slot.item, line))
-
-    def _take(self, slot: _Slot, item: Small | None, line: Line) -> None:
-        """Take an answer that is good and plain, and hand over every other."""
-        if item is None:
+        if slot is None or slot.item is None:
             return
+        try:
+            self._take(slot, slot.item, line)
+        except BaseException as error:  # noqa: BLE001 - the loop would only log it
+            self._failed(error)
+
+    def _take(self, slot: _Slot, item: Small, line: Line) -> None:
+        """Take an answer that is good and plain, and hand over every other."""
         head, fault = line.head, line.fault
         if fault is not None and line.silent and line.asked > 1 and fault.kind is not Kind.TIMEOUT:
             # The peer had closed a connection that was idle: nobody's failure.
@@ -349,13 +356,16 @@ class Lane:
         if whole is None:
             self._pass_on(slot, line)
             return
-        try:
-            done = self._group.write(item, head, whole, body)
-        except OSError:
-            self._pass_on(slot, line)
-            return
-        self._crew.expect(1)
-        self._group.put(done)
+        self._put += 1
+        if not self._group.post(item, head, whole, body):
+            # It is behind; meanwhile there is nothing better to do here.
+            try:
+                done = self._group.write(item, head, whole, body)
+            except OSError:
+                self._put -= 1
+                self._pass_on(slot, line)
+                return
+            self._group.put(done)
         self._good(slot, item, len(body))
 
     def _good(self, slot: _Slot, item: Small, size: int) -> None:
@@ -365,12 +375,22 @@ class Lane:
             if hub.listening:
                 self._crew.here.item = item
             origin.passes.succeeded(given)
-        wait = self._crew.counted(origin.host, size)
-        if wait:
-            self._not_before = clock.monotonic() + wait
+        origin.count += 1
+        origin.moved += size
+        if origin.count >= self._every:
+            self._count(origin)
         del self._busy[item.id]
         slot.item = slot.given = None
         self._next(slot)
+
+    def _count(self, origin: _Origin) -> None:
+        """Tell the crew what has come; it may want the lane to wait."""
+        count, origin.count = origin.count, 0
+        moved, origin.moved = origin.moved, 0
+        if count:
+            wait = self._crew.counted(origin.host, count, moved)
+            if wait:
+                self._not_before = clock.monotonic() + wait
 
     def _pass_on(self, slot: _Slot, line: Line) -> None:
         """Hand an answer over, or the question, where the body was too large to be taken."""
@@ -442,6 +462,7 @@ class Lane:
         for origin in self._origins.values():
             if origin is not None:
                 origin.passes.flush()
+                self._count(origin)
         self._spread()
 
     def _check_time(self, slot: _Slot, line: Line, now: float) -> None:
@@ -466,6 +487,7 @@ class Lane:
         for origin in self._origins.values():
             if origin is not None:
                 origin.passes.flush()
+                self._count(origin)
         self._group.hurry()
 
     def _guarded(self, step: Callable[[], None]) -> None:
@@ -473,6 +495,9 @@ class Lane:
         try:
             step()
         except BaseException as error:  # noqa: BLE001 - the loop would only log it
-            self._error = self._error or error
-            if self._over is not None:
-                self._over.set()
+            self._failed(error)
+
+    def _failed(self, error: BaseException) -> None:
+        self._error = self._error or error
+        if self._over is not None:
+            self._over.set()

@@ -13,9 +13,11 @@ from holdfast.downloads.group import Group
 from holdfast.downloads.rows import Rows
 from holdfast.downloads.small import MANY, MOST, Lane
 from holdfast.downloads.states import State, after, is_open
+from holdfast.runtime.files import files
 from holdfast.runtime.passes import Passes
 from holdfast.storage.journal import JournalFull
-from holdfast.transfer.replay import AfterAll, Replay
+from holdfast.transfer.plane import End, Received
+from holdfast.transfer.replay import AfterAll, Answer, Replay
 from holdfast.wire.addresses import Reach
 from holdfast.wire.proxy import proxies_of
 
@@ -24,18 +26,20 @@ if TYPE_CHECKING:
 
     from holdfast.downloads.crew import Crew
     from holdfast.downloads.fetch import Options
-    from holdfast.downloads.rows import Done
+    from holdfast.downloads.rows import Done, Small
     from holdfast.downloads.states import Input
     from holdfast.downloads.store import Store
     from holdfast.runtime.policy import Policy
     from holdfast.transfer.plane import Plane
-    from holdfast.transfer.replay import Answer
     from holdfast.transfer.traffic import Traffic
     from holdfast.wire.addresses import AddrInfo
+    from holdfast.wire.http1 import Head
     from holdfast.wire.resolve import Resolver
     from holdfast.wire.urls import Url
 
-KEPT_WAYS = 10_000
+KEPT_WAYS = 1000
+KEPT_NAMES = 100
+"""Directories, and names of each, that are remembered; of others each name is looked for."""
 
 
 class SmallRun:
@@ -70,7 +74,7 @@ class SmallRun:
         self._left = left
         self._stopping = stopping
         self._answers: dict[str, Answer] = {}
-        self._ways: set[str] = set()
+        self._ways: dict[str, frozenset[str] | None] = {}
         self._proxies = proxies_of(os.environ)
         self._lock = threading.Lock()
         self.lane: Lane | None = None
@@ -81,6 +85,7 @@ class SmallRun:
             ended=self._ended,
             refused=self._refused,
             stuck=self._stuck,
+            unwritten=self._unwritten,
         )
 
     def open(self, plane: Literal["auto", "threads", "asyncio"]) -> bool:
@@ -134,16 +139,30 @@ class SmallRun:
         except OSError:
             return True  # a proxy that cannot be used is told by who tries to
 
-    def _is_clear(self, parent: str) -> bool:
-        """Whether files can be put there; the directory is made."""
-        if parent in self._ways:
-            return True
+    def _is_clear(self, parent: str, name: str) -> bool:
+        """Whether nothing is in the way of a file; its directory is made.
+
+        What a directory held at first is remembered, where that is not much: a file that comes
+        later is seen before the name is given, as always.
+        """
+        if parent not in self._ways and not self._look_into(parent):
+            return False
+        known = self._ways.get(parent)
+        if known is not None:
+            return name not in known
+        directory = f"{self._into}/{parent}" if parent else self._into
+        return files().stat(f"{directory}/{name}") is None
+
+    def _look_into(self, parent: str) -> bool:
         try:
             check_way(self._into, parent)
+            found = files().listdir(f"{self._into}/{parent}")
         except Exception:  # noqa: BLE001 - whoever looks again meets it, and says it
             return False
-        if len(self._ways) < KEPT_WAYS:
-            self._ways.add(parent)
+        if len(self._ways) >= KEPT_WAYS:
+            self._ways.clear()
+        names = frozenset(found) if len(found) <= KEPT_NAMES else None
+        self._ways[parent] = names
         return True
 
     # -- to the threads --------------------------------------------------------------------------
@@ -174,6 +193,11 @@ class SmallRun:
 
     def _refused(self, done: Done) -> None:
         self._hand(done.id, None)
+        self._crew.expect(-1)
+
+    def _unwritten(self, item: Small, head: Head, body: bytes) -> None:
+        received = Received(End.COMPLETE, head, len(body))
+        self._hand(item.id, Answer(received, body))
         self._crew.expect(-1)
 
     def _stuck(self, group: Sequence[Done], error: Exception) -> None:

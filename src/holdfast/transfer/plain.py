@@ -10,13 +10,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from holdfast.transfer.object import Whole
-from holdfast.transfer.verify import Hasher, contradiction, promises_in, to_check
+from holdfast.transfer.verify import STRENGTH, Hasher, contradiction, promises_in, to_check
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from holdfast.transfer.verify import Digest
     from holdfast.wire.http1 import Head
+
+
+_PROMISING = frozenset(
+    ["repr-digest", "content-md5", *(f"x-amz-checksum-{name}" for name in STRENGTH)]
+)
 
 
 def is_plain(head: Head, size: int | None) -> bool:
@@ -34,12 +39,7 @@ def is_plain(head: Head, size: int | None) -> bool:
 
 
 def _may_promise(head: Head) -> bool:
-    headers = head.headers
-    return (
-        "repr-digest" in headers
-        or "content-md5" in headers
-        or any(name.startswith("x-amz-") for name in headers)
-    )
+    return not _PROMISING.isdisjoint(head.headers)
 
 
 def checked(

@@ -12,7 +12,6 @@ It sets no timers: whoever has thousands of exchanges a second looks at all line
 from __future__ import annotations
 
 import asyncio
-import enum
 from typing import TYPE_CHECKING, Any, cast
 
 from holdfast.core.verdict import Sent, Verdict
@@ -43,25 +42,15 @@ BUFFER = MAX_HEAD + 32 * 1024
 """A head of the largest size fits, and a body of some 90 KiB beside a usual one."""
 
 
-class _At(enum.Enum):
-    """Where in an exchange a line is.
-
-    IDLE    nothing was asked
-    HEAD    asked; the head has not come whole
-    LENGTH  in a body of known length, all of it in the buffer
-    LARGE   in a body of known length that has a buffer of its own
-    CHUNKS  in a chunked body
-    CLOSE   in a body that ends with the connection
-    DEAD    the connection is gone, or of no use
-    """
-
-    IDLE = enum.auto()
-    HEAD = enum.auto()
-    LENGTH = enum.auto()
-    LARGE = enum.auto()
-    CHUNKS = enum.auto()
-    CLOSE = enum.auto()
-    DEAD = enum.auto()
+# Where in an exchange a line is. Plain numbers: this is looked at several times per answer.
+_IDLE = 0  # nothing was asked
+_HEAD = 1  # asked; the head has not come whole
+_LENGTH = 2  # in a body of known length, all of it in the buffer
+_LARGE = 3  # in a body of known length that has a buffer of its own
+_CHUNKS = 4  # in a chunked body
+_CLOSE = 5  # in a body that ends with the connection
+_DEAD = 6  # the connection is gone, or of no use
+_SIZED = (_LENGTH, _LARGE)
 
 
 class Line(asyncio.BufferedProtocol):
@@ -94,7 +83,7 @@ class Line(asyncio.BufferedProtocol):
         self._told = told
         self._most = most
         self._transport: asyncio.Transport | None = None
-        self._at = _At.IDLE
+        self._at = _IDLE
         self._bytes = bytearray(BUFFER)
         self._buffer = memoryview(self._bytes)
         self._filled = 0
@@ -109,7 +98,7 @@ class Line(asyncio.BufferedProtocol):
     @property
     def is_dead(self) -> bool:
         """Whether nothing can be asked here any more."""
-        return self._at is _At.DEAD
+        return self._at == _DEAD
 
     @property
     def body(self) -> memoryview:
@@ -133,7 +122,7 @@ class Line(asyncio.BufferedProtocol):
         self.head = self._large = self._chunks = None
         self.silent = self._moved = True
         self._filled = 0
-        self._at = _At.HEAD
+        self._at = _HEAD
         cast("asyncio.Transport", self._transport).write(question)
 
     def quiet(self) -> bool:
@@ -143,12 +132,12 @@ class Line(asyncio.BufferedProtocol):
 
     def fail(self, error: OSError) -> None:
         """End the exchange under way as if the connection had raised this."""
-        if self._at not in {_At.IDLE, _At.DEAD}:
+        if self._at not in {_IDLE, _DEAD}:
             self._broken(error)
 
     def close(self) -> None:
         """Give the connection up; nobody is told."""
-        self._at = _At.DEAD
+        self._at = _DEAD
         if self._transport is not None:
             self._transport.abort()
 
@@ -165,45 +154,46 @@ class Line(asyncio.BufferedProtocol):
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - ours is as large as it is
         """Say where the next bytes go."""
-        if self._at is _At.LARGE and self._large is not None:
+        at = self._at
+        if at <= _LENGTH and at != _IDLE:
+            return self._buffer[self._filled :]
+        if at == _LARGE and self._large is not None:
             return self._large[self._filled :]
-        if self._filled == BUFFER or self._at in {_At.IDLE, _At.DEAD, _At.CHUNKS, _At.CLOSE}:
-            # What has been used goes; what nobody asked for is looked at by nobody.
-            return self._buffer if self._at is not _At.CLOSE else self._grown()
-        return self._buffer[self._filled :]
+        # Chunks are taken out at once; what nobody asked for is looked at by nobody.
+        return self._grown() if at == _CLOSE else self._buffer
 
     def buffer_updated(self, nbytes: int) -> None:
         """Take the bytes that came."""
         at = self._at
-        if at is _At.HEAD:
+        if at == _HEAD:
             self._filled += nbytes
             self.silent = False
             self._moved = True
             self._read_head()
-        elif at is _At.LENGTH or at is _At.LARGE:
+        elif at in _SIZED:
             self._filled += nbytes
             self._moved = True
             if self._filled >= self._need:
                 self._over(End.COMPLETE, surplus=self._filled > self._need)
-        elif at is _At.CHUNKS:
+        elif at == _CHUNKS:
             self._moved = True
             self._take_chunks(self._buffer[:nbytes])
-        elif at is _At.CLOSE:
+        elif at == _CLOSE:
             self._moved = True
             self._filled += nbytes
             if self._filled - self._start > self._most:
                 self._over(End.LIMIT, surplus=True)
-        elif at is _At.IDLE:
+        elif at == _IDLE:
             self.close()  # bytes that belong to no answer: what follows could be misread
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Take note that the connection has ended."""
         at = self._at
-        if at is _At.IDLE:
-            self._at = _At.DEAD
-        elif at is _At.CLOSE and exc is None:
+        if at == _IDLE:
+            self._at = _DEAD
+        elif at == _CLOSE and exc is None:
             self._over(End.UNFRAMED, surplus=True)
-        elif at is not _At.DEAD:
+        elif at != _DEAD:
             self._broken(exc if isinstance(exc, OSError) else self._cut_short())
 
     def eof_received(self) -> bool:
@@ -241,7 +231,7 @@ class Line(asyncio.BufferedProtocol):
             whole = length is not None and self._filled == self._start + length
             self._over(End.UNREAD, surplus=not whole)
         elif length is None:
-            self._at = _At.CHUNKS if head.framing is Framing.CHUNKED else _At.CLOSE
+            self._at = _CHUNKS if head.framing is Framing.CHUNKED else _CLOSE
             ahead = bytes(self._buffer[self._start : self._filled])
             if head.framing is Framing.CHUNKED:
                 self._chunks = Chunks()
@@ -251,7 +241,7 @@ class Line(asyncio.BufferedProtocol):
                 self._large[: len(ahead)] = ahead
                 self._start, self._filled = 0, len(ahead)
         elif self._start + length <= BUFFER:
-            self._at = _At.LENGTH
+            self._at = _LENGTH
             self._need = self._start + length
             if self._filled >= self._need:
                 self._over(End.COMPLETE, surplus=self._filled > self._need)
@@ -259,7 +249,7 @@ class Line(asyncio.BufferedProtocol):
             ahead_size = self._filled - self._start
             self._large = memoryview(bytearray(length))
             self._large[:ahead_size] = self._buffer[self._start : self._filled]
-            self._filled, self._need, self._at = ahead_size, length, _At.LARGE
+            self._filled, self._need, self._at = ahead_size, length, _LARGE
 
     def _grown(self) -> memoryview:
         """Return room for more of a body without an end, up to one byte more than the most."""
@@ -289,13 +279,13 @@ class Line(asyncio.BufferedProtocol):
     def _over(self, end: End, *, surplus: bool) -> None:
         """End the exchange. surplus: more came, or may come: nothing can follow here."""
         self.end, self.fault, self.text = end, None, ""
-        if self._at is _At.LENGTH:
+        if self._at == _LENGTH:
             self._filled = self._need
         if surplus or not self.may_reuse:
             self.may_reuse = False
             self.close()
         else:
-            self._at = _At.IDLE
+            self._at = _IDLE
         self._told(self)
 
     def _broken(self, error: OSError) -> None:
