@@ -23,6 +23,7 @@ from holdfast.downloads.room import check_room
 from holdfast.downloads.s3 import default_policy as listing_policy
 from holdfast.downloads.states import TRANSITIONS, Input, State, after
 from holdfast.downloads.store import Store
+from holdfast.downloads.through import Through, Way, sweep_after_aria2
 from holdfast.downloads.wishes import Wish
 from holdfast.runtime.clock import clock
 from holdfast.runtime.policy import Policy, policy
@@ -33,6 +34,8 @@ from holdfast.wire.urls import BadUrl
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Mapping
+
+    from holdfast.telemetry.secret import Secret
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +75,8 @@ class Downloads(Planning):
     says what was found); without it such a journal is refused.
     plane: how small files are fetched: "asyncio" on one event loop (uvloop if it is installed),
     "threads" on the workers; "auto" takes the loop for 32 and more.
+    via: an aria2 service that fetches in our place, `aria2://HOST:PORT` or `aria2://local`.
+    aria2_secret: its secret, a `Secret`, `env:NAME` or `file:PATH`.
 
     Raises DownloadError (HF-1003 to HF-1007) if directory or journal cannot be used.
     Not for several threads at once, but for `stop`, `pause`, `resume` and `cancel`.
@@ -97,6 +102,8 @@ class Downloads(Planning):
         allow_private: bool | None = None,
         rebuild: bool = False,
         plane: Literal["auto", "threads", "asyncio"] = "auto",
+        via: str | None = None,
+        aria2_secret: Secret | str | None = None,
     ) -> None:
         _check("workers", workers, 1, 256)
         _check("per_host", per_host, 1, 256)
@@ -131,6 +138,15 @@ class Downloads(Planning):
         self._space_check = space_check
         self._engine: Engine | None = None
         self.rebuilt = rebuild_journal(self.into, self.journal) if rebuild else None
+        self._through = None
+        if via is not None:
+            given = {"limit_rate": limit_rate, "plane": None if plane == "auto" else plane}
+            _refuse_beside_via(given)
+            self._through = Through.of(
+                via, self.into, aria2_secret, attempts=attempts, most=workers
+            )
+        elif aria2_secret is not None:
+            raise DownloadError("bad-option", "`aria2_secret` has no effect without `via`")
         store = open_store(self.into, self.journal)
         listing = policy or listing_policy(attempts)
         super().__init__(self.into, store, listing, self._options.timeouts)
@@ -166,14 +182,20 @@ class Downloads(Planning):
             with refusing():
                 began = clock.monotonic()
                 self._list(self._sourcing.open())
-                if self._space_check:
-                    check_room(store, self.into)
-                return self._work(store, began)
+                if self._through is None:
+                    return self._checked(store, began, None)
+                with self._through.opened(lambda: self._stopped) as way:
+                    return self._checked(store, began, way)
         finally:
             self._engine = None
             self._stopped = False
 
-    def _work(self, store: Store, began: float) -> Report:
+    def _checked(self, store: Store, began: float, way: Way | None) -> Report:
+        if self._space_check and (way is None or way.seen):
+            check_room(store, self.into)
+        return self._work(store, began, way)
+
+    def _work(self, store: Store, began: float, way: Way | None) -> Report:
         self._engine = engine = Engine(
             store,
             self.into,
@@ -186,6 +208,7 @@ class Downloads(Planning):
             heard=self._heard,
             until=None if self._max_time is None else began + self._max_time,
             lane=self._plane,
+            way=way,
         )
         if self._stopped:
             engine.stop()
@@ -302,6 +325,7 @@ class Downloads(Planning):
                 self._store.ended(item.id, after(item.state, wish), WISHED[wish])
                 if wish is Input.CANCEL:
                     self._adder.sweep(item.part)
+                    sweep_after_aria2(self.into, item)
                 if engine is not None:
                     engine.steer(item.id, wish)  # a thread may have taken it just now
         return count
@@ -336,6 +360,13 @@ def default_policy(attempts: int) -> Policy:
     budget = Budget.ratio(share=0.2, per_second=10)
     retry = Retry(attempts, on=TRANSIENT | THROTTLED, backoff=backoff, budget=budget)
     return policy(retry, name="downloads", key=lambda call: call.host)
+
+
+def _refuse_beside_via(given: Mapping[str, object]) -> None:
+    for name, value in given.items():
+        if value is not None:
+            text = f"`{name}` has no effect with `via`: aria2 moves the bytes, with its own options"
+            raise DownloadError("bad-option", text)
 
 
 def _settle(

@@ -20,10 +20,12 @@ from holdfast.downloads.items import FailedItem, FileState, Item, ItemEvent, Rep
 from holdfast.downloads.smallrun import SmallRun
 from holdfast.downloads.states import Input, State, after, is_open
 from holdfast.downloads.tally import Tally
+from holdfast.downloads.through import Way
 from holdfast.runtime.clock import clock
 from holdfast.runtime.files import files
 from holdfast.runtime.hub import hub
 from holdfast.transfer.failures import Interrupted
+from holdfast.transfer.mirrors import Ledger
 from holdfast.transfer.plane_threads import ThreadPlane
 from holdfast.wire.cancel import Cancel
 from holdfast.wire.resolve import Resolver
@@ -56,6 +58,7 @@ class Engine:
     second, all together.
     addresses: where items are asked, with what is secret in it.
     heard: called with every event of an item, on the thread where it happened.
+    way: how items are fetched, if not by ourselves (see `through`).
     until: the moment of the clock at which the run stops by itself.
     """
 
@@ -74,6 +77,7 @@ class Engine:
         until: float | None = None,
         plane: Plane | None = None,
         lane: Literal["auto", "threads", "asyncio"] = "auto",
+        way: Way | None = None,
     ) -> None:
         self._store = store.view()
         self._into = into
@@ -111,7 +115,8 @@ class Engine:
             called=self._changed.set,
             starving=self._hurry,
         )
-        self._lane = lane if plane is None else "threads"
+        self._way = way or Way()
+        self._lane = lane if plane is None and way is None else "threads"
         self._small = SmallRun(
             self._store,
             into,
@@ -173,6 +178,8 @@ class Engine:
         return fine
 
     def _is_there(self, item: Item) -> bool:
+        if not self._way.seen:
+            return True
         info = files().stat(f"{self._into}/{item.path}")
         if info is None or not info.regular:
             return False
@@ -360,7 +367,7 @@ class Engine:
 
     def _fetch(self, item: Item, mine: Cancel) -> Fetch:
         plane, traffic = self._small.way_of(item.id, self._plane, self._crew)
-        return Fetch(
+        return self._way.maker(
             item,
             self._addresses.of(item),
             into=self._into,

@@ -108,6 +108,9 @@ CODES = {
         "the proxy does not do it",
         "Check `http_proxy`, `https_proxy`, `all_proxy` and `no_proxy`.",
     ),
+    "no-aria2": Row(
+        "HF-1113", "the aria2 service does not answer", "Check that it runs, then run it again."
+    ),
     # -- local files -----------------------------------------------------------------------------
     "exists": Row(
         "HF-1201",

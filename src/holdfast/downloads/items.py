@@ -240,7 +240,7 @@ class Report:
         """0 done, 1 failures, 3 work left, 75 only hosts are waited for, 130 interrupted."""
         if self.interrupted:
             return 130
-        if self.left and set(self.left_why) != {"throttled"}:
+        if self.left and not set(self.left_why) <= {"throttled", "no-aria2"}:
             return 3
         if self.failed:
             return 1
