@@ -30,6 +30,7 @@ from holdfast.wire.urls import Url, parse
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
+    from holdfast.transfer.failures import TransferFailed
     from holdfast.transfer.object import Attempt
     from holdfast.transfer.repair import Pieces
     from holdfast.transfer.traffic import Shared
@@ -196,6 +197,8 @@ class Bench:
         self.standing = Standing()
         self.progress = 0
         self.failed: list[str] = []
+        self.hosts: list[str] = []
+        self.mirrors: tuple[Url, ...] = ()
         self.transfer: ObjectTransfer | None = None
         self.company = Company(streams) if streams > 1 else None
 
@@ -222,6 +225,7 @@ class Bench:
             data_suffix=True,
             max_size=max_size,
             s3=is_s3(self.url, headers or {}),
+            mirrors=self.mirrors,
         )
         with seam.install(self.files), self._part(digests) as part:
             transfer = self.transfer = ObjectTransfer(
@@ -231,7 +235,7 @@ class Bench:
                 note=self._note,
                 plane=self.plane,
                 cancel=cancel or Cancel(),
-                failed=lambda error, _: self.failed.append(str(error.reason)),
+                failed=self._failed,
                 traffic=self.company,
             )
             retry = hf.Retry(attempts, backoff=hf.Constant(0), budget=None)
@@ -249,6 +253,10 @@ class Bench:
             yield part
         finally:
             part.close()
+
+    def _failed(self, error: TransferFailed, _: int) -> None:
+        self.failed.append(str(error.reason))
+        self.hosts.append(error.host)
 
     def _keep(self, extents: Sequence[Extent]) -> None:
         self.rows |= {extent.off: extent for extent in extents}

@@ -288,13 +288,17 @@ class Mirrors:
         else:
             groups.append((How.HOME, own))
         if not helping and self._may_move(need, gone=not own):
-            others = [no for no in opened if no != home]
-            groups += [(How.FRESH, others), (How.FRESH, [no for no in aside if no != home])]
+            groups.append((How.FRESH, [no for no in opened if no != home]))
+            if not own or self._is_given_up:
+                groups.append((How.FRESH, [no for no in aside if no != home]))
         return groups
 
     def _may_move(self, need: Need, *, gone: bool) -> bool:
-        if gone or need.held < WORTH:
-            return True
+        return gone or need.held < WORTH or self._is_given_up
+
+    @property
+    def _is_given_up(self) -> bool:
+        """Whether the home had chances enough."""
         return self._fails >= MOVE_AFTER and self._moves < MOST_MOVES
 
     def _in(self, place: Place) -> list[int]:

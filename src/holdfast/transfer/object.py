@@ -204,7 +204,7 @@ class ObjectTransfer:
         self._counting = threading.Lock()
         self.mirrors = Mirrors((wanted.url, *wanted.mirrors), ledger)
         self._doubtful = False  # the bytes at hand are not the ones promised
-        self._wrongs: dict[str, set[int]] = {}
+        self._found_first = ""  # the digest before the bytes of one mirror were read again
         self._first = Stream(Pick(0, wanted.url), reached=part.saved)
         self._streams = Streams(self, part, traffic or Alone(), cancel)
         self._repair: Repair | None = None
@@ -244,7 +244,7 @@ class ObjectTransfer:
                     self._streams.wait()  # the others have all that is left
         except TransferFailed as error:
             self.count_progress(self._first)
-            self.failed(error, turns.untold)
+            turns.tell(error)
             raise
 
     def failed(self, error: TransferFailed, received: int) -> None:
@@ -793,7 +793,7 @@ class ObjectTransfer:
         mismatches = self.standing.mismatches + 1
         if mismatches < 2 and len(self.part.extents) > 1 and self._can_repair():
             if self._repair is None and len(self.mirrors.givers) == 1:
-                self._wrongs.setdefault(found, set()).update(self.mirrors.givers)
+                self._found_first = found
             self._repair = self._repair or Repair(self.part.extents)
             chosen = self._repair.next(self._streams.expected)
             if chosen:
@@ -813,20 +813,15 @@ class ObjectTransfer:
     def _elsewhere(self, found: str, error: TransferFailed) -> bool:
         """Begin anew with other mirrors than those that gave what is wrong; False: there are none.
 
-        Nor is it of use if two mirrors gave the same: then the digest is the one that is wrong.
+        found: what there is in place of what was promised.
         """
         mirrors = self.mirrors
         if not mirrors.several:
             return False
-        before = self._wrongs.setdefault(found, set())
-        if before and len(before | mirrors.givers) > 1:
-            return False
-        if len(mirrors.givers) > 1 and mirrors.mixing:
+        if len(mirrors.givers) > 1 and mirrors.mixing and found != self._found_first:
             mirrors.mixing = False  # each may be right by itself
-        else:
-            before |= mirrors.givers
-            if not mirrors.quarantine(error):
-                return False
+        elif not mirrors.quarantine(error):
+            return False
         if not self._repairing:
             self._phase(False)  # noqa: FBT003 - see the class
         self._repairing = False

@@ -325,7 +325,7 @@ class Streams:
         except Interrupted:
             raise
         except TransferFailed as error:
-            self._transfer.failed(error, turns.untold)
+            turns.tell(error)
             raise
 
     def _exchange(self, stream: Stream, mine: Cancel) -> None:

@@ -28,11 +28,13 @@ class Turns:
         self._helping = helping
         self._tried: set[int] = set()
         self._told = stream.received
+        self._raised: TransferFailed | None = None
 
-    @property
-    def untold(self) -> int:
-        """Bytes that came since a failure was told last."""
-        return self._stream.received - self._told
+    def tell(self, error: TransferFailed) -> None:
+        """Tell of a failure, with the bytes since the last one; once."""
+        if error is not self._raised:
+            self._transfer.failed(error, self._stream.received - self._told)
+            self._told = self._stream.received
 
     def ask(self, exchange: Callable[[], None]) -> None:
         """Do an exchange at the mirror that is best now. A failure is passed to the next one.
@@ -58,14 +60,14 @@ class Turns:
             error.host = pick.url.host
             mirrors.failed(pick, error, now, n, now - began)
             self._tried.add(pick.no)
-            if isinstance(error, Interrupted) or self._next() is None:
-                final = mirrors.outcome(error)
+            if isinstance(error, Interrupted):
+                raise
+            self.tell(error)
+            if self._next() is None:
+                self._raised = final = mirrors.outcome(error)
                 if final is error:
                     raise
-                final.host = error.host
                 raise final from None
-            transfer.failed(error, self.untold)
-            self._told = stream.received
         else:
             seconds = clock.monotonic() - began
             n = stream.received - before
