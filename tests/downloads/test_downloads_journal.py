@@ -348,7 +348,8 @@ def corrupt(into: Path, draws: SeededRandom) -> str:
     if (into / ".holdfast.db-wal").exists() and draws.draw() < 0.6:
         name = ".holdfast.db-wal"
     path = into / name
-    data = bytearray(path.read_bytes())
+    # Behind its frames the WAL is room for more.
+    data = bytearray(path.read_bytes().rstrip(b"\0"))
     at = int(draws.draw() * len(data))
     kind = int(draws.draw() * 7)
     if kind == 0:

@@ -427,7 +427,7 @@ def test_more_than_a_page_of_moto_is_listed_and_fetched(moto, tmp_path, monkeypa
 
 
 def test_two_months_of_era5_are_planned_and_their_variables_fetched(moto, tmp_path):
-    """E12 and the first half of E13."""
+    """Only the variables asked for, and what a plan of two months says."""
     objects = {}
     for month, days in (("202101", 31), ("202102", 28)):
         for day in range(1, days + 1):

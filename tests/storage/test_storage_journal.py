@@ -15,6 +15,7 @@ import pytest
 
 from holdfast.storage.journal import (
     MEMORY,
+    RESERVE,
     Journal,
     JournalBroken,
     JournalFull,
@@ -245,3 +246,16 @@ def test_an_index_that_has_lost_rows_is_found_by_who_writes(path: str) -> None:
         db.commit()
     with pytest.raises(JournalBroken, match="damaged"):
         Journal(path, form)
+
+
+def test_room_for_commits_is_taken_before_the_disk_is_full(path: str) -> None:
+    with closing(Journal(path, FORM)) as journal:
+        wal = Path(f"{path}-wal")
+        taken = wal.stat()
+        assert taken.st_blocks * 512 >= RESERVE
+        for n in range(20):
+            add(journal, f"x{n}")
+        assert wal.stat().st_size == taken.st_size
+    assert not wal.exists()
+    with closing(Journal(path, FORM)) as journal:
+        assert len(journal.read("SELECT b FROM t")) == 20

@@ -10,9 +10,10 @@ guessing what it meant could mix bytes of two versions.
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -28,6 +29,11 @@ BUSY_SECONDS = 5.0
 THOROUGH_BYTES = 256 << 20
 """Journals up to this size, about a million items, are compared with their indexes when they
 are opened to be written (0.15 s per 100,000 items); larger ones get the quick check only."""
+RESERVE = 256 << 10
+RESERVE_ALL = 4352 << 10
+"""Bytes of the WAL that are taken from the disk when a journal is opened, so that on a disk that
+fills up it can still be said what is there. All that it grows to, 1,000 pages, where there is
+room in plenty; else 60 pages, which is some dozens of commits."""
 MEMORY = ":memory:"
 ERRORS = (sqlite3.DatabaseError, UnicodeDecodeError)
 """What a damaged file makes SQLite raise: its messages quote names, and these may be no text."""
@@ -121,6 +127,7 @@ class Journal:
             self._db.execute("PRAGMA synchronous = FULL")
             self._db.execute("PRAGMA foreign_keys = ON")
             self._migrate(migrations, version)
+            self._reserve()
         except ERRORS as error:
             raise self._translated(error) from None
 
@@ -137,6 +144,19 @@ class Journal:
                         db.execute(statement)
                 db.execute(f"PRAGMA user_version = {number}")
                 db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+
+    def _reserve(self) -> None:
+        """Take room for commits to come. SQLite does not look at what lies beyond its frames.
+
+        Closing a descriptor ends all locks of the process on that file; those of SQLite are on
+        the journal and its index, not on the WAL.
+        """
+        if self.path == MEMORY or not hasattr(os, "posix_fallocate"):
+            return
+        with suppress(OSError), Path(f"{self.path}-wal").open("r+b") as wal:
+            room = os.fstatvfs(wal.fileno())
+            much = room.f_bavail * room.f_frsize > 16 * RESERVE_ALL
+            os.posix_fallocate(wal.fileno(), 0, RESERVE_ALL if much else RESERVE)
 
     def _value(self, sql: str) -> Any:  # noqa: ANN401 - whatever SQLite holds
         return self._db.execute(sql).fetchone()[0]
