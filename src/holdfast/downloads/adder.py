@@ -142,6 +142,8 @@ class _Batch:
         cancelled = after(State(other.state), Input.CANCEL)
         text = f"`{item.url}` took its place"
         self._store.ended(other.id, cancelled, Failure("cancelled", text))
+        if other.id in self._known:
+            self._known[other.id] = replace(self._known[other.id], state=cancelled)
         self._holders[key] = _holder(item)
         return None
 

@@ -12,6 +12,7 @@ address carries. It changes what is promised, and starts what failed afresh.
 
 from __future__ import annotations
 
+import posixpath
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -71,6 +72,7 @@ class Planning:
         sha512: str | None = None,
         pieces: tuple[int, str, Sequence[str]] | None = None,
         headers: Mapping[str, str] | None = None,
+        typed: bool = True,
     ) -> str:
         """Put a file into the journal and return its id; nothing is fetched yet.
 
@@ -79,13 +81,14 @@ class Planning:
         content must be.
         pieces: (bytes of a piece, sha1 | sha256 | sha512 | md5, digests in order): what is
         damaged on the way is then found, and only that is fetched again.  headers: sent along, but
-        neither stored nor sent to another origin.
+        neither stored nor sent to another origin.  typed: False if somebody else than the user
+        of this machine named the URL: then it may not lead to a private address.
         The same URL and path is the same item, whatever signature the URL carries: adding it
         again changes only what is promised, and starts a failed one afresh.
         Raises BadUrl or DownloadError.
         """
         digests = wishes.digests_of(sha256=sha256, md5=md5, sha512=sha512)
-        entry = Entry(url, mirrors, path, size, digests, dict(headers or {}))
+        entry = Entry(url, mirrors, path, size, digests, dict(headers or {}), typed=typed)
         wish = wishes.of_entry(entry, wishes.pieces_of(pieces))
         with refusing():
             self._adder.take([wish])
@@ -220,7 +223,8 @@ def _wishes_of(found: Iterable[Entry | BadLine], name: str) -> Iterator[Wish]:
             yield wishes.of_entry(one)
         else:
             failure = Failure("bad-list", f"`{name}`: {one}"[:500])
-            yield wishes.of_failure(f"list:{name}:{one.line}", f"{name} line {one.line}", failure)
+            path = f"{posixpath.basename(name)} line {one.line}"
+            yield wishes.of_failure(f"list:{name}:{one.line}", path, failure)
 
 
 __all__ = ["DownloadError", "Planning"]
