@@ -32,9 +32,9 @@ def run(args: argparse.Namespace) -> int:
     """Download, plan, or show the status."""
     word = _word(args)
     if word == "status":
+        get_options.check_status(args)
         return get_status.run(args)
-    if not word:
-        get_options.check_together(args)
+    get_options.check_together(args)
     sources = get_sources.of(args)
     if not sources:
         _check_journal(args, word)
@@ -91,8 +91,13 @@ def _tell_rebuilt(downloads: Downloads, console: Console) -> None:
 
 def _options(args: argparse.Namespace) -> dict[str, Any]:
     """Return the options of `Downloads`."""
+    given = {
+        "connect": args.connect_timeout,
+        "first_byte": args.first_byte_timeout,
+        "idle": args.stall_timeout,
+    }
     try:
-        timeouts = Timeouts(args.connect_timeout, args.first_byte_timeout, args.stall_timeout)
+        timeouts = Timeouts(**{name: value for name, value in given.items() if value is not None})
     except ValueError as error:
         raise DownloadError("bad-option", str(error)) from None
     return {
@@ -114,6 +119,9 @@ _PASSED = (
     "allow_html",
     "max_size",
     "on_full",
+    "plane",
+    "via",
+    "aria2_secret",
     "max_time",
 )
 """Options of the command that `Downloads` has by the same name."""

@@ -7,6 +7,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from holdfast.downloads.failures import DownloadError
+from holdfast.transfer.object import MAX_SIZE
 from holdfast.transfer.plane import Timeouts
 
 if TYPE_CHECKING:
@@ -60,11 +61,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "verified as far as its source permits; until then it is a hidden part file."
     )
     parser.epilog = EXAMPLES
+    parser.set_defaults(parser=parser)
     _sources(parser)
     _files(parser)
     _contents(parser)
     _pace(parser)
     _machine(parser)
+    _aria2(parser)
 
 
 def _group(parser: argparse.ArgumentParser, title: str) -> Callable[..., argparse.Action]:
@@ -104,7 +107,7 @@ def _contents(parser: argparse.ArgumentParser) -> None:
     add = _group(parser, "what they must be")
     add("--sha256", metavar="HEX", help="for one URL")
     add("--md5", metavar="HEX", help="for one URL")
-    add("--max-size", type=_size, default="1T", metavar="SIZE", help="of a file (default: 1T)")
+    add("--max-size", type=_size, default=MAX_SIZE, metavar="SIZE", help="of a file (default: 1T)")
     add("--allow-html", action="store_true", help="an HTML or JSON page is what is wanted")
 
 
@@ -114,6 +117,9 @@ def _pace(parser: argparse.ArgumentParser) -> None:
     add("--workers", type=int, default=8, metavar="N", help="connections at a time (default: 8)")
     text = "connections to one host at most (default: 16); it begins with 4"
     add("--per-host", type=int, default=16, metavar="N", help=text)
+    text = "how small files are fetched: auto (default), threads or asyncio"
+    choices = ("auto", "threads", "asyncio")
+    add("--plane", choices=choices, default="auto", metavar="HOW", help=text)
     add("--limit-rate", type=_size, metavar="RATE", help="bytes per second, all together: 20M")
     text = "tries without progress (default: 8); each byte kept starts the count afresh"
     add("--attempts", type=int, default=8, metavar="N", help=text)
@@ -126,7 +132,7 @@ def _pace(parser: argparse.ArgumentParser) -> None:
     ):
         seconds = default.idle if name == "stall" else getattr(default, name.replace("-", "_"))
         text = f"most seconds {what} (default: {seconds:g})"
-        add(f"--{name}-timeout", type=float, default=seconds, metavar="SECONDS", help=text)
+        add(f"--{name}-timeout", type=float, metavar="SECONDS", help=text)
 
 
 def _machine(parser: argparse.ArgumentParser) -> None:
@@ -143,6 +149,13 @@ def _machine(parser: argparse.ArgumentParser) -> None:
     add("--rebuild-journal", action="store_true", help=text)
     text = "follow redirects and lists to private addresses"
     add("--allow-private", action="store_true", default=None, help=text)
+
+
+def _aria2(parser: argparse.ArgumentParser) -> None:
+    add = _group(parser, "another program fetches")
+    text = "aria2://HOST:PORT, or aria2://local for one that is started here"
+    add("--via", metavar="ADDRESS", help=text)
+    add("--aria2-secret", metavar="WHERE", help="its secret: env:NAME or file:PATH")
 
 
 _SIZE = re.compile(r"([0-9]{1,18})([KMGT]?)\Z", re.IGNORECASE)
@@ -168,49 +181,81 @@ def _duration(text: str) -> float:
 
 # -- what goes together ----------------------------------------------------------------------------
 
-# An option that means nothing without another one, and what it needs.
+# What an option needs to mean anything: one of these.
 _NEEDS: dict[str, tuple[str, ...]] = {
-    "--skip-bad-lines": ("-i LIST",),
-    "--date": ("--catalog",),
-    "--vars": ("--catalog",),
-    "--product": ("--catalog",),
-    "--include": ("s3://",),
-    "--exclude": ("s3://",),
-    "--s3-auth": ("s3://",),
-    "--s3-region": ("s3://",),
-    "--s3-requester-pays": ("s3://",),
-    "--s3-endpoint": ("s3://", "--catalog"),
+    "skip_bad_lines": ("-i LIST",),
+    "date": ("--catalog",),
+    "vars": ("--catalog",),
+    "product": ("--catalog",),
+    "globs": ("s3://",),
+    "s3_auth": ("s3://", "--catalog"),
+    "s3_region": ("s3://", "--catalog"),
+    "s3_endpoint": ("s3://", "--catalog"),
+    "s3_requester_pays": ("s3://",),
+    "aria2_secret": ("--via",),
 }
+_NOT_VIA = (
+    "plane",
+    "limit_rate",
+    "connect_timeout",
+    "first_byte_timeout",
+    "stall_timeout",
+    "allow_html",
+    "allow_private",
+    "content_disposition",
+)
+"""What is ours to do only where we move the bytes."""
+_OF_STATUS = frozenset({"sources", "output", "journal", "json", "help"})
+
+
+def check_status(args: argparse.Namespace) -> None:
+    """Refuse what has no effect on `status`. Raises DownloadError."""
+    for dest in _given(args):
+        if dest not in _OF_STATUS:
+            raise _refused(f"`{_named(args, dest)}` has no effect with `status`")
 
 
 def check_together(args: argparse.Namespace) -> None:
     """Refuse an option that would have no effect. Raises DownloadError."""
     there = _there(args)
-    given = {
-        "--skip-bad-lines": args.skip_bad_lines,
-        "--date": args.date,
-        "--vars": args.vars,
-        "--product": args.product,
-        **{f"--{kind}": True for kind, _ in args.globs or ()},
-        "--s3-auth": args.s3_auth,
-        "--s3-region": args.s3_region,
-        "--s3-requester-pays": args.s3_requester_pays,
-        "--s3-endpoint": args.s3_endpoint,
-    }
-    for option, value in given.items():
-        needs = _NEEDS[option]
-        if value and not there.intersection(needs):
-            raise _refused(f"`{option}` has no effect without {' or '.join(needs)}")
-    if (args.sha256 or args.md5) and there != {"URL"}:
+    given = _given(args)
+    for dest in given:
+        needs = _NEEDS.get(dest)
+        if needs and not there.intersection(needs):
+            name = _named(args, dest)
+            raise _refused(f"`{name}` has no effect without {' or '.join(needs)}")
+        if args.via and dest in _NOT_VIA:
+            name = _named(args, dest)
+            raise _refused(f"`{name}` has no effect with `--via`: aria2 has options of its own")
+    if (args.sha256 or args.md5) and there - {"--via"} != {"URL"}:
         raise _refused("`--sha256` and `--md5` are for one URL", "Use one command per file.")
+
+
+def _given(args: argparse.Namespace) -> list[str]:
+    """Return the options that say something else than their default."""
+    parser: argparse.ArgumentParser = args.parser
+    values = vars(args).items()
+    return [
+        dest
+        for dest, value in values
+        if dest not in {"parser", "console"} and value != parser.get_default(dest)
+    ]
+
+
+def _named(args: argparse.Namespace, dest: str) -> str:
+    """Return an option as it is typed."""
+    if dest == "globs":
+        return f"--{args.globs[0][0]}"
+    return f"--{dest.replace('_', '-')}"
 
 
 def _there(args: argparse.Namespace) -> set[str]:
     """Return what is given of the sources, and of the options that others need."""
-    found = {"s3://" if is_bucket(source) else "URL" for source in args.sources}
-    if len(args.sources) > 1:
+    typed = [source for source in args.sources if source not in WORDS]
+    found = {"s3://" if is_bucket(source) else "URL" for source in typed}
+    if len(typed) > 1:
         found.add("several")
-    named = (("-i LIST", args.input), ("--catalog", args.catalog))
+    named = (("-i LIST", args.input), ("--catalog", args.catalog), ("--via", args.via))
     return found | {name for name, value in named if value}
 
 

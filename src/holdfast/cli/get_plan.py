@@ -52,7 +52,10 @@ def run(
                 plan = downloads.plan()
             if stopped():
                 return Exit.INTERRUPTED
-            return _show(plan, downloads.failed(), console, args.output)
+            code = _show(plan, downloads.failed(), console)
+    if not plan.fits and not args.no_space_check:
+        raise _no_room(plan, args.output)
+    return code
 
 
 def _copy(path: str, to: str) -> None:
@@ -79,7 +82,7 @@ def _nearest(path: str) -> str:
     return path
 
 
-def _show(plan: Plan, failed: tuple[FailedItem, ...], console: Console, output: str) -> int:
+def _show(plan: Plan, failed: tuple[FailedItem, ...], console: Console) -> int:
     told = {**asdict(plan), "fits": plan.fits, "failed": [asdict(item) for item in failed]}
     console.event("Plan", told)
     amount = size_text(plan.bytes)
@@ -93,10 +96,12 @@ def _show(plan: Plan, failed: tuple[FailedItem, ...], console: Console, output: 
         for item in failed:
             row = CODES[item.reason]
             console.error(f"`{item.path}`: {item.text}", next_step=row.next, code=row.code)
-    if not plan.fits:
-        raise DownloadError(
-            "no-room",
-            f"`{output}`: there is no room for {plan.files} files "
-            f"(needed: {size_text(plan.needed)}, free: {size_text(plan.free)})",
-        )
     return Exit.FAILED if failed else Exit.DONE
+
+
+def _no_room(plan: Plan, output: str) -> DownloadError:
+    return DownloadError(
+        "no-room",
+        f"`{output}`: there is no room for {plan.files} files "
+        f"(needed: {size_text(plan.needed)}, free: {size_text(plan.free)})",
+    )

@@ -24,7 +24,7 @@ from holdfast.downloads.aria2.via import ViaFailed
 from holdfast.downloads.fetch import Fetch
 from holdfast.downloads.present import Stop
 from holdfast.downloads.states import Input, State
-from holdfast.downloads.through import sweep_after_aria2
+from holdfast.downloads.through import left_by_aria2, sweep_after_aria2
 from holdfast.runtime.clock import clock
 from holdfast.runtime.files import files
 from holdfast.runtime.hub import hub
@@ -56,6 +56,8 @@ class ByAria2(Fetch):
     def __init__(self, *given: Any, via: Via, **options: Any) -> None:
         super().__init__(*given, **options)
         self._via = via
+        self._resumes = False
+        self._base: int | None = None
         self._came = 0
         self._told_at = float("-inf")
 
@@ -105,6 +107,7 @@ class ByAria2(Fetch):
         headers: Mapping[str, str] = dict(address.headers)
         if address.access is not None:
             headers = {**headers, **address.access.headers(address.url)}
+        self._resumes = self._via.shared and bool(left_by_aria2(self._into, self.item))
         where = self._part_path if self._via.shared else self._target
         fetching = self._via.fetch(
             urls, headers, where, self.item.size, digest, stopped=self._cancel.event
@@ -131,9 +134,11 @@ class ByAria2(Fetch):
             raise TransferFailed(Reason.TOO_BIG, text, permanent("too big"))
         if self._present is not None and total:
             self._present.judge((), total)
-        if done > self._came:
-            flow.moved(done - self._came)
-            self._came = done
+        if self._base is None:
+            self._base = done if self._resumes else 0  # of an earlier run
+        if done - self._base > self._came:
+            flow.moved(done - self._base - self._came)
+            self._came = done - self._base
         now = clock.monotonic()
         if now - self._told_at < TELL_EVERY or not hub.listening:
             return
@@ -184,3 +189,7 @@ class ByAria2(Fetch):
     @property
     def _received(self) -> int:
         return self._came
+
+    @property
+    def _wasted(self) -> int:
+        return 0  # what aria2 has received, it keeps

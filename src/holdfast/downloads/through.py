@@ -127,10 +127,14 @@ def _found(secret: Secret | str | None) -> Secret | None:
     raise DownloadError("bad-option", "`aria2_secret`: write `env:NAME` or `file:PATH`")
 
 
-def sweep_after_aria2(into: str, item: Item) -> None:
-    """Remove what aria2 may have left of an item: a part of its own, and its control file."""
+def left_by_aria2(into: str, item: Item) -> list[str]:
+    """Return what aria2 has left of an item: a part of its own, and its control file."""
     part = os.path.abspath(beneath(into, item.part))  # noqa: PTH100 - links stay
     theirs = part_path(part, item_id(item.url, part))
-    for path in (theirs, f"{theirs}.aria2"):
-        if files().stat(path) is not None:
-            files().unlink(path)
+    return [path for path in (theirs, f"{theirs}.aria2") if files().stat(path) is not None]
+
+
+def sweep_after_aria2(into: str, item: Item) -> None:
+    """Remove it."""
+    for path in left_by_aria2(into, item):
+        files().unlink(path)
