@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from holdfast.transfer.object import Whole
 
 PAGE = 500
+MOST = 4 << 20
+"""Bytes of a file that is small; a larger one is asked for by the threads, in extents."""
+MANY = 32
+"""From so many small files on the lane is worth its while."""
 _ID = re.compile(r"[0-9a-f]{16}\Z")
 # What `urls.parse` would leave as it is, but for what could be a secret: that is not stored.
 _URL = re.compile(r"(https?://[a-z0-9.-]+(?::[1-9][0-9]{0,4})?)(/[A-Za-z0-9/_.~%=+,@:!-]*)\Z")
@@ -43,11 +47,11 @@ _PAGE = (
     "SELECT n, id, path, typed, (SELECT url FROM source WHERE source.item = item.id AND no = 0),"  # noqa: S608 - constants
     f" want_size, digests, {_FRESH} FROM item NOT INDEXED"
     f" WHERE state IN ({_OPEN}) AND NOT (state = 'paused' AND reason = 'paused')"
-    " AND n > ?2 ORDER BY n LIMIT ?3"
+    " AND retried >= ?4 AND n > ?2 ORDER BY n LIMIT ?3"
 )
 _COUNT = (
     "SELECT count(*) FROM (SELECT 1 FROM item NOT INDEXED"  # noqa: S608 - constants
-    f" WHERE {_FRESH} LIMIT ?2)"
+    f" WHERE {_FRESH} AND retried >= ?3 LIMIT ?2)"
 )
 
 
@@ -93,11 +97,12 @@ class Rows:
 
     def count(self, most: int) -> int:
         """Return how many small files there are to be fetched; `most` if there are more."""
-        return int(self._store.read(_COUNT, (self._most, most))[0][0])
+        return int(self._store.read(_COUNT, (self._most, most, self._store.shown))[0][0])
 
     def page(self) -> tuple[list[Small | str], bool]:
         """Return the next rows, others than small ones as their id, and whether it is the end."""
-        rows = self._store.read(_PAGE, (self._most, self._after, PAGE))
+        values = (self._most, self._after, PAGE, self._store.shown)
+        rows = self._store.read(_PAGE, values)
         if rows:
             self._after = int(rows[-1][0])
         return [_small(row) or str(row[1]) for row in rows], len(rows) < PAGE

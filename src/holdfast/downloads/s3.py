@@ -20,15 +20,14 @@ from __future__ import annotations
 import math
 import re
 import threading
-from contextlib import suppress
 from dataclasses import dataclass, replace
-from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from holdfast.core.backoff import Exponential
 from holdfast.core.errors import DeadlineExceeded, HoldfastError, Rejected, Stopped
 from holdfast.core.retry import Retry
+from holdfast.core.retry_after import parse_http_date
 from holdfast.core.verdict import THROTTLED, TRANSIENT
 from holdfast.downloads.failures import CODES, Failure, failure_of
 from holdfast.downloads.listing import Listed, Page, S3Error
@@ -167,11 +166,11 @@ class Bucket:
 
         headers: of its answer.  Returns whether to sign again.
         """
-        with suppress(ValueError, TypeError, OverflowError):
-            date = parsedate_to_datetime(headers.get("date", ""))
-            self._skew = date.timestamp() - clock.wall()
-            return self.is_signed
-        return False
+        date = parse_http_date(headers.get("date", ""))
+        if date is None:
+            return False
+        self._skew = date - clock.wall()
+        return self.is_signed
 
     def renew(self) -> bool:
         """Look for credentials anew, as a server calls the ones there are expired.

@@ -23,7 +23,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from holdfast.core.verdict import Kind, Sent
-from holdfast.downloads.rows import Small
+from holdfast.downloads.rows import MOST, Small
 from holdfast.runtime.clock import SystemClock, clock
 from holdfast.runtime.hub import hub
 from holdfast.transfer.plain import checked, is_plain
@@ -50,10 +50,6 @@ if TYPE_CHECKING:
 
     LookUp = Callable[[str, int], Awaitable[Sequence[AddrInfo]]]
 
-MOST = 4 << 20
-"""Bytes of a file that is small; a larger one is asked for by the threads, in extents."""
-MANY = 32
-"""From so many small files on the lane is worth its while."""
 LOOK_EVERY = 0.1
 AHEAD = 250
 """Rows that are ready at least, while the journal has more."""
@@ -246,7 +242,8 @@ class Lane:
     def _spread(self) -> None:
         """Let as many connections work as may, and find the end."""
         self._refill()
-        if self._crew.ahead < HANDED and clock.monotonic() >= self._not_before:
+        may = self._crew.ahead < HANDED and not self._group.is_full
+        if may and clock.monotonic() >= self._not_before:
             for origin in [one for one in self._origins.values() if one is not None]:
                 while origin.waiting and self._crew.take_slot(origin.host):
                     slot = _Slot(origin)
@@ -278,7 +275,7 @@ class Lane:
     def _may_go_on(self, origin: _Origin) -> bool:
         if self._ready < AHEAD:
             self._refill()
-        if self._stopping() or self._crew.ahead >= HANDED:
+        if self._stopping() or self._crew.ahead >= HANDED or self._group.is_full:
             return False
         now = clock.monotonic()
         may = now >= self._not_before and self._crew.may_go_on(origin.host, now)
@@ -394,8 +391,11 @@ class Lane:
 
     def _pass_on(self, slot: _Slot, line: Line) -> None:
         """Hand an answer over, or the question, where the body was too large to be taken."""
-        head = line.head
-        if line.end in {End.UNREAD, End.LIMIT} and head is not None and head.status in {200, 203}:
+        head, size = line.head, slot.item.size if slot.item is not None else None
+        large = line.end in {End.UNREAD, End.LIMIT} and head is not None and _wants(head)
+        if large and not (
+            size is not None and head is not None and head.length not in {None, size}
+        ):
             slot.origin.too_large += 1
             self._hand_over(slot, None, b"")
         else:

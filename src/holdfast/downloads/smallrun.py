@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import threading
 from typing import TYPE_CHECKING, Literal
@@ -10,8 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from holdfast.downloads.failures import Failure, failure_of
 from holdfast.downloads.fetch import WISHED, Outcome, check_way
 from holdfast.downloads.group import Group
-from holdfast.downloads.rows import Rows
-from holdfast.downloads.small import MANY, MOST, Lane
+from holdfast.downloads.rows import MANY, MOST, Rows
 from holdfast.downloads.states import State, after, is_open
 from holdfast.runtime.files import files
 from holdfast.runtime.passes import Passes
@@ -27,6 +25,7 @@ if TYPE_CHECKING:
     from holdfast.downloads.crew import Crew
     from holdfast.downloads.fetch import Options
     from holdfast.downloads.rows import Done, Small
+    from holdfast.downloads.small import Lane
     from holdfast.downloads.states import Input
     from holdfast.downloads.store import Store
     from holdfast.runtime.policy import Policy
@@ -94,6 +93,9 @@ class SmallRun:
         least = MANY if plane == "auto" else 1
         if plane == "threads" or rows.count(least) < least:
             return False
+        # It brings asyncio (40 ms), which a run of few files does not need.
+        from holdfast.downloads.small import Lane  # noqa: PLC0415
+
         self._crew.expect(1)  # the lane itself
         self.group.open()
         self.lane = Lane(
@@ -131,6 +133,8 @@ class SmallRun:
         return Reach.ANY if allowed else Reach.PUBLIC
 
     async def _look_up(self, host: str, port: int) -> Sequence[AddrInfo]:
+        import asyncio  # noqa: PLC0415 - it is there
+
         return await asyncio.wrap_future(self._resolver.ask(host, port))
 
     def _is_proxied(self, url: Url) -> bool:

@@ -26,8 +26,9 @@ from __future__ import annotations
 import enum
 import re
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
+
+from holdfast.core.retry_after import parse_http_date
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -232,8 +233,6 @@ def _coding(headers: Mapping[str, str]) -> str:
 
 
 def _is_dated(headers: Mapping[str, str]) -> bool:
-    try:
-        modified = parsedate_to_datetime(headers["last-modified"])
-        return (parsedate_to_datetime(headers["date"]) - modified).total_seconds() >= 1
-    except (KeyError, ValueError, TypeError):
-        return False
+    modified = parse_http_date(headers.get("last-modified", ""))
+    date = parse_http_date(headers.get("date", ""))
+    return modified is not None and date is not None and date - modified >= 1
