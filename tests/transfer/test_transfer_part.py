@@ -13,7 +13,13 @@ import pytest
 from holdfast.runtime import files as seam
 from holdfast.runtime.random import SeededRandom
 from holdfast.testing.files import PowerCut, SimFiles
-from holdfast.transfer.extents import EXTENT_SIZE, Extent, Extents, extent_size
+from holdfast.transfer.extents import (
+    EXTENT_SIZE,
+    Extent,
+    Extents,
+    checkpoint_size,
+    extent_size,
+)
 from holdfast.transfer.part import CHECKPOINT_BYTES, Part, UnsafePart
 from holdfast.transfer.verify import Hasher
 
@@ -66,6 +72,26 @@ def test_bytes_are_journaled_by_checkpoints_with_their_crc(disk: SimFiles) -> No
         assert extent.off % EXTENT_SIZE == 0
     assert disk.read("/d/.x.part") == BODY
     assert disk.left() == []
+
+
+def test_a_smaller_step_is_what_a_crash_may_cost(disk: SimFiles) -> None:
+    rows = Rows()
+    part = rows.part()
+    part.open()
+    part.step = 2 * STEP
+    most = 0
+    while part.offset < CHECKPOINT_BYTES:
+        part.write(memoryview(BODY)[part.offset : part.offset + STEP])
+        most = max(most, part.held - part.saved)
+    assert most == STEP
+    part.close()
+
+
+@pytest.mark.parametrize(
+    ("mib", "step"), [(1, 8), (15, 8), (16, 1), (64, 1), (256, 4), (512, 8), (1 << 20, 8)]
+)
+def test_a_crash_costs_a_64th_of_a_large_object(mib: int, step: int) -> None:
+    assert checkpoint_size(mib << 20) == step << 20
 
 
 def test_a_slow_stream_is_journaled_each_second(disk: SimFiles) -> None:

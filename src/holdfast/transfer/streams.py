@@ -98,6 +98,7 @@ class Streams:
             return True
         if self._ranges is None:
             self._part.extent = extents.extent_size(size)
+            self._part.step = extents.checkpoint_size(size)
             self._ranges = Ranges(self._part.gaps(size), self._part.extent)
         now = clock.monotonic()
         count = self.expected if company and not self._alone else self._count()
