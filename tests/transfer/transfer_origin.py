@@ -23,6 +23,7 @@ from holdfast.transfer.part import Part
 from holdfast.transfer.plane import End, Received, Request, Sink
 from holdfast.transfer.traffic import Alone, Flow
 from holdfast.transfer.verify import Digest, Hasher, is_s3
+from holdfast.wire.addresses import Reach
 from holdfast.wire.cancel import Cancel
 from holdfast.wire.http1 import Framing, Head
 from holdfast.wire.urls import Url, parse
@@ -199,6 +200,7 @@ class Bench:
         self.failed: list[str] = []
         self.hosts: list[str] = []
         self.mirrors: tuple[Url, ...] = ()
+        self.reach = Reach.TYPED
         self.transfer: ObjectTransfer | None = None
         self.company = Company(streams) if streams > 1 else None
 
@@ -226,6 +228,7 @@ class Bench:
             max_size=max_size,
             s3=is_s3(self.url, headers or {}),
             mirrors=self.mirrors,
+            reach=self.reach,
         )
         with seam.install(self.files), self._part(digests) as part:
             transfer = self.transfer = ObjectTransfer(

@@ -63,6 +63,8 @@ if TYPE_CHECKING:
     from holdfast.wire.http1 import Head
 
 MAX_REDIRECTS = 10
+_TARGET_GONE = frozenset({401, 403, 404, 410})
+"""What a redirect's target says when it is not, or not any more, where the object is."""
 _ANYWHERE = frozenset({Rung.IF_MATCH, Rung.IF_RANGE, Rung.VERSION, Rung.DATE})
 """Rungs on which a range may begin anywhere, also at zero."""
 _STRONG = frozenset({Rung.IF_MATCH, Rung.IF_RANGE, Rung.VERSION})
@@ -382,14 +384,15 @@ class ObjectTransfer:
         """Do the exchange of `sink` at the original address and go where it redirects.
 
         Each attempt begins at the original: a target that was signed for some minutes must
-        be asked for anew.
+        be asked for anew. So does one more try after a target refused what it had served before.
         """
         first = url = sink.stream.pick.url
+        asked = sink.question
         reach = self.wanted.reach
         seen = {url.full()}
-        renewed = False
+        renewed = again = False
         while True:
-            request = self._request(url, sink.question, sink.stream)
+            request = self._request(url, sink.question, sink.stream, reach)
             with self._streams.flow(sink.stream, cancel) as flow:
                 received = self._plane.fetch(request, sink, flow.cancel)
                 flow.ended(received, resumed=self.part.held > 0)
@@ -401,6 +404,11 @@ class ObjectTransfer:
                     renewed = True
                     sink = sink.again(sink.question)
                     continue
+                refused = received.head is not None and received.head.status in _TARGET_GONE
+                if refused and not again and url != first and self.part.held:
+                    again, url, reach, seen = True, first, self.wanted.reach, {first.full()}
+                    sink = sink.again(asked)
+                    continue
                 return received, decision
             url, reach = self._target(url, decision), reach.after(received.peer)
             if url.full() in seen or len(seen) > MAX_REDIRECTS:
@@ -408,10 +416,10 @@ class ObjectTransfer:
                 text = f"the server redirects {kind}"
                 raise TransferFailed(Reason.REDIRECTS, text, permanent("redirects"))
             seen.add(url.full())
-            asked = sink.question
-            cross = asked.cross_site or is_cross_site(first, url)
-            linked = linked_etag(decision.facts.head) or asked.linked
-            sink = sink.again(replace(asked, cross_site=cross, linked=linked))
+            question = sink.question
+            cross = question.cross_site or is_cross_site(first, url)
+            linked = linked_etag(decision.facts.head) or question.linked
+            sink = sink.again(replace(question, cross_site=cross, linked=linked))
 
     def _is_worth_asking_again(self, url: Url, received: Received, sink: Sink) -> bool:
         """Whether whoever vouches for us can do it better, now that it was refused."""
@@ -428,7 +436,7 @@ class ObjectTransfer:
             text = f"a redirect that is not followed: {error}"
             raise TransferFailed(Reason.REDIRECTS, text, permanent("redirects")) from None
 
-    def _request(self, url: Url, question: Question, stream: Stream) -> Request:
+    def _request(self, url: Url, question: Question, stream: Stream, reach: Reach) -> Request:
         pinned = question.pinned
         if question.rung is Rung.VERSION and pinned is not None and url == self.wanted.url:
             url = url.with_parameter("versionId", pinned.version)
@@ -446,7 +454,7 @@ class ObjectTransfer:
             added = {name: value for name, value in added.items() if name == "Range"}
         if question.listed and pinned is not None and pinned.has_strong_etag:
             added = {"If-Match": pinned.etag}  # the object that was listed, or a word that it went
-        return Request(url, {**own, **added}, self.wanted.timeouts)
+        return Request(url, {**own, **added}, self.wanted.timeouts, reach)
 
     def save(self, stream: Stream) -> None:
         """Make safe what has come."""
