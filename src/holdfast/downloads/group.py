@@ -4,8 +4,9 @@
     -> rename, for each -> sync each directory -> commit `done`, one for all
 
 The order is that of a single file (see `fetch`), and so is what a crash leaves: what is
-`finishing` has still its part or has its name; a part without that state counts for nothing. At
-most one group is fetched again.
+`finishing` has still its part or has its name; a part without that state counts for nothing. So
+the group that is on its way to the disk is fetched again, and the one that fills up meanwhile;
+while both are full nothing is asked for.
 
 After a sync that failed nobody knows whose bytes were lost: none of the group is believed, and
 the file system is not synced as a whole any more in this run.
@@ -83,6 +84,11 @@ class Group:
     def __len__(self) -> int:
         """How many files wait for their end."""
         return len(self._posted) + len(self._waiting) + self._under_way
+
+    @property
+    def is_full(self) -> bool:
+        """Whether a whole group waits behind one that is under way: a death would lose both."""
+        return len(self._posted) + len(self._waiting) >= MOST
 
     # -- parts -----------------------------------------------------------------------------------
 
