@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from holdfast.downloads.failures import CODES, Failure
 from holdfast.downloads.items import Added, FailedItem, Item, Listing
 from holdfast.downloads.items import item_id as made_id
-from holdfast.downloads.names import collision_key, part_path, safe_path
+from holdfast.downloads.names import collision_key, numbered, part_path, safe_path
 from holdfast.downloads.states import State, is_open
 from holdfast.runtime.clock import clock
 from holdfast.storage.journal import Journal, JournalBroken
@@ -146,6 +146,8 @@ _COLUMNS = (
 _KNOWN_SIZE = "CASE WHEN pinned AND size IS NOT NULL THEN size ELSE want_size END"
 MOST_AT_ONCE = 500
 """Rows of one transaction or one question; SQLite takes 32,766 values in one statement."""
+MOST_OF_A_NAME = 10_000
+"""Files of one name that get a number each."""
 _OPEN_STATES = tuple(state for state in State if is_open(state))
 
 
@@ -182,13 +184,16 @@ class Retired(RuntimeError):
 
 
 class Store:
-    """The journal of one output directory. Thread-safe."""
+    """The journal of one output directory. Thread-safe.
+
+    shown: of items, only those put back in this session or later; 0 for all (see `retried`).
+    """
 
     def __init__(self, path: str, *, read_only: bool = False) -> None:
         """Open or create it; raises as `storage.Journal` does."""
         self._journal = Journal(path, MIGRATIONS, read_only=read_only)
         self._retired = False
-        self._retried = 0
+        self.shown = 0
         self.path = path
         self.session = 0
         if not read_only:
@@ -213,7 +218,7 @@ class Store:
     def retried(self) -> Store:
         """Return a face that shows only the items that were put back by `retry` since opening."""
         other = self.view()
-        other._retried = self.session  # noqa: SLF001 - of this class
+        other.shown = self.session
         return other
 
     def retire(self) -> None:
@@ -297,6 +302,23 @@ class Store:
             name_key=collision_key(path),
             asked=asked if asked != path else "",
         )
+
+    def claim(self, item: Item, path: str, *, rename: bool) -> str | None:
+        """Give an item the name `path`; return the name that it got, None if another has it.
+
+        rename: then it gets a number. One transaction: no two items can be given one name.
+        """
+        with self._write():
+            name, n = path, 0
+            while (holder := self.holders([collision_key(name)])) and (
+                holder[collision_key(name)].id != item.id
+            ):
+                n += 1
+                if not rename or n > MOST_OF_A_NAME:
+                    return None
+                name = numbered(path, n)
+            self.rename(item.id, name, item.asked or item.path)
+        return name
 
     def ask_again(self, known: Item, item: Item) -> None:
         """Commit that a known item was asked for again: what was promised, and its state.
@@ -397,7 +419,7 @@ class Store:
         while True:
             page = self._journal.read(
                 f"SELECT n, {_COLUMNS} FROM item WHERE {chosen} n > ? ORDER BY n LIMIT 500",  # noqa: S608 - constants
-                (*(state.value for state in states), session, self._retried, after),
+                (*(state.value for state in states), session, self.shown, after),
             )
             if not page:
                 return
@@ -408,7 +430,7 @@ class Store:
     def counts(self) -> dict[str, int]:
         """Return how many items are in each state."""
         sql = "SELECT state, count(*) FROM item WHERE retried >= ? GROUP BY state"
-        return dict(self._journal.read(sql, (self._retried,)))
+        return dict(self._journal.read(sql, (self.shown,)))
 
     def _item(self, row: tuple[Any, ...]) -> Item:
         try:
@@ -660,7 +682,7 @@ class Store:
             f"SELECT count(*), total({_KNOWN_SIZE}), count(*) - count({_KNOWN_SIZE})"  # noqa: S608 - constants
             f" FROM item WHERE state IN ({marks}) AND NOT (state = ? AND reason = 'paused')"
             " AND retried >= ?",
-            (*(state.value for state in _OPEN_STATES), State.PAUSED.value, self._retried),
+            (*(state.value for state in _OPEN_STATES), State.PAUSED.value, self.shown),
         )
         ((collisions,),) = self._journal.read(
             "SELECT count(*) FROM item WHERE state = ? AND reason = 'name-collision'",
@@ -674,7 +696,7 @@ class Store:
         rows = self._journal.read(
             f"SELECT id FROM item WHERE state IN ({marks}) AND retried >= ?"  # noqa: S608 - constants
             " AND (state <> ? OR id IN (SELECT item FROM extent))",
-            (*(state.value for state in _OPEN_STATES), self._retried, State.QUEUED.value),
+            (*(state.value for state in _OPEN_STATES), self.shown, State.QUEUED.value),
         )
         found = (self.item(row[0]) for row in rows)
         return (item for item in found if item is not None and not item.is_held)
@@ -687,7 +709,7 @@ class Store:
         """Return how many items somebody paused."""
         found = self._journal.read(
             "SELECT count(*) FROM item WHERE state = ? AND reason = 'paused' AND retried >= ?",
-            (State.PAUSED.value, self._retried),
+            (State.PAUSED.value, self.shown),
         )
         return int(found[0][0])
 
