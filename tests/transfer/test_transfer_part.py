@@ -88,9 +88,9 @@ def test_a_smaller_step_is_what_a_crash_may_cost(disk: SimFiles) -> None:
 
 
 @pytest.mark.parametrize(
-    ("mib", "step"), [(1, 8), (15, 8), (16, 1), (64, 1), (256, 4), (512, 8), (1 << 20, 8)]
+    ("mib", "step"), [(1, 8), (15, 8), (16, 1), (128, 1), (256, 2), (1 << 10, 8), (1 << 20, 8)]
 )
-def test_a_crash_costs_a_64th_of_a_large_object(mib: int, step: int) -> None:
+def test_a_crash_costs_a_128th_of_a_large_object(mib: int, step: int) -> None:
     assert checkpoint_size(mib << 20) == step << 20
 
 

@@ -62,7 +62,7 @@ def test_bytes_are_made_safe_in_shares_of_the_object(
     bench = shared(origin)
     bench.run()
     assert bench.transfer is not None
-    assert bench.transfer.part.step == SIZE // 64
+    assert bench.transfer.part.step == SIZE // 128
 
 
 def test_an_object_below_the_limit_has_one_stream() -> None:

@@ -37,12 +37,12 @@ def extent_size(size: int | None) -> int:
 def checkpoint_size(size: int) -> int:
     """Return after how many bytes of an object they are made safe: what a crash costs.
 
-    A 64th of it, within 1 and 8 MiB. A small one, of one stream, is not worth more than one
+    A 128th of it, within 1 and 8 MiB. A small one, of one stream, is not worth more than one
     commit per 8 MiB.
     """
     if size < SPLIT_FROM:
         return MAX_CHECKPOINT
-    return min(MAX_CHECKPOINT, max(MIN_CHECKPOINT, size // 64))
+    return min(MAX_CHECKPOINT, max(MIN_CHECKPOINT, size // 128))
 
 
 @dataclass(frozen=True, slots=True)
