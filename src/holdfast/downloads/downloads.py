@@ -20,7 +20,6 @@ from holdfast.downloads.items import FailedItem, Item, ItemEvent, Report
 from holdfast.downloads.opening import journal_path, open_store, rebuild_journal, refusing
 from holdfast.downloads.planning import Planning
 from holdfast.downloads.room import check_room
-from holdfast.downloads.s3 import default_policy as listing_policy
 from holdfast.downloads.states import TRANSITIONS, Input, State, after
 from holdfast.downloads.store import Store
 from holdfast.downloads.through import Through, Way, sweep_after_aria2
@@ -148,7 +147,12 @@ class Downloads(Planning):
         elif aria2_secret is not None:
             raise DownloadError("bad-option", "`aria2_secret` has no effect without `via`")
         store = open_store(self.into, self.journal)
-        listing = policy or listing_policy(attempts)
+
+        def listing() -> Policy:
+            from holdfast.downloads.s3 import default_policy as made  # noqa: PLC0415 - seldom
+
+            return policy or made(attempts)
+
         super().__init__(self.into, store, listing, self._options.timeouts)
 
     def __enter__(self) -> Self:
@@ -181,7 +185,7 @@ class Downloads(Planning):
         try:
             with refusing():
                 began = clock.monotonic()
-                self._list(self._sourcing.open())
+                self._list(self._unlisted())
                 if self._through is None:
                     return self._checked(store, began, None)
                 with self._through.opened(lambda: self._stopped) as way:
@@ -213,7 +217,7 @@ class Downloads(Planning):
         if self._stopped:
             engine.stop()
         report = engine.run()
-        unlisted = len(self._sourcing.open())
+        unlisted = len(self._unlisted())
         if not unlisted:
             return report
         why = tuple(sorted({*report.left_why, "listing"}))

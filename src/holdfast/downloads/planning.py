@@ -13,6 +13,7 @@ address carries. It changes what is promised, and starts what failed afresh.
 from __future__ import annotations
 
 import posixpath
+import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -27,33 +28,59 @@ from holdfast.downloads.listfile import opened
 from holdfast.downloads.lists import BadLine, Entry, checked, lines_of, read_list
 from holdfast.downloads.opening import refusing
 from holdfast.downloads.room import plan_of
-from holdfast.downloads.sourcing import How, Sourcing
 from holdfast.transfer.failures import Interrupted
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-    from holdfast.downloads.items import ItemEvent, Listing, Plan
+    from holdfast.downloads.items import Item, ItemEvent, Listing, Plan
     from holdfast.downloads.listfile import Readable
     from holdfast.downloads.s3_auth import Auth
+    from holdfast.downloads.sourcing import Sourcing
     from holdfast.downloads.store import Store
     from holdfast.downloads.wishes import Wish
     from holdfast.runtime.policy import Policy
+    from holdfast.transfer.access import Access
     from holdfast.transfer.plane import Timeouts
 
 
 class Planning:
     """Everything of `Downloads` that adds and plans."""
 
-    def __init__(self, into: str, store: Store, listing: Policy, timeouts: Timeouts) -> None:
+    def __init__(
+        self, into: str, store: Store, listing: Callable[[], Policy], timeouts: Timeouts
+    ) -> None:
         self.into = into
         self._store = store
         self._heard: Callable[[ItemEvent], None] | None = None
         self._stopped = False
-        self._sourcing = Sourcing(store, policy=listing, timeouts=timeouts, told=self._tell)
-        self._addresses = Addresses(self._sourcing.access)
-        self._adder = self._sourcing.adder = Adder(store, into, self._addresses)
+        self._listing = listing
+        self._timeouts = timeouts
+        self._addresses = Addresses(self._access)
+        self._adder = Adder(store, into, self._addresses)
+        self._made: Sourcing | None = None
+        self._making = threading.Lock()
+
+    @property
+    def _sourcing(self) -> Sourcing:
+        """What lists; made when something is to be listed, as it takes 20 ms to import."""
+        with self._making:
+            if self._made is None:
+                from holdfast.downloads.sourcing import Sourcing  # noqa: PLC0415 - see above
+
+                self._made = Sourcing(
+                    self._store, policy=self._listing(), timeouts=self._timeouts, told=self._tell
+                )
+                self._made.adder = self._adder
+            return self._made
+
+    def _access(self, item: Item) -> Access | None:
+        return self._sourcing.access(item) if item.listing else None
+
+    def _unlisted(self) -> list[Listing]:
+        """Return what is not listed to its end."""
+        return self._store.listings("open")
 
     def _tell(self, event: ItemEvent) -> None:
         if self._heard is not None:
@@ -170,6 +197,8 @@ class Planning:
         Raises BadUrl or DownloadError (HF-1001, HF-1003, HF-1010, HF-1011).
         """
         chosen = globs(include, exclude) if rules is None else rules
+        from holdfast.downloads.sourcing import How  # noqa: PLC0415 - see `_sourcing`
+
         how = How(auth, endpoint, region or "", requester_pays)
         with refusing():
             return self._list(self._sourcing.begin_s3(url, chosen, how))
@@ -190,6 +219,8 @@ class Planning:
         What was asked for and is not there, an empty month too, is in the failed list.
         Raises DownloadError (HF-1003) for what the catalog cannot have, with what is near.
         """
+        from holdfast.downloads.sourcing import How  # noqa: PLC0415 - see `_sourcing`
+
         how = How(auth, endpoint, region or "")
         with refusing():
             return self._list(self._sourcing.begin_catalog(name, options, how))
@@ -209,7 +240,7 @@ class Planning:
     def plan(self) -> Plan:
         """Return what a run would do. Nothing is fetched; listings that are open are ended."""
         with refusing():
-            self._list(self._sourcing.open())
+            self._list(self._unlisted())
             return plan_of(self._store, self.into)
 
 

@@ -120,10 +120,6 @@ class Sourcing:
 
     # -- listing ---------------------------------------------------------------------------------
 
-    def open(self) -> list[Listing]:
-        """Return what is not listed to its end."""
-        return self._store.listings("open")
-
     def work(self, listings: Iterable[Listing], cancel: Cancel) -> None:
         """List, each to its end. What fails is in the failed list.
 
