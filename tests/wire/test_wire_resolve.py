@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import threading
 import time
@@ -123,6 +124,20 @@ def test_one_who_left_spoils_nothing_for_the_others() -> None:
         assert not late.done()
     assert late.result(5) == [info("10.0.0.1")]
     assert names.asked == ["a"]
+
+
+def test_a_task_that_is_cancelled_takes_the_answer_from_nobody() -> None:
+    names = Names(a="10.0.0.1")
+    resolver = Resolver(names)
+
+    async def ask_and_leave() -> None:
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(asyncio.wrap_future(resolver.ask("a", 80)), 0.05)
+
+    with names.hanging():
+        asyncio.run(ask_and_leave())
+        other = resolver.ask("a", 80)
+    assert other.result(5) == [info("10.0.0.1")]
 
 
 def test_threads_are_bounded_and_end(monkeypatch: pytest.MonkeyPatch) -> None:

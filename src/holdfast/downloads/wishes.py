@@ -55,6 +55,7 @@ def of_entry(entry: Entry, pieces: Pieces | None = None) -> Wish:
         size=entry.size,
         digests=entry.digests,
         mirrors=tuple(mirror.canonical() for mirror in mirrors),
+        typed=entry.typed,
     )
     told = item.secret or any(mirror.is_signed for mirror in mirrors)
     return Wish(item, Address(source, headers, mirrors) if told else None, pieces)
@@ -91,7 +92,7 @@ def of_failure(source: str, path: str, failure: Failure, listing: int = 0) -> Wi
 
 def adds_nothing(known: Item, item: Item) -> bool:
     """Whether asking again for a known item says nothing new of it."""
-    if (item.url, item.secret) != (known.url, known.secret):
+    if (item.url, item.secret) != (known.url, known.secret) or item.typed > known.typed:
         return False
     if item.size not in {None, known.size} or item.digests not in {(), known.digests}:
         return False
@@ -110,6 +111,7 @@ def again(known: Item, item: Item) -> Item:
         digests=item.digests or known.digests,
         mirrors=item.mirrors or known.mirrors,
         listing=item.listing or known.listing,
+        typed=item.typed or known.typed,
     )
 
 

@@ -55,7 +55,7 @@ class Resolver:
         """Return the answer to come. Never blocks; for an event loop, `asyncio.wrap_future`.
 
         The future ends with the resolver's error (`socket.gaierror`), if there is one. It is
-        shared, and must not be cancelled.
+        shared, so cancelling it does nothing: who does not want the answer leaves.
         """
         asked = (host, port)
         with self._lock:
@@ -67,6 +67,7 @@ class Resolver:
             future = self._under_way.get(asked)
             if future is None:
                 future = self._under_way[asked] = Future()
+                future.set_running_or_notify_cancel()  # from now on it cannot be cancelled
                 self._line.append(asked)
                 self._hire()
             return future
