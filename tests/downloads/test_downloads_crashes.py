@@ -18,7 +18,7 @@ import holdfast.transfer.part
 import holdfast.transfer.plane_threads
 from holdfast.runtime import files as seam
 from holdfast.runtime.random import SeededRandom
-from holdfast.testing.files import PowerCut, SimFiles
+from holdfast.testing.files import PowerCut, SimFile, SimFiles
 
 MIB = 1 << 20
 SIZE = 4 * MIB
@@ -131,7 +131,26 @@ def test_an_error_at_every_call_ends_in_a_report_and_the_next_run_finishes(
         assert failed > 20
 
 
-def test_a_full_disk_pauses_and_goes_on_when_there_is_room(streams: int, tmp_path: Path) -> None:
+def test_a_disk_without_room_for_it_pauses_before_a_byte_is_fetched(
+    streams: int, tmp_path: Path
+) -> None:
+    with hf.chaos.server(hf.chaos.Object("/x", SIZE)) as server:
+        disk = Disk(tmp_path / "j.db")
+        disk.files.capacity = 3 * MIB
+        report = disk.run(server, streams)
+        assert (report.exit_code, report.left, report.left_why) == (3, 1, ("disk",))
+        assert (report.fetched, _names(disk)) == (0, [])
+        disk.files.capacity = 1 << 30
+        report = disk.run(server, streams)
+        assert (report.exit_code, report.fetched) == (0, SIZE)
+        assert disk.files.read("/d/x") == server.expected_bytes("/x")
+
+
+def test_a_full_disk_pauses_and_goes_on_when_there_is_room(
+    streams: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a file system that cannot allocate: what fitted is kept."""
+    monkeypatch.setattr(SimFile, "allocate", lambda *_: False)
     with hf.chaos.server(hf.chaos.Object("/x", SIZE)) as server:
         disk = Disk(tmp_path / "j.db")
         disk.files.capacity = 3 * MIB

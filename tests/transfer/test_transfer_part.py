@@ -378,3 +378,41 @@ def test_extents_that_are_forgotten_are_gone_from_the_rows_first(disk: SimFiles)
 )
 def test_extents_grow_with_the_object(size: int | None, extent: int) -> None:
     assert extent_size(size) == extent
+
+
+# -- room ------------------------------------------------------------------------------------------
+
+
+def test_room_is_taken_once_and_is_no_data(disk: SimFiles) -> None:
+    part = Part("/d/.x.part", Extents(), lambda _: None)
+    part.open()
+    part.allocate(4 * MIB)
+    part.allocate(4 * MIB)
+    assert (part.held, part.offset, part.gaps(4 * MIB)) == (0, 0, [(0, 4 * MIB)])
+    assert disk.stat("/d/.x.part").size == 0  # type: ignore[union-attr] # it is there
+    assert [op for op, _ in disk.log].count("allocate") == 1
+    part.restart()
+    part.allocate(4 * MIB)  # a new version may need it again
+    assert [op for op, _ in disk.log].count("allocate") == 2
+    part.close()
+
+
+def test_what_is_small_takes_no_room_beforehand(disk: SimFiles) -> None:
+    part = Part("/d/.x.part", Extents(), lambda _: None)
+    part.open()
+    part.allocate(1 * MIB - 1)
+    assert "allocate" not in {op for op, _ in disk.log}
+    part.close()
+
+
+def test_where_there_is_no_room_none_is_kept(disk: SimFiles) -> None:
+    part = Part("/d/.x.part", Extents(), lambda _: None)
+    part.open()
+    part.put(memoryview(bytes(1000)), 0)
+    disk.capacity = 2 * MIB
+    with pytest.raises(OSError, match="No space"):
+        part.allocate(4 * MIB)
+    assert disk.log[-1] == ("truncate", "/d/.x.part")
+    assert disk.free_space("/d") >= 2 * MIB - 1024
+    assert part.held == 1000
+    part.close()

@@ -45,8 +45,7 @@ LOOK_EVERY = 0.1
 ROOM_EVERY = 5.0
 """Seconds between two looks at a full disk."""
 ROOM_LEAST = 1 << 20
-ROOM_MOST = 64 << 20
-"""Bytes that must be free for a paused file to go on: what it lacks, within these bounds."""
+"""Bytes that must be free for a paused file to go on: what it lacks, but at least so many."""
 GRACE = 1.5
 """Seconds that a stop waits for workers to commit what they have."""
 
@@ -335,8 +334,9 @@ class Engine:
             return None
         if why is None or why.reason != "disk":
             return None
-        left = (item.known_size or 0) - item.kept
-        needed = min(max(left, ROOM_LEAST), ROOM_MOST)
+        known = self._store.item(item.id) or item  # its size may be news
+        # All that it lacks: room is taken beforehand, so with less it would stop again at once.
+        needed = max((known.known_size or 0) - known.kept, ROOM_LEAST)
         self._alert("the disk is full: downloads wait until there is room")
         while not clock.wait(mine.event, ROOM_EVERY):
             if files().free_space(self._into) >= needed:

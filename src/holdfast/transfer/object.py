@@ -494,6 +494,7 @@ class ObjectTransfer:
         if size > self.wanted.max_size:
             text = f"larger than the limit (size: {size}, limit: {self.wanted.max_size})"
             raise TransferFailed(Reason.TOO_BIG, text, permanent("too big"))
+        self.part.allocate(size)
         self._streams.begin(stream, size, shared=self._may_share(facts))
         return self._streams.take(stream, start)
 
