@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from holdfast.core.verdict import Kind, Sent
@@ -150,6 +151,7 @@ class Lane:
         self._stopping = stopping
         self._origins: dict[tuple[str, bool], _Origin | None] = {}
         self._slots: dict[_Slot, None] = {}
+        self._kept: list[_Slot] = []
         self._busy: dict[str, _Slot] = {}
         self._slot_of: dict[Line, _Slot] = {}
         self._ready = 0
@@ -200,11 +202,19 @@ class Lane:
         """Whether this file is being asked for now."""
         return item_id in self._busy
 
+    def wake(self) -> None:
+        """Go on, if nothing was asked because the group was full; for any thread."""
+        loop = self._loop
+        if self._kept and loop is not None:
+            with suppress(RuntimeError):  # it has just been closed
+                loop.call_soon_threadsafe(lambda: self._guarded(self._spread))
+
     def drop(self, item_id: str, then: Callable[[], None]) -> None:
         """Give a file up, and call `then` on the loop's thread; for any thread."""
         loop = self._loop
         if loop is not None:
-            loop.call_soon_threadsafe(self._drop, item_id, then)
+            with suppress(RuntimeError):  # it has just been closed; the file is at its end
+                loop.call_soon_threadsafe(self._drop, item_id, then)
 
     def _drop(self, item_id: str, then: Callable[[], None]) -> None:
         slot = self._busy.get(item_id)
@@ -242,8 +252,10 @@ class Lane:
     def _spread(self) -> None:
         """Let as many connections work as may, and find the end."""
         self._refill()
-        may = self._crew.ahead < HANDED and not self._group.is_full
-        if may and clock.monotonic() >= self._not_before:
+        kept, self._kept = self._kept, []
+        for slot in kept:
+            self._next(slot)
+        if not self._must_wait():
             for origin in [one for one in self._origins.values() if one is not None]:
                 while origin.waiting and self._crew.take_slot(origin.host):
                     slot = _Slot(origin)
@@ -255,9 +267,12 @@ class Lane:
     # -- one slot --------------------------------------------------------------------------------
 
     def _next(self, slot: _Slot) -> None:
-        """Let a slot ask for its next file, or give it back."""
+        """Let a slot ask for its next file; or keep it for a moment, or give it back."""
         origin = slot.origin
         while self._may_go_on(origin):
+            if self._must_wait():
+                self._kept.append(slot)
+                return
             item = origin.waiting.popleft()
             self._ready -= 1
             if not self._is_free(item, origin):
@@ -275,11 +290,15 @@ class Lane:
     def _may_go_on(self, origin: _Origin) -> bool:
         if self._ready < AHEAD:
             self._refill()
-        if self._stopping() or self._crew.ahead >= HANDED or self._group.is_full:
+        if self._stopping() or not origin.waiting:
             return False
-        now = clock.monotonic()
-        may = now >= self._not_before and self._crew.may_go_on(origin.host, now)
-        return may and bool(origin.waiting)
+        return self._crew.may_go_on(origin.host, clock.monotonic())
+
+    def _must_wait(self) -> bool:
+        """Whether those behind us have enough to do: the disk, the threads, or the line."""
+        if self._group.is_full or self._crew.ahead >= HANDED:
+            return True
+        return self._not_before > 0 and clock.monotonic() < self._not_before
 
     def _is_free(self, item: Small, origin: _Origin) -> bool:
         """Whether a file can be asked for here: nobody wants otherwise, nothing is in its way."""

@@ -194,6 +194,8 @@ class SmallRun:
     def _ended(self, group: Sequence[Done]) -> None:
         self._done(group)
         self._crew.expect(-len(group))
+        if self.lane is not None:
+            self.lane.wake()
 
     def _refused(self, done: Done) -> None:
         self._hand(done.id, None)
