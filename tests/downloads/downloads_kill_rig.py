@@ -28,11 +28,15 @@ class Death:
 class Killer:
     """Runs `downloads_killed.py`. Used as a context.
 
-    extent: bytes of an extent and of a checkpoint; 0 for the usual.  options: of `Downloads`.
+    extent: bytes of an extent and of a checkpoint; group: files that are finished together; 0
+    for the usual.  options: of `Downloads`.
     """
 
-    def __init__(self, *, extent: int = 0, wrapper: Sequence[str] = (), **options: Any) -> None:
+    def __init__(
+        self, *, extent: int = 0, group: int = 0, wrapper: Sequence[str] = (), **options: Any
+    ) -> None:
         self._extent = extent
+        self._group = group
         self._options = options
         self._process = subprocess.Popen(
             [*wrapper, sys.executable, str(PROGRAM)],
@@ -62,6 +66,7 @@ class Killer:
             "call": call,
             "after": after,
             "extent": self._extent,
+            "group": self._group,
             "options": self._options,
         }
         stdin, stdout = self._process.stdin, self._process.stdout

@@ -6,7 +6,8 @@ Each process is forked off here, where all is imported and no thread runs: that 
 new interpreter a third of a second. See `Killer` in `downloads_kill_rig`.
 
 In: {"into", "files": [[url, sha256 or null], ...], "call": which one kills, 0 for none, "after":
-seconds until this program kills, 0 for never, "extent": bytes, "options": of `Downloads`}.
+seconds until this program kills, 0 for never, "extent": bytes, "group": files, "options": of
+`Downloads`}.
 Out: {"signal", "exit_code", "calls": how many there were, "written": bytes into parts}.
 """
 
@@ -24,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from downloads_rig import downloads
 
+import holdfast.downloads.group
 import holdfast.transfer.extents
 import holdfast.transfer.part
 import holdfast.transfer.plane_threads
@@ -110,6 +112,8 @@ def fetch(order: dict[str, Any]) -> int:
         holdfast.transfer.extents.EXTENT_SIZE = order["extent"]
         holdfast.transfer.extents.SPLIT_FROM = 2 * order["extent"]
         holdfast.transfer.plane_threads.BUFFER = order["extent"] // 2
+    if order["group"]:
+        holdfast.downloads.group.MOST = order["group"]
     with seam.install(KillingFiles()), downloads(Path(order["into"]), **order["options"]) as d:
         for url, sha256 in order["files"]:
             d.add(url, sha256=sha256)

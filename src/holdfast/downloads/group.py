@@ -142,7 +142,7 @@ class Group:
             return False
         self._posted_bytes += len(body) + PER_FILE
         self._posted.append((item, head, whole, bytes(body)))
-        if not self._awake:
+        if not self._awake or self.is_full:
             self._awake = True
             self._news.set()
         return True
