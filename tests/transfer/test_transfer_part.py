@@ -26,6 +26,7 @@ from holdfast.transfer.verify import Hasher
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+MIB = 1 << 20
 BODY = SeededRandom("body").bytes(3 * CHECKPOINT_BYTES + 12345)
 STEP = 1 << 20
 
