@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import socket
 from ipaddress import ip_address
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -282,3 +283,14 @@ def test_what_a_proxy_looks_up_is_judged_by_its_text() -> None:
             check_host(host, Reach.PUBLIC)
     with pytest.raises(AddressDenied):
         check_host("metadata.google.internal", Reach.ANY)
+
+
+# -- the page ------------------------------------------------------------------------------------
+
+
+def test_the_page_has_every_range_and_every_metadata_service() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "addresses.md").read_text(encoding="utf-8")
+    rows = [f"| `{row.network}` | {row.kind} | {row.source} |" for row in TABLE]
+    assert "\n".join(rows) in page
+    listed = page.partition("Metadata services: ")[2].partition("\n\n")[0]
+    assert {ip_address(text.strip(" .\n")) for text in listed.split(",")} == METADATA
