@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import posixpath
 import threading
@@ -19,7 +20,9 @@ from holdfast.downloads.fetch import WISHED, Options
 from holdfast.downloads.items import FailedItem, Item, ItemEvent, Report
 from holdfast.downloads.opening import journal_path, open_store, rebuild_journal, refusing
 from holdfast.downloads.planning import Planning
+from holdfast.downloads.present import EXISTS, Exists
 from holdfast.downloads.room import check_room
+from holdfast.downloads.sidecars import Sidecars
 from holdfast.downloads.states import TRANSITIONS, Input, State, after
 from holdfast.downloads.store import Store
 from holdfast.downloads.through import Through, Way, sweep_after_aria2
@@ -74,6 +77,12 @@ class Downloads(Planning):
     says what was found); without it such a journal is refused.
     plane: how small files are fetched: "asyncio" on one event loop (uvloop if it is installed),
     "threads" on the workers; "auto" takes the loop for 32 and more.
+    exists: what becomes of a file that is there and not ours: "verify" skips it if it is right
+    and fails else, "skip" never looks into it, "overwrite" replaces it once the new one is whole
+    and verified, "fail" fails.
+    sidecar: look for a digest beside each file (`URL.sha256`, `SHA256SUMS` and their like).
+    allow_dot: names may begin with a dot.  rename: a second file of one name gets a number.
+    content_disposition: a server may say what a file is called that was given no `path`.
     via: an aria2 service that fetches in our place, `aria2://HOST:PORT` or `aria2://local`.
     aria2_secret: its secret, a `Secret`, `env:NAME` or `file:PATH`.
 
@@ -103,6 +112,11 @@ class Downloads(Planning):
         plane: Literal["auto", "threads", "asyncio"] = "auto",
         via: str | None = None,
         aria2_secret: Secret | str | None = None,
+        exists: Exists = "verify",
+        sidecar: bool = False,
+        allow_dot: bool = False,
+        rename: bool = False,
+        content_disposition: bool = False,
     ) -> None:
         _check("workers", workers, 1, 256)
         _check("per_host", per_host, 1, 256)
@@ -116,6 +130,8 @@ class Downloads(Planning):
             raise DownloadError("bad-option", f"`on_full`: {on_full!r}: wait or fail")
         if plane not in {"auto", "threads", "asyncio"}:
             raise DownloadError("bad-option", f"`plane`: {plane!r}: auto, threads or asyncio")
+        if exists not in EXISTS:
+            raise DownloadError("bad-option", f"`exists`: {exists!r}: one of {', '.join(EXISTS)}")
         self.into = posixpath.normpath(os.fspath(into))
         self.journal = journal_path(self.into, journal)
         self._plane = plane
@@ -129,6 +145,11 @@ class Downloads(Planning):
             max_size,
             on_full == "wait",
             allow_private,
+            exists,
+            Sidecars() if sidecar else None,
+            allow_dot,
+            rename,
+            content_disposition,
         )
         self._policy = policy or default_policy(attempts)
         if max_time is not None:
@@ -153,7 +174,14 @@ class Downloads(Planning):
 
             return policy or made(attempts)
 
-        super().__init__(self.into, store, listing, self._options.timeouts)
+        super().__init__(
+            self.into,
+            store,
+            listing,
+            self._options.timeouts,
+            rename=rename,
+            allow_dot=allow_dot,
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -185,7 +213,8 @@ class Downloads(Planning):
         try:
             with refusing():
                 began = clock.monotonic()
-                self._list(self._unlisted())
+                until = math.inf if self._max_time is None else began + self._max_time
+                self._list(self._unlisted(), until)
                 if self._through is None:
                     return self._checked(store, began, None)
                 with self._through.opened(lambda: self._stopped) as way:
@@ -266,8 +295,11 @@ class Downloads(Planning):
     def cancel(self, item_id: str | None = None) -> int:
         """Give an item up, or all, with what was received of it; return how many.
 
-        Files that are done stay.
+        Files that are done stay. With all, listings that were interrupted are given up, too.
         """
+        if item_id is None:
+            with refusing():
+                self._store.cancel_listings()
         return self._steer(item_id, Input.CANCEL)
 
     def resume(self, item_id: str | None = None) -> int:

@@ -136,7 +136,8 @@ class Listing:
     """A listing in the journal.
 
     key: what was asked, by which the same listing is known again.  source: `s3://bucket/prefix`.
-    options: how it is asked; no credential is among them.  state: `open`, `done` or `failed`.
+    options: how it is asked; no credential is among them.  state: `open`, `done`, `failed` or
+    `cancelled`.
     token: of the page that comes next.  seen, taken, bytes: objects listed, and wanted.
     """
 

@@ -12,6 +12,7 @@ address carries. It changes what is promised, and starts what failed afresh.
 
 from __future__ import annotations
 
+import math
 import posixpath
 import threading
 from contextlib import suppress
@@ -28,6 +29,7 @@ from holdfast.downloads.listfile import opened
 from holdfast.downloads.lists import BadLine, Entry, checked, lines_of, read_list
 from holdfast.downloads.opening import refusing
 from holdfast.downloads.room import plan_of
+from holdfast.runtime.clock import clock
 from holdfast.transfer.failures import Interrupted
 
 if TYPE_CHECKING:
@@ -49,7 +51,14 @@ class Planning:
     """Everything of `Downloads` that adds and plans."""
 
     def __init__(
-        self, into: str, store: Store, listing: Callable[[], Policy], timeouts: Timeouts
+        self,
+        into: str,
+        store: Store,
+        listing: Callable[[], Policy],
+        timeouts: Timeouts,
+        *,
+        rename: bool = False,
+        allow_dot: bool = False,
     ) -> None:
         self.into = into
         self._store = store
@@ -58,7 +67,8 @@ class Planning:
         self._listing = listing
         self._timeouts = timeouts
         self._addresses = Addresses(self._access)
-        self._adder = Adder(store, into, self._addresses)
+        self._allow_dot = allow_dot
+        self._adder = Adder(store, into, self._addresses, rename=rename, allow_dot=allow_dot)
         self._made: Sourcing | None = None
         self._making = threading.Lock()
 
@@ -116,7 +126,8 @@ class Planning:
         """
         digests = wishes.digests_of(sha256=sha256, md5=md5, sha512=sha512)
         entry = Entry(url, mirrors, path, size, digests, dict(headers or {}), typed=typed)
-        wish = wishes.of_entry(entry, wishes.pieces_of(pieces))
+        sums = wishes.pieces_of(pieces)
+        wish = wishes.of_entry(entry, sums, allow_dot=self._allow_dot)
         with refusing():
             self._adder.take([wish])
         return wish.item.id
@@ -132,7 +143,8 @@ class Planning:
 
         def wanted() -> Iterator[Wish]:
             for one in entries:
-                wish = wishes.of_entry(Entry(one) if isinstance(one, str) else one)
+                entry = Entry(one) if isinstance(one, str) else one
+                wish = wishes.of_entry(entry, allow_dot=self._allow_dot)
                 ids.append(wish.item.id)
                 yield wish
 
@@ -145,8 +157,9 @@ class Planning:
         """Put the files of a list into the journal (see `lists` for its form).
 
         source: a path, `-` for standard input, or a binary file.
-        The list is read to its end before a row is written: a line that cannot be used refuses
-        all of it. skip_bad: such a line is in the failed list instead.
+        The list is read to its end before a row is written, and its rows are one commit: a line
+        that cannot be used refuses all of it, and a process that dies has added nothing, so no
+        later run takes a part for the whole. skip_bad: such a line is in the failed list instead.
         Memory does not grow with the list, but for addresses with secrets or headers: these are
         not stored, so they are kept until `close`.
         Raises DownloadError (HF-1009), with all bad lines.
@@ -155,7 +168,8 @@ class Planning:
             for _ in checked(read_list(lines_of(file)), name, skip=_pass if skip_bad else None):
                 pass
             file.seek(0)
-            return self._take(_wishes_of(read_list(lines_of(file)), name))
+            with refusing(), self._store.together():
+                return self._take(_wishes_of(read_list(lines_of(file)), name, self._allow_dot))
 
     def _take(self, wanted: Iterable[Wish]) -> Added:
         count = size = unknown = failed = 0
@@ -225,13 +239,16 @@ class Planning:
         with refusing():
             return self._list(self._sourcing.begin_catalog(name, options, how))
 
-    def _list(self, listings: Sequence[Listing]) -> Added:
-        """List on a thread of its own, so that a stop ends it; what is left stays open."""
+    def _list(self, listings: Sequence[Listing], until: float = math.inf) -> Added:
+        """List on a thread of its own, so that a stop ends it; what is left stays open.
+
+        until: the moment of the clock at which it stops by itself.
+        """
         if listings:
             with suppress(Interrupted):
                 attended(
                     lambda cancel: self._sourcing.work(listings, cancel),
-                    stopped=lambda: self._stopped,
+                    stopped=lambda: self._stopped or clock.monotonic() >= until,
                 )
         return self._store.added([listing.n for listing in listings])
 
@@ -248,10 +265,14 @@ def _pass(_: BadLine) -> None:
     """Leave a bad line to the second reading."""
 
 
-def _wishes_of(found: Iterable[Entry | BadLine], name: str) -> Iterator[Wish]:
+def _wishes_of(
+    found: Iterable[Entry | BadLine],
+    name: str,
+    allow_dot: bool,  # noqa: FBT001 - handed on
+) -> Iterator[Wish]:
     for one in found:
         if isinstance(one, Entry):
-            yield wishes.of_entry(one)
+            yield wishes.of_entry(one, allow_dot=allow_dot)
         else:
             failure = Failure("bad-list", f"`{name}`: {one}"[:500])
             path = f"{posixpath.basename(name)} line {one.line}"

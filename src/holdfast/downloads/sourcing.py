@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import json
 import threading
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
 from holdfast.downloads import catalogs, wishes
+from holdfast.downloads.failures import DownloadError
 from holdfast.downloads.globs import Globs
 from holdfast.downloads.items import ItemEvent, Listing, ListingPage
 from holdfast.downloads.s3 import Bucket, ListFailed
@@ -23,13 +25,16 @@ from holdfast.downloads.s3_address import endpoint_of, parse_source
 from holdfast.downloads.s3_auth import AUTHS, Auth, Found, find
 from holdfast.downloads.signing import S3Access
 from holdfast.runtime.clock import clock
+from holdfast.storage.journal import JournalBroken
+from holdfast.wire.urls import BadUrl
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from holdfast.downloads.adder import Adder
     from holdfast.downloads.failures import Failure
     from holdfast.downloads.items import Item
+    from holdfast.downloads.s3 import Chosen
     from holdfast.downloads.store import Store
     from holdfast.runtime.policy import Policy
     from holdfast.transfer.access import Access
@@ -49,11 +54,17 @@ class How:
 
     @classmethod
     def of(cls, listing: Listing) -> How:
-        """Return it as it is in the journal. Raises TypeError or ValueError for nonsense."""
+        """Return it as it is in the journal. Raises what nonsense raises (see `_NONSENSE`)."""
         how = cls(**cast("dict[str, Any]", listing.options["how"]))
         if how.auth not in AUTHS:
             raise ValueError(f"auth {how.auth!r}")
+        if how.endpoint is not None:
+            endpoint_of(how.endpoint)
+        parse_source(listing.source)
         return how
+
+
+_NONSENSE = (TypeError, ValueError, KeyError, AttributeError, DownloadError, BadUrl)
 
 
 class Sourcing:
@@ -128,8 +139,18 @@ class Sourcing:
         for listing in listings:
             self._one(listing, cancel)
 
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        """Say of a row that makes no sense that the journal cannot be trusted."""
+        try:
+            yield
+        except _NONSENSE as error:
+            text = f"a listing makes no sense ({error})"
+            raise JournalBroken(self._store.path, text) from None
+
     def _one(self, listing: Listing, cancel: Cancel) -> None:
-        how = How.of(listing)
+        with self._reading():
+            how = How.of(listing)
         bucket = self._bucket(listing, how, cancel)
         failures: Sequence[Failure] = ()
         state = "done"
@@ -154,13 +175,18 @@ class Sourcing:
             self._access.pop(listing.n, None)
         self._tell(listing, ended=True)
 
+    def _take(self, chosen: Iterable[Chosen], listing: Listing) -> None:
+        dot = self.adder.allow_dot
+        self.adder.take([wishes.of_object(one, listing.n, allow_dot=dot) for one in chosen])
+
     def _pages(self, listing: Listing, bucket: Bucket) -> None:
-        rules = _rules_of(listing)
+        with self._reading():
+            rules = _rules_of(listing)
         seen, taken, sample = listing.seen, listing.taken, ""
         for page in bucket.pages(listing.token or None):
             chosen = bucket.chosen(page, rules)
             with self._store.together():
-                self.adder.take([wishes.of_object(one, listing.n) for one in chosen])
+                self._take(chosen, listing)
                 self._store.turn_page(
                     listing.n,
                     token=page.next_token or "",
@@ -176,12 +202,13 @@ class Sourcing:
             raise bucket.no_match(rules, seen, sample)
 
     def _part(self, listing: Listing, bucket: Bucket) -> Sequence[Failure]:
-        given = cast("dict[str, str]", listing.options["given"])
-        plan = catalogs.plan(str(listing.options["catalog"]), **given)
-        part = next(part for part in plan.parts if str(part.source) == listing.source)
+        with self._reading():
+            given = cast("dict[str, str]", listing.options["given"])
+            plan = catalogs.plan(str(listing.options["catalog"]), **given)
+            (part,) = [part for part in plan.parts if str(part.source) == listing.source]
         gathered = catalogs.gather(part, bucket)
         with self._store.together():
-            self.adder.take([wishes.of_object(one, listing.n) for one in gathered.chosen])
+            self._take(gathered.chosen, listing)
             self._store.turn_page(
                 listing.n,
                 token="",
@@ -218,7 +245,8 @@ class Sourcing:
         with self._lock:
             if item.listing not in self._access:
                 listing = self._store.listing(item.listing)
-                self._access[item.listing] = None if listing is None else self._made(listing)
+                with self._reading():
+                    self._access[item.listing] = None if listing is None else self._made(listing)
             return self._access[item.listing]
 
     def _made(self, listing: Listing) -> Access | None:

@@ -638,6 +638,12 @@ class Store:
             values = (state, json.dumps(options, sort_keys=True), n)
             db.execute("UPDATE listing SET state = ?, options = ? WHERE n = ?", values)
 
+    def cancel_listings(self) -> int:
+        """Give up what is not listed to its end; return how many that were."""
+        with self._write() as db:
+            sql = "UPDATE listing SET state = 'cancelled', token = '' WHERE state = 'open'"
+            return db.execute(sql).rowcount
+
     def listing(self, n: int) -> Listing | None:
         """Return one listing."""
         return next((one for one in self.listings() if one.n == n), None)
