@@ -7,16 +7,15 @@ the right one, which often has its name.
 
 from __future__ import annotations
 
-import posixpath
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from holdfast.downloads import wishes
 from holdfast.downloads.failures import Failure
-from holdfast.downloads.names import collision_key
+from holdfast.downloads.names import collision_key, numbered
 from holdfast.downloads.states import Input, State, after, is_open
-from holdfast.downloads.store import MOST_AT_ONCE, Holder
-from holdfast.runtime.files import files
+from holdfast.downloads.store import MOST_AT_ONCE, MOST_OF_A_NAME, Holder
+from holdfast.runtime.files import beneath, files
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -28,9 +27,23 @@ if TYPE_CHECKING:
 
 
 class Adder:
-    """Adds to one journal. into: the output directory."""
+    """Adds to one journal. into: the output directory.
 
-    def __init__(self, store: Store, into: str, addresses: Addresses) -> None:
+    rename: a second item of one name gets a number, and keeps it for all runs.
+    allow_dot: names may begin with a dot.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        into: str,
+        addresses: Addresses,
+        *,
+        rename: bool = False,
+        allow_dot: bool = False,
+    ) -> None:
+        self.rename = rename
+        self.allow_dot = allow_dot
         self._store = store
         self._into = into
         self._addresses = addresses
@@ -53,7 +66,7 @@ class Adder:
 
     def sweep(self, part: str) -> None:
         """Remove the part of an item. part: its path, relative to the output directory."""
-        part = posixpath.join(self._into, part)
+        part = beneath(self._into, part)
         if files().stat(part) is not None:
             files().unlink(part)
 
@@ -88,7 +101,9 @@ class _Batch:
         return failed
 
     def _insert(self, item: Item) -> Item:
-        failure = item.failure or self._refused_name(item)
+        failure = item.failure
+        if failure is None:
+            item, failure = self._named(item)
         if failure is not None:
             item = replace(item, state=State.FAILED, failure=failure)
         self._new[item.id] = item
@@ -112,12 +127,16 @@ class _Batch:
         item = replace(wishes.again(known, item), state=state)
         self._store.ask_again(known, item)
         if is_open(state) and failure is None:
-            failure = self._refused_name(item)
+            item, failure = self._named(item)
+            if item.path != known.path:
+                self._store.rename(item.id, item.path, item.asked)
         if failure is not None and is_open(state):
             self._store.ended(item.id, State.FAILED, failure)
             item = replace(item, state=State.FAILED)
         self._known[item.id] = replace(
             known,
+            path=item.path,
+            asked=item.asked,
             state=item.state,
             size=item.size,
             digests=item.digests,
@@ -127,6 +146,22 @@ class _Batch:
         )
         return item
 
+    def _named(self, item: Item) -> tuple[Item, Failure | None]:
+        """Give an item its name, or a numbered one; or say why it gets none."""
+        failure = self._refused_name(item)
+        n = 0
+        while failure is not None and self._adder.rename and n < MOST_OF_A_NAME:
+            n += 1
+            name = numbered(item.asked or item.path, n)
+            key = collision_key(name)
+            if key not in self._holders:
+                self._holders.update(self._store.holders([key]))
+            renamed = replace(item, path=name, asked=item.asked or item.path)
+            failure = self._refused_name(renamed)
+            if failure is None:
+                item = renamed
+        return item, failure
+
     def _refused_name(self, item: Item) -> Failure | None:
         """Give the name to one item; return why not to this one."""
         key = collision_key(item.path)
@@ -135,7 +170,7 @@ class _Batch:
             self._holders[key] = _holder(item)
             return None
         here = other.session in {0, self._store.session} or other.id in self._same
-        if other.kept or here or not is_open(State(other.state)):
+        if self._adder.rename or other.kept or here or not is_open(State(other.state)):
             text = f"another item has the same name (`{other.url}`)"
             return Failure("name-collision", text)
         self._adder.sweep(other.part)

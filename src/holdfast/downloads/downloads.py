@@ -16,17 +16,15 @@ from holdfast.core.retry import Retry
 from holdfast.core.verdict import THROTTLED, TRANSIENT
 from holdfast.downloads.engine import Engine
 from holdfast.downloads.failures import DownloadError
-from holdfast.downloads.fetch import WISHED, Options
-from holdfast.downloads.items import FailedItem, Item, ItemEvent, Report
+from holdfast.downloads.fetch import Options
+from holdfast.downloads.items import Item, ItemEvent, Report
 from holdfast.downloads.opening import journal_path, open_store, rebuild_journal, refusing
-from holdfast.downloads.planning import Planning
 from holdfast.downloads.present import EXISTS, Exists
 from holdfast.downloads.room import check_room
 from holdfast.downloads.sidecars import Sidecars
-from holdfast.downloads.states import TRANSITIONS, Input, State, after
+from holdfast.downloads.steering import Steering
 from holdfast.downloads.store import Store
-from holdfast.downloads.through import Through, Way, sweep_after_aria2
-from holdfast.downloads.wishes import Wish
+from holdfast.downloads.through import Through, Way
 from holdfast.runtime.clock import clock
 from holdfast.runtime.policy import Policy, policy
 from holdfast.transfer.object import MAX_SIZE
@@ -48,7 +46,7 @@ class Status:
     items: tuple[Item, ...]
 
 
-class Downloads(Planning):
+class Downloads(Steering):
     """Files to be fetched into one directory, remembered in a journal beside them.
 
         with hf.Downloads(into="data", workers=8) as d:
@@ -156,7 +154,6 @@ class Downloads(Planning):
             _check("max_time", max_time, 0, 1 << 40)
         self._max_time = max_time
         self._space_check = space_check
-        self._engine: Engine | None = None
         self.rebuilt = rebuild_journal(self.into, self.journal) if rebuild else None
         self._through = None
         if via is not None:
@@ -285,86 +282,6 @@ class Downloads(Planning):
         self._stopped = True
         if self._engine is not None:
             self._engine.stop()
-
-    # -- steering: for any thread, also while `run` works ---------------------------------------
-
-    def pause(self, item_id: str | None = None) -> int:
-        """Stop an item, or all, until `resume`; return how many. What was received is kept."""
-        return self._steer(item_id, Input.PAUSE)
-
-    def cancel(self, item_id: str | None = None) -> int:
-        """Give an item up, or all, with what was received of it; return how many.
-
-        Files that are done stay. With all, listings that were interrupted are given up, too.
-        """
-        if item_id is None:
-            with refusing():
-                self._store.cancel_listings()
-        return self._steer(item_id, Input.CANCEL)
-
-    def resume(self, item_id: str | None = None) -> int:
-        """Take up an item that was paused, or all of them; return how many.
-
-        A run that works takes them up at once; one that has ended has to be started again.
-        """
-        with refusing():
-            held = [item for item in self._chosen(item_id, State.PAUSED) if item.is_held]
-            for item in held:
-                self._store.update(item.id, state=State.QUEUED.value, reason="", text="")
-                engine, queued = self._engine, self._store.item(item.id)
-                if engine is not None and queued is not None:
-                    engine.resume(queued)
-            return len(held)
-
-    def retry_failed(self) -> int:
-        """Put all that failed into the plan again, counters afresh; return how many.
-
-        What was kept of their bytes is used by the next run; `run(only_failed=True)` does these
-        alone. A source that brought nothing is listed again by it. A bad line of a list stays.
-        """
-        count = 0
-        with refusing():
-            for item in self._store.items(State.FAILED):
-                if item.is_file:
-                    with self._store.together():
-                        self._adder.take([Wish(replace(item, failure=None))])
-                        self._store.mark_retried([item.id])
-                elif item.listing:
-                    self._store.reopen_listing(item)
-                else:
-                    continue
-                count += 1
-        return count
-
-    def failed(self) -> tuple[FailedItem, ...]:
-        """Return all that ended without its file, with the reasons."""
-        with refusing():
-            return tuple(self._store.failed_list())
-
-    def _chosen(self, item_id: str | None, *states: State) -> list[Item]:
-        if item_id is None:
-            return list(self._store.items(*states))
-        item = self._store.item(item_id)
-        return [item] if item is not None and item.state in states else []
-
-    def _steer(self, item_id: str | None, wish: Input) -> int:
-        states = [state for state in State if (state, wish) in TRANSITIONS]
-        count = 0
-        with refusing():
-            for item in self._chosen(item_id, *states):
-                if item.is_held and wish is Input.PAUSE:
-                    continue
-                count += 1
-                engine = self._engine
-                if engine is not None and engine.steer(item.id, wish):
-                    continue  # the thread that has it sees to the rest
-                self._store.ended(item.id, after(item.state, wish), WISHED[wish])
-                if wish is Input.CANCEL:
-                    self._adder.sweep(item.part)
-                    sweep_after_aria2(self.into, item)
-                if engine is not None:
-                    engine.steer(item.id, wish)  # a thread may have taken it just now
-        return count
 
     def watch(self, heard: Callable[[ItemEvent], None]) -> None:
         """Call `heard` with every event of the next run, on the threads where they happen."""

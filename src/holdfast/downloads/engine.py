@@ -29,13 +29,14 @@ from holdfast.transfer.mirrors import Ledger
 from holdfast.transfer.plane_threads import ThreadPlane
 from holdfast.wire.cancel import Cancel
 from holdfast.wire.resolve import Resolver
+from holdfast.wire.urls import parse
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from holdfast.core.events import Event
     from holdfast.downloads.addresses import Addresses
-    from holdfast.downloads.rows import Done
+    from holdfast.downloads.rows import Done, Small
     from holdfast.downloads.store import Store
     from holdfast.runtime.policy import Policy
     from holdfast.transfer.object import Attempt
@@ -46,8 +47,14 @@ ROOM_EVERY = 5.0
 """Seconds between two looks at a full disk."""
 ROOM_LEAST = 1 << 20
 """Bytes that must be free for a paused file to go on: what it lacks, but at least so many."""
+MANY_HOSTS = 1000
+"""Names of hosts that are remembered."""
 GRACE = 1.5
 """Seconds that a stop waits for workers to commit what they have."""
+
+
+def _is_wanted(item: Item) -> bool:
+    return is_open(item.state) and not item.is_held
 
 
 class Engine:
@@ -95,6 +102,7 @@ class Engine:
         self._active: dict[str, Cancel] = {}
         self._wishes: dict[str, Input] = {}
         self._steered: set[str] = set()
+        self._hosts: dict[str, str] = {}
         self._closed = False
         self._stop_asked = False
         self._until = until
@@ -107,7 +115,7 @@ class Engine:
         self._crash: BaseException | None = None
         self._crew = Crew(
             self._open_items(),
-            addresses.host,
+            self._host_of,
             per_host=per_host,
             workers=workers,
             limit_rate=limit_rate,
@@ -132,10 +140,18 @@ class Engine:
     def _hurry(self) -> None:
         self._small.group.hurry()
 
-    def _open_items(self) -> Iterator[Item]:
-        """Yield what the threads begin with; if there is a lane it hands them what is theirs."""
-        if self._small.lane is None:
-            yield from self._store.open_items()
+    def _open_items(self) -> Iterator[Item | Small]:
+        yield from self._small.items()
+
+    def _host_of(self, item: Item | Small) -> str:
+        if isinstance(item, Item):
+            return self._addresses.host(item)
+        host = self._hosts.get(item.origin)
+        if host is None:
+            if len(self._hosts) >= MANY_HOSTS:
+                self._hosts.clear()
+            host = self._hosts[item.origin] = parse(item.origin + "/").host
+        return host
 
     def stop(self) -> None:
         """Ask the run to end; what was received is kept.
@@ -192,9 +208,11 @@ class Engine:
 
     def _work(self) -> None:
         try:
-            if self._small.open(self._lane):
-                self._spawn(self._small.run_lane, "small")
+            lane = self._small.open(self._lane)
+            if self._small.is_used:
                 self._finisher = self._spawn(self._small.group.run, "finish", counted=False)
+            if lane:
+                self._spawn(self._small.run_lane, "small")
             else:
                 self._start(min(self._workers, max(1, self._store.open_count())))
             self._wait()
@@ -275,11 +293,14 @@ class Engine:
             clock.wait(self._changed, LOOK_EVERY)
 
     def _worker(self) -> None:
-        while not self._stop_asked and (job := self._crew.next()) is not None:
-            try:
-                self._do(job)
-            finally:
-                self._crew.ended(job)
+        try:
+            while not self._stop_asked and (job := self._crew.next()) is not None:
+                try:
+                    self._do(job)
+                finally:
+                    self._crew.ended(job)
+        finally:
+            self._small.leave()
 
     def _do(self, job: Job) -> None:
         if job.work is not None:
@@ -290,12 +311,15 @@ class Engine:
             try:
                 while item is not None:
                     outcome = self._fetch(item, mine).run(lambda host: self._attempts(host, mine))
+                    if outcome.state is State.DONE:
+                        self._small.ended(job.item, outcome.size)
                     item = self._room_made(item, outcome, mine)
                     with self._lock:
                         self._tally.add(job.item, outcome, again=item is not None)
             finally:
                 with self._lock:
-                    self._active.pop(job.item.id, None)
+                    if self._active.get(job.item.id) is mine:
+                        del self._active[job.item.id]
 
     # -- steered from outside ------------------------------------------------------------------
 
@@ -315,17 +339,23 @@ class Engine:
         """Take up an item that was paused."""
         self._crew.add(item)
 
-    def _begin(self, item: Item, mine: Cancel) -> Item | None:
-        """Make an item known as active; None if somebody has taken it back meanwhile."""
+    def _begin(self, item: Item | Small, mine: Cancel) -> Item | None:
+        """Make an item known as active; None if there is nothing to do for it (any more)."""
         with self._lock:
-            known = self._store.item(item.id) if item.id in self._steered else item
-            if known is None or not is_open(known.state) or known.is_held:
+            steered = item.id in self._steered
+            known = self._store.item(item.id) if steered else item
+            if known is None or (isinstance(known, Item) and not _is_wanted(known)):
                 return None
             if item.id in self._active:
                 return None  # it was resumed while it still stood in the line
             self._active[item.id] = mine
             self._wishes.pop(item.id, None)
+        if isinstance(known, Item):
             return known
+        if self._small.try_small(known, mine):
+            return None
+        whole = self._store.item(item.id)
+        return whole if whole is not None and _is_wanted(whole) else None
 
     def _room_made(self, item: Item, outcome: Outcome, mine: Cancel) -> Item | None:
         """Wait until a full disk has room again; return the item as it is then."""
@@ -389,6 +419,8 @@ class Engine:
             tally.done += len(group)
             size = sum(done.whole.size for done in group)
             tally.bytes += size
+            for done in group:
+                tally.count(done.whole.verified)
             tally.fetched += size
         if self._heard is not None:
             for done in group:
@@ -421,8 +453,10 @@ class Engine:
                 text=why.text if why else "",
                 size=at.size or None,
                 verified=at.verified,
+                source=at.source,
+                ignored=at.ignored,
             )
-            self._heard(ItemEvent(item.id, item.path, event))
+            self._heard(ItemEvent(item.id, at.path or item.path, event))
 
     def _forward(self, event: Event) -> None:
         """Pass on what the policy and the transfer publish on a worker's thread."""
@@ -461,6 +495,7 @@ class Engine:
             left=left,
             left_why=tuple(sorted(tally.left_why)),
             unverified=tally.unverified,
+            checked=dict(sorted(tally.checked.items())),
             bytes=tally.bytes,
             fetched=tally.fetched,
             waste=tally.waste,

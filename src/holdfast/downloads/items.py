@@ -47,7 +47,7 @@ class Item:
     verified: the algorithm checked, `size-only` or `unverified`; empty until done.
     vouched_by: where the digest came from; ignored: sources of others that could not be used.
     mtime: of the final file when it was published.  session: in which it was last asked for.
-    listing: that brought it (see `Store`), 0 for none.
+    listing: that brought it (see `listings`), 0 for none.
     typed: the user of this machine named the URL; so it may lead to a private address.
     asked: the path that was asked for and makes the id, if the file has another one.
     """
@@ -107,7 +107,8 @@ class FileState(Event):
     """An item came into a new state.
 
     reason, code, text: why, for the states that have a reason.
-    size, verified: of the file, when it is done.
+    size, verified: of the file, when it is done.  source: where its digest came from; ignored:
+    other sources that were there, and why they could not be used.
     """
 
     state: str
@@ -116,6 +117,8 @@ class FileState(Event):
     text: str = ""
     size: int | None = None
     verified: str = ""
+    source: str = ""
+    ignored: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,27 +132,6 @@ class ListingPage(Event):
     bytes: int
     seen: int
     ended: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Listing:
-    """A listing in the journal.
-
-    key: what was asked, by which the same listing is known again.  source: `s3://bucket/prefix`.
-    options: how it is asked; no credential is among them.  state: `open`, `done`, `failed` or
-    `cancelled`.
-    token: of the page that comes next.  seen, taken, bytes: objects listed, and wanted.
-    """
-
-    n: int
-    key: str
-    source: str
-    options: Mapping[str, object]
-    state: str
-    token: str
-    seen: int
-    taken: int
-    bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,7 +201,7 @@ class Report:
 
     done, skipped: files.  failed: those that ended without their file.  left: items with
     work left, `left_why` with the reasons.  unverified: done, but nothing vouches for the
-    content beyond its size or a weak validator.
+    content beyond its size or a weak validator.  checked: files done, by what they were checked.
     bytes: of the files done.  fetched: received in this run; waste: what of it is in no file
     and no part.  seconds: wall time.  exit_code: as of the command.
     """
@@ -235,6 +217,7 @@ class Report:
     waste: int = 0
     seconds: float = 0.0
     interrupted: bool = False
+    checked: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def exit_code(self) -> int:

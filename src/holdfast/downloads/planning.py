@@ -26,6 +26,7 @@ from holdfast.downloads.failures import DownloadError, Failure
 from holdfast.downloads.globs import Globs, globs
 from holdfast.downloads.items import Added
 from holdfast.downloads.listfile import opened
+from holdfast.downloads.listings import Listings
 from holdfast.downloads.lists import BadLine, Entry, checked, lines_of, read_list
 from holdfast.downloads.opening import refusing
 from holdfast.downloads.room import plan_of
@@ -36,8 +37,9 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-    from holdfast.downloads.items import Item, ItemEvent, Listing, Plan
+    from holdfast.downloads.items import Item, ItemEvent, Plan
     from holdfast.downloads.listfile import Readable
+    from holdfast.downloads.listings import Listing
     from holdfast.downloads.s3_auth import Auth
     from holdfast.downloads.sourcing import Sourcing
     from holdfast.downloads.store import Store
@@ -64,6 +66,7 @@ class Planning:
         self._store = store
         self._heard: Callable[[ItemEvent], None] | None = None
         self._stopped = False
+        self._listings = Listings(store)
         self._listing = listing
         self._timeouts = timeouts
         self._addresses = Addresses(self._access)
@@ -90,7 +93,7 @@ class Planning:
 
     def _unlisted(self) -> list[Listing]:
         """Return what is not listed to its end."""
-        return self._store.listings("open")
+        return self._listings.all("open")
 
     def _tell(self, event: ItemEvent) -> None:
         if self._heard is not None:
@@ -250,7 +253,7 @@ class Planning:
                     lambda cancel: self._sourcing.work(listings, cancel),
                     stopped=lambda: self._stopped or clock.monotonic() >= until,
                 )
-        return self._store.added([listing.n for listing in listings])
+        return self._listings.added([listing.n for listing in listings])
 
     # -- the plan --------------------------------------------------------------------------------
 

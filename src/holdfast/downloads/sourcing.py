@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any, cast
 from holdfast.downloads import catalogs, wishes
 from holdfast.downloads.failures import DownloadError
 from holdfast.downloads.globs import Globs
-from holdfast.downloads.items import ItemEvent, Listing, ListingPage
+from holdfast.downloads.items import ItemEvent, ListingPage
+from holdfast.downloads.listings import Listing, Listings
 from holdfast.downloads.s3 import Bucket, ListFailed
 from holdfast.downloads.s3_address import endpoint_of, parse_source
 from holdfast.downloads.s3_auth import AUTHS, Auth, Found, find
@@ -85,6 +86,7 @@ class Sourcing:
         told: Callable[[ItemEvent], None],
     ) -> None:
         self._store = store
+        self._listings = Listings(store)
         self._policy = policy
         self._timeouts = timeouts
         self._told = told
@@ -124,7 +126,7 @@ class Sourcing:
 
     def _begin(self, asked: Mapping[str, object], source: str, how: How) -> Listing:
         key = json.dumps({**asked, "endpoint": how.endpoint}, sort_keys=True)
-        listing = self._store.begin_listing(key, source, {**asked, "how": asdict(how)})
+        listing = self._listings.begin(key, source, {**asked, "how": asdict(how)})
         with self._lock:
             self._access.pop(listing.n, None)
         return listing
@@ -163,14 +165,14 @@ class Sourcing:
             failures, state = [error.failure], "failed"
         how = replace(how, region=bucket.place.region, signed=bucket.is_signed)
         with self._store.together():
-            self._store.drop_failures(listing.n)
+            self._listings.drop_failures(listing.n)
             self.adder.take(
                 [
                     wishes.of_failure(listing.source, self._name(listing, no), failure, listing.n)
                     for no, failure in enumerate(failures, 1)
                 ]
             )
-            self._store.end_listing(listing.n, state, {**listing.options, "how": asdict(how)})
+            self._listings.end(listing.n, state, {**listing.options, "how": asdict(how)})
         with self._lock:
             self._access.pop(listing.n, None)
         self._tell(listing, ended=True)
@@ -187,7 +189,7 @@ class Sourcing:
             chosen = bucket.chosen(page, rules)
             with self._store.together():
                 self._take(chosen, listing)
-                self._store.turn_page(
+                self._listings.turn_page(
                     listing.n,
                     token=page.next_token or "",
                     seen=len(page.objects),
@@ -209,7 +211,7 @@ class Sourcing:
         gathered = catalogs.gather(part, bucket)
         with self._store.together():
             self._take(gathered.chosen, listing)
-            self._store.turn_page(
+            self._listings.turn_page(
                 listing.n,
                 token="",
                 seen=len(gathered.chosen),
@@ -225,7 +227,7 @@ class Sourcing:
         return " ".join([*filter(None, words), *([str(no)] if no > 1 else [])])
 
     def _tell(self, listing: Listing, *, ended: bool = False) -> None:
-        now = self._store.listing(listing.n) or listing
+        now = self._listings.one(listing.n) or listing
         event = ListingPage(
             time=clock.monotonic(),
             policy="downloads",
@@ -244,7 +246,7 @@ class Sourcing:
             return None
         with self._lock:
             if item.listing not in self._access:
-                listing = self._store.listing(item.listing)
+                listing = self._listings.one(item.listing)
                 with self._reading():
                     self._access[item.listing] = None if listing is None else self._made(listing)
             return self._access[item.listing]

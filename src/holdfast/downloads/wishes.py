@@ -36,8 +36,11 @@ class Wish:
     pieces: Pieces | None = None
 
 
-def of_entry(entry: Entry, pieces: Pieces | None = None) -> Wish:
-    """Return the wish that an entry is. Raises BadUrl, or DownloadError (HF-1003)."""
+def of_entry(entry: Entry, pieces: Pieces | None = None, *, allow_dot: bool = False) -> Wish:
+    """Return the wish that an entry is. Raises BadUrl, or DownloadError (HF-1003).
+
+    allow_dot: its name may begin with a dot.
+    """
     source = parse(entry.url)
     mirrors = tuple(parse(text) for text in entry.mirrors)
     if entry.size is not None and entry.size < 0:
@@ -46,7 +49,10 @@ def of_entry(entry: Entry, pieces: Pieces | None = None) -> Wish:
     if headers:
         _check_headers(source, headers)
     url = source.canonical()
-    path = name_from_url(source) if entry.path is None else safe_path(entry.path)
+    if entry.path is None:
+        path = name_from_url(source, allow_dot=allow_dot)
+    else:
+        path = safe_path(entry.path, allow_dot=allow_dot)
     item = Item(
         item_id(url, path),
         path,
@@ -61,13 +67,13 @@ def of_entry(entry: Entry, pieces: Pieces | None = None) -> Wish:
     return Wish(item, Address(source, headers, mirrors) if told else None, pieces)
 
 
-def of_object(chosen: Chosen, listing: int) -> Wish:
+def of_object(chosen: Chosen, listing: int, *, allow_dot: bool = False) -> Wish:
     """Return the wish for an object that was listed; what cannot be fetched has failed.
 
     Its size and ETag are those of the version that is asked for first. They are no promise: an
     object that is replaced after it was listed is taken as it is then.
     """
-    path = safe_path(chosen.path)
+    path = safe_path(chosen.path, allow_dot=allow_dot)
     failure = chosen.failure
     item = Item(
         item_id(chosen.url, path),
@@ -107,6 +113,8 @@ def again(known: Item, item: Item) -> Item:
     """Return a known item after it was asked for again: new promises count, old ones stay."""
     return replace(
         item,
+        path=known.path,
+        asked=known.asked,
         size=known.size if item.size is None else item.size,
         digests=item.digests or known.digests,
         mirrors=item.mirrors or known.mirrors,
