@@ -22,7 +22,7 @@ from contextlib import closing, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from holdfast.downloads.names import collision_key, part_path
+from holdfast.downloads.names import collision_key
 from holdfast.downloads.salvage import Salvage, is_other_program, put
 from holdfast.downloads.states import State, is_open
 from holdfast.downloads.store import MIGRATIONS, Store
@@ -206,7 +206,7 @@ def _judge(store: Store, item_id: str, into: str) -> None:
     except JournalBroken:
         store.forget_all(item_id)
     else:
-        wrong = _wrong_of(extents, part_path(target, item_id))
+        wrong = _wrong_of(extents, posixpath.join(into, item.part))
         if wrong:
             store.forget(item_id, wrong)
 

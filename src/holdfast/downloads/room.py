@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from holdfast.downloads.failures import DownloadError
 from holdfast.downloads.items import Item, Plan
-from holdfast.downloads.names import part_path
 from holdfast.downloads.states import State
 from holdfast.runtime.files import files
 
@@ -53,12 +52,12 @@ def plan_of(store: Store, into: str) -> Plan:
 def _on_disk(store: Store, into: str) -> int:
     """Return how many bytes of open files have their place on the disk already.
 
-    That is the size of a part, not what is kept in it: its place may have been taken at once.
+    That is what a part has taken, not what is kept in it: its room was taken at once.
     """
     placed = 0
     for item in store.begun_items():
-        info = files().stat(part_path(posixpath.join(into, item.path), item.id))
-        placed += min(max(item.kept, info.size if info else 0), item.known_size or 0)
+        info = files().stat(posixpath.join(into, item.part))
+        placed += min(max(item.kept, info.taken if info else 0), item.known_size or 0)
     return placed
 
 

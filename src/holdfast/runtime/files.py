@@ -29,11 +29,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class FileInfo:
-    """What is known of a name. regular is False for a link, directory, device or FIFO."""
+    """What is known of a name. regular is False for a link, directory, device or FIFO.
+
+    taken: bytes on the disk; more than `size` where room was taken beforehand.
+    """
 
     size: int
     mtime: float
     regular: bool
+    taken: int = 0
 
 
 class File(Protocol):
@@ -266,7 +270,8 @@ def _fallocate() -> Callable[[int, int], int] | None:
 
 def beneath(root: str, path: str) -> str:
     """Return the path of `path` below `root`, no component of which may be a link."""
-    return f"{root}//{path}"
+    # Of a plain name there is no directory in between, and its own link is never followed.
+    return f"{root}//{path}" if "/" in path else f"{root}/{path}"
 
 
 @contextmanager
@@ -361,7 +366,8 @@ class SystemFiles:
                 found = os.stat(name, dir_fd=parent, follow_symlinks=False)
         except FileNotFoundError:
             return None
-        return FileInfo(found.st_size, found.st_mtime, _stat.S_ISREG(found.st_mode))
+        taken = found.st_blocks * 512
+        return FileInfo(found.st_size, found.st_mtime, _stat.S_ISREG(found.st_mode), taken)
 
     def listdir(self, path: str) -> list[str]:
         """Return the names, sorted."""

@@ -276,7 +276,8 @@ class SimFiles:
             if parent not in self._dirs and self._why_not(parent) == errno.ENOTDIR:
                 raise _error(errno.ENOTDIR, path)
             return None
-        return FileInfo(len(inode.data), inode.mtime, regular=inode.kind == "file")
+        taken = SECTOR * len(inode.sectors)
+        return FileInfo(len(inode.data), inode.mtime, inode.kind == "file", taken)
 
     @_whole
     def listdir(self, path: str) -> list[str]:
