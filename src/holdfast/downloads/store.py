@@ -6,14 +6,13 @@ checked when they are read: a journal is a file, and files come from anywhere.
 
 from __future__ import annotations
 
-import json
 import zlib
 from contextlib import contextmanager
 from copy import copy
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from holdfast.downloads.failures import CODES, Failure
-from holdfast.downloads.items import Added, FailedItem, Item, Listing
+from holdfast.downloads.items import FailedItem, Item
 from holdfast.downloads.items import item_id as made_id
 from holdfast.downloads.names import collision_key, numbered, part_path, safe_path
 from holdfast.downloads.states import State, is_open
@@ -27,7 +26,7 @@ from holdfast.transfer.verify import Digest
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from holdfast.core.verdict import Verdict
 
@@ -143,7 +142,7 @@ _COLUMNS = (
     " (SELECT url FROM source WHERE source.item = item.id AND no > 0 ORDER BY no)),"
     " (SELECT coalesce(sum(len), 0) FROM extent WHERE extent.item = item.id)"
 )
-_KNOWN_SIZE = "CASE WHEN pinned AND size IS NOT NULL THEN size ELSE want_size END"
+KNOWN_SIZE = "CASE WHEN pinned AND size IS NOT NULL THEN size ELSE want_size END"
 MOST_AT_ONCE = 500
 """Rows of one transaction or one question; SQLite takes 32,766 values in one statement."""
 MOST_OF_A_NAME = 10_000
@@ -366,12 +365,6 @@ class Store:
             rows = [(self.session, item_id) for item_id in ids]
             db.executemany("UPDATE item SET retried = ? WHERE id = ?", rows)
 
-    def reopen_listing(self, item: Item) -> None:
-        """Have a source listed again, that was in the failed list as `item`."""
-        with self._write() as db:
-            db.execute("DELETE FROM item WHERE id = ?", (item.id,))
-            db.execute("UPDATE listing SET state = 'open' WHERE n = ?", (item.listing,))
-
     def item(self, item_id: str) -> Item | None:
         """Return one item."""
         found = self._journal.read(f"SELECT {_COLUMNS} FROM item WHERE id = ?", (item_id,))  # noqa: S608 - constant
@@ -570,15 +563,6 @@ class Store:
         with self._write() as db:
             db.execute("DELETE FROM extent WHERE item = ?", (item_id,))
 
-    def drop_failures(self, listing: int) -> None:
-        """Forget what an earlier try of a listing could not find; files stay."""
-        with self._write() as db:
-            db.execute(
-                "DELETE FROM item WHERE listing = ? AND state = ? AND"
-                " (SELECT url FROM source WHERE source.item = item.id AND no = 0) LIKE 's3://%'",
-                (listing, State.FAILED.value),
-            )
-
     # -- the whole --------------------------------------------------------------------------------
 
     def failed_list(self, *, session: int = 0) -> list[FailedItem]:
@@ -598,94 +582,11 @@ class Store:
             if item.failure is not None
         ]
 
-    # -- listings ------------------------------------------------------------------------------
-
-    def begin_listing(self, key: str, source: str, options: Mapping[str, object]) -> Listing:
-        """Return the listing of this key: a new one, one to go on with, or one to do again."""
-        text = json.dumps(options, sort_keys=True)
-        with self._write() as db:
-            db.execute(
-                "INSERT INTO listing (key, source, options, state) VALUES (?1, ?2, ?3, 'open')"
-                " ON CONFLICT (key) DO UPDATE SET options = ?3",
-                (key, source, text),
-            )
-            db.execute("UPDATE listing SET token = '' WHERE key = ? AND state = 'done'", (key,))
-            db.execute(
-                "UPDATE listing SET seen = 0, taken = 0, bytes = 0 WHERE key = ? AND token = ''",
-                (key,),
-            )
-            db.execute("UPDATE listing SET state = 'open' WHERE key = ?", (key,))
-            # What its earlier pages brought is asked for by this call, too.
-            db.execute(
-                "UPDATE item SET session = ? WHERE listing ="
-                " (SELECT n FROM listing WHERE key = ? AND seen > 0)",
-                (self.session, key),
-            )
-        return next(listing for listing in self.listings() if listing.key == key)
-
-    def turn_page(self, n: int, *, token: str, seen: int, taken: int, size: int) -> None:
-        """Commit that a page of a listing is journaled. token: of the next one."""
-        with self._write() as db:
-            db.execute(
-                "UPDATE listing SET token = ?, seen = seen + ?, taken = taken + ?,"
-                " bytes = bytes + ? WHERE n = ?",
-                (token, seen, taken, size, n),
-            )
-
-    def end_listing(self, n: int, state: str, options: Mapping[str, object]) -> None:
-        """Commit how a listing ended: `done`, or `failed`; and what was learnt of its place."""
-        with self._write() as db:
-            values = (state, json.dumps(options, sort_keys=True), n)
-            db.execute("UPDATE listing SET state = ?, options = ? WHERE n = ?", values)
-
-    def cancel_listings(self) -> int:
-        """Give up what is not listed to its end; return how many that were."""
-        with self._write() as db:
-            sql = "UPDATE listing SET state = 'cancelled', token = '' WHERE state = 'open'"
-            return db.execute(sql).rowcount
-
-    def listing(self, n: int) -> Listing | None:
-        """Return one listing."""
-        return next((one for one in self.listings() if one.n == n), None)
-
-    def listings(self, state: str = "") -> list[Listing]:
-        """Return all listings, or those in one state; there are as many as calls, not files."""
-        columns = "n, key, source, options, state, token, seen, taken, bytes"
-        rows = self._journal.read(
-            f"SELECT {columns} FROM listing WHERE ?1 IN ('', state) ORDER BY n",  # noqa: S608 - constants
-            (state,),
-        )
-        try:
-            return [
-                Listing(n, key, source, _options_of(options), *rest)
-                for n, key, source, options, *rest in rows
-            ]
-        except (ValueError, TypeError) as error:
-            raise JournalBroken(self.path, f"a listing makes no sense ({error})") from None
-
-    def added(self, listings: Sequence[int]) -> Added:
-        """Return what listings brought."""
-        total = Added()
-        for n in listings:
-            ((count, size, unknown, failed),) = self._journal.read(
-                f"SELECT count(*), total({_KNOWN_SIZE}), count(*) - count({_KNOWN_SIZE}),"  # noqa: S608 - constants
-                " (SELECT count(*) FROM item WHERE listing = ?1 AND state = ?2)"
-                " FROM item WHERE listing = ?1 AND state <> ?2",
-                (n, State.FAILED.value),
-            )
-            total = Added(
-                total.count + count,
-                total.bytes + int(size),
-                total.unknown_sizes + unknown,
-                total.failed + failed,
-            )
-        return total
-
     def totals(self) -> Totals:
         """Return what a run would fetch: what is open and not held."""
         marks = ", ".join("?" * len(_OPEN_STATES))
         ((count, size, unknown),) = self._journal.read(
-            f"SELECT count(*), total({_KNOWN_SIZE}), count(*) - count({_KNOWN_SIZE})"  # noqa: S608 - constants
+            f"SELECT count(*), total({KNOWN_SIZE}), count(*) - count({KNOWN_SIZE})"  # noqa: S608 - constants
             f" FROM item WHERE state IN ({marks}) AND NOT (state = ? AND reason = 'paused')"
             " AND retried >= ?",
             (*(state.value for state in _OPEN_STATES), State.PAUSED.value, self.shown),
@@ -767,13 +668,6 @@ def _check_types(
 
 _FINE: set[tuple[type, ...]] = set()
 """The types of whole rows that were checked; few differ, and a check costs 5 us."""
-
-
-def _options_of(text: str) -> dict[str, object]:
-    options = json.loads(text)
-    if not isinstance(options, dict):
-        raise TypeError("its options are no object")
-    return options
 
 
 def _promised_of(text: str) -> tuple[Digest, ...]:
