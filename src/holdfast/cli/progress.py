@@ -34,7 +34,10 @@ NO_RICH = "For a live display: pip install 'holdfast[cli]'"
 
 # What a JSON event always has, and what it has where there is something to say.
 SCHEMA: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "FileState": (("state", "reason"), ("code", "text", "size", "verified")),
+    "FileState": (
+        ("state", "reason"),
+        ("code", "text", "size", "verified", "source", "ignored"),
+    ),
     "Attempt": (("no", "verdict", "sent", "seconds"), ("reason", "host")),
     "Waited": (("seconds", "why"), ("host",)),
     "ResumeAccepted": (("rung", "offset"), ("host",)),
@@ -53,8 +56,10 @@ def event_fields(heard: ItemEvent) -> dict[str, object] | None:
     if schema is None:
         return None
     own: dict[str, Any] = {spec.name: getattr(event, spec.name) for spec in fields(event)}
-    own["host"], own["source"] = event.key, heard.path
-    if isinstance(event, events.Attempt):
+    own["host"] = event.key
+    if isinstance(event, ListingPage):
+        own["source"] = heard.path
+    elif isinstance(event, events.Attempt):
         own["verdict"] = event.kind
     elif isinstance(event, events.EndpointState) and event.until is not None:
         # Monotonic times mean nothing to a reader; `t` is wall time, and so is this.
@@ -62,7 +67,10 @@ def event_fields(heard: ItemEvent) -> dict[str, object] | None:
     about = {"id": heard.id, "path": heard.path} if heard.id else {}
     always, sometimes = schema
     found = {name: own[name] for name in always}
-    return {**about, **found, **{n: own[n] for n in sometimes if own[n] not in (None, "")}}
+    return {**about, **found, **{n: own[n] for n in sometimes if own.get(n) not in _NOTHING}}
+
+
+_NOTHING = (None, "", ())
 
 
 class Display:
