@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from holdfast.downloads.items import Item
+    from holdfast.downloads.rows import Small
     from holdfast.transfer.plane import Received
     from holdfast.transfer.traffic import Flow as Flowing
     from holdfast.transfer.traffic import Shared
@@ -44,7 +45,7 @@ GATE_EVERY = 0.1
 class Job(NamedTuple):
     """What a thread is to do: fetch `item`, or be one more stream of `work` for it."""
 
-    item: Item
+    item: Item | Small
     host: str
     work: Shared | None = None
 
@@ -85,7 +86,7 @@ class Host:
     moved: int = 0
     slots: int = 0
     flows: dict[Flow, None] = field(default_factory=dict)
-    waiting: deque[Item] = field(default_factory=deque)
+    waiting: deque[Item | Small] = field(default_factory=deque)
 
     @property
     def connections(self) -> int:
@@ -104,8 +105,8 @@ class Crew:
 
     def __init__(
         self,
-        items: Iterator[Item],
-        host_of: Callable[[Item], str],
+        items: Iterator[Item | Small],
+        host_of: Callable[[Item | Small], str],
         *,
         per_host: int,
         workers: int = 1 << 16,
@@ -130,7 +131,7 @@ class Crew:
         self._ahead = 0  # items that wait for their host
         self._exhausted = False
         self._files = 0
-        self._offers: dict[Shared, Item] = {}
+        self._offers: dict[Shared, Item | Small] = {}
         self._idle: deque[threading.Event] = deque()
         self._stopped = False
 
@@ -215,7 +216,7 @@ class Crew:
             if not self._expected:
                 self._wake(len(self._idle))
 
-    def _put(self, item: Item) -> None:
+    def _put(self, item: Item | Small) -> None:
         name = self._host_of(item)
         host = self._host(name)
         host.waiting.append(item)
@@ -371,6 +372,10 @@ class Crew:
         limit = host.limit
         may = limit.held_until <= now and host.connections <= limit.limit
         return may and not (self._turns or self._stopped)
+
+    def bears(self, host: Host) -> bool:
+        """Whether a host bears all the connections that it has; then one may be kept."""
+        return host.connections <= host.limit.limit and not self._turns
 
     def counted(self, host: Host, count: int, n: int) -> float:
         """Count files that the lane has, `n` bytes; return the seconds to wait before more."""

@@ -65,12 +65,12 @@ CRAWL_SECONDS = 20.0
 CRAWL_RATE = 1024
 
 
-def _wants(head: Head) -> bool:
+def wants(head: Head) -> bool:
     """Whether a body is to be read: it may be the file, or the machinery may want it."""
     return head.status in {200, 203}
 
 
-class _Origin:
+class Origin:
     """What is asked of one scheme, host and port."""
 
     def __init__(self, url: Url, host: Host, passes: Passes, reach: Reach) -> None:
@@ -90,12 +90,26 @@ class _Origin:
         return self._before + target.encode("ascii") + self._after
 
 
+def origin_of(
+    row: Small,
+    crew: Crew,
+    passes: Callable[[str], Passes],
+    reach: Callable[[bool], Reach],
+    proxied: Callable[[Url], bool],
+) -> Origin | None:
+    """Return whom a file is asked from; None if more than a plain GET is needed there."""
+    url = parse(row.origin + "/")
+    if proxied(url) or is_s3(url, {}):
+        return None
+    return Origin(url, crew.host(url.host), passes(url.host), reach(row.typed))
+
+
 class _Slot:
     """One connection that the lane may have, and what it does."""
 
     __slots__ = ("again", "at", "began", "given", "item", "line", "origin", "quiet", "task")
 
-    def __init__(self, origin: _Origin) -> None:
+    def __init__(self, origin: Origin) -> None:
         self.origin = origin
         self.line: Line | None = None
         self.item: Small | None = None
@@ -149,7 +163,7 @@ class Lane:
         self._handed = handed
         self._clear = clear
         self._stopping = stopping
-        self._origins: dict[tuple[str, bool], _Origin | None] = {}
+        self._origins: dict[tuple[str, bool], Origin | None] = {}
         self._slots: dict[_Slot, None] = {}
         self._kept: list[_Slot] = []
         self._busy: dict[str, _Slot] = {}
@@ -237,15 +251,13 @@ class Lane:
                     origin.waiting.append(row)
                     self._ready += 1
 
-    def _origin_of(self, row: Small) -> _Origin | None:
+    def _origin_of(self, row: Small) -> Origin | None:
         """Return whom a file is asked from; None if that is left to the threads."""
         key = (row.origin, row.typed)
         if key not in self._origins:
-            url = parse(row.origin + "/")
-            self._origins[key] = None
-            if not self._proxied(url) and not is_s3(url, {}):
-                host, reach = self._crew.host(url.host), self._reach(row.typed)
-                self._origins[key] = _Origin(url, host, self._passes(url.host), reach)
+            self._origins[key] = origin_of(
+                row, self._crew, self._passes, self._reach, self._proxied
+            )
         origin = self._origins[key]
         return origin if origin is not None and origin.too_large < TOO_LARGE else None
 
@@ -287,7 +299,7 @@ class Lane:
             return
         self._give_back(slot)
 
-    def _may_go_on(self, origin: _Origin) -> bool:
+    def _may_go_on(self, origin: Origin) -> bool:
         if self._ready < AHEAD:
             self._refill()
         if self._stopping() or not origin.waiting:
@@ -300,7 +312,7 @@ class Lane:
             return True
         return self._not_before > 0 and clock.monotonic() < self._not_before
 
-    def _is_free(self, item: Small, origin: _Origin) -> bool:
+    def _is_free(self, item: Small, origin: Origin) -> bool:
         """Whether a file can be asked for here: nobody wants otherwise, nothing is in its way."""
         if item.id in self._steered or origin.too_large >= TOO_LARGE:
             self._reread(item.id)
@@ -327,7 +339,7 @@ class Lane:
         try:
             line = await dial(
                 origin.url,
-                lambda: Line(_wants, self._answered, most=self._most),
+                lambda: Line(wants, self._answered, most=self._most),
                 timeout=self._options.timeouts.connect,
                 look_up=self._look_up,
                 reach=origin.reach,
@@ -399,7 +411,7 @@ class Lane:
         slot.item = slot.given = None
         self._next(slot)
 
-    def _count(self, origin: _Origin) -> None:
+    def _count(self, origin: Origin) -> None:
         """Tell the crew what has come; it may want the lane to wait."""
         count, origin.count = origin.count, 0
         moved, origin.moved = origin.moved, 0
@@ -411,7 +423,7 @@ class Lane:
     def _pass_on(self, slot: _Slot, line: Line) -> None:
         """Hand an answer over, or the question, where the body was too large to be taken."""
         head, size = line.head, slot.item.size if slot.item is not None else None
-        large = line.end in {End.UNREAD, End.LIMIT} and head is not None and _wants(head)
+        large = line.end in {End.UNREAD, End.LIMIT} and head is not None and wants(head)
         if large and not (
             size is not None and head is not None and head.length not in {None, size}
         ):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from holdfast.downloads.failures import Failure, failure_of
 from holdfast.downloads.fetch import WISHED, Outcome, check_way
 from holdfast.downloads.group import Group
-from holdfast.downloads.rows import MANY, MOST, Rows
+from holdfast.downloads.rows import MANY, MOST, Rows, Small
 from holdfast.downloads.states import State, after, is_open
 from holdfast.runtime.files import files
 from holdfast.runtime.passes import Passes
@@ -20,18 +20,21 @@ from holdfast.wire.addresses import Reach
 from holdfast.wire.proxy import proxies_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from holdfast.downloads.crew import Crew
     from holdfast.downloads.fetch import Options
-    from holdfast.downloads.rows import Done, Small
+    from holdfast.downloads.items import Item
+    from holdfast.downloads.rows import Done
     from holdfast.downloads.small import Lane
+    from holdfast.downloads.small_threads import SmallThreads
     from holdfast.downloads.states import Input
     from holdfast.downloads.store import Store
     from holdfast.runtime.policy import Policy
     from holdfast.transfer.plane import Plane
     from holdfast.transfer.traffic import Traffic
     from holdfast.wire.addresses import AddrInfo
+    from holdfast.wire.cancel import Cancel
     from holdfast.wire.http1 import Head
     from holdfast.wire.resolve import Resolver
     from holdfast.wire.urls import Url
@@ -77,6 +80,9 @@ class SmallRun:
         self._proxies = proxies_of(os.environ)
         self._lock = threading.Lock()
         self.lane: Lane | None = None
+        self.threads: SmallThreads | None = None
+        self.is_used = False
+        self._rows: Rows | None = None
         self.group = Group(
             store,
             into,
@@ -88,16 +94,27 @@ class SmallRun:
         )
 
     def open(self, plane: Literal["auto", "threads", "asyncio"]) -> bool:
-        """Make a lane if there is work for one; return whether there is."""
+        """Make ready for what there is to do; return whether there is a lane to be run."""
+        options = self._options
+        if options.sidecars is not None or options.content_disposition:
+            return False  # there is more than one question to each file
         rows = Rows(self._store, MOST)
-        least = MANY if plane == "auto" else 1
-        if plane == "threads" or rows.count(least) < least:
+        least = 1 if plane == "asyncio" else MANY
+        if rows.count(least) < least:
             return False
+        self.group.open()
+        self.is_used = True
+        if plane == "threads":
+            self._open_threads(rows)
+        else:
+            self._open_lane(rows)
+        return self.lane is not None
+
+    def _open_lane(self, rows: Rows) -> None:
         # It brings asyncio (40 ms), which a run of few files does not need.
         from holdfast.downloads.small import Lane  # noqa: PLC0415
 
         self._crew.expect(1)  # the lane itself
-        self.group.open()
         self.lane = Lane(
             rows,
             self._into,
@@ -114,7 +131,41 @@ class SmallRun:
             clear=self._is_clear,
             stopping=self._stopping,
         )
-        return True
+
+    def _open_threads(self, rows: Rows) -> None:
+        from holdfast.downloads.small import origin_of  # noqa: PLC0415 - see above
+        from holdfast.downloads.small_threads import SmallThreads  # noqa: PLC0415 - the same
+
+        self._rows = rows
+        self.threads = SmallThreads(
+            crew=self._crew,
+            group=self.group,
+            options=self._options,
+            resolver=self._resolver,
+            origin_of=lambda row: origin_of(
+                row,
+                self._crew,
+                lambda host: Passes(self._policy, host),
+                self._reach,
+                self._is_proxied,
+            ),
+            clear=self._is_clear,
+        )
+
+    def items(self) -> Iterator[Item | Small]:
+        """Yield what the threads begin with; if there is a lane it hands them what is theirs."""
+        if self.lane is not None:
+            return
+        if self.threads is None:
+            yield from self._store.open_items()
+            return
+        ended = False
+        while self._rows is not None and not ended:
+            page, ended = self._rows.page()
+            for row in page:
+                found = self._store.item(row) if isinstance(row, str) else row
+                if found is not None:
+                    yield found
 
     def run_lane(self) -> None:
         """Do what the lane has to do, on this thread."""
@@ -170,6 +221,25 @@ class SmallRun:
         return True
 
     # -- to the threads --------------------------------------------------------------------------
+
+    def try_small(self, item: Small, cancel: Cancel) -> bool:
+        """Try a file on this thread; False: it goes on as every other."""
+        threads = self.threads
+        done = threads.fetch(item, cancel) if threads is not None else False
+        if isinstance(done, Answer):
+            with self._lock:
+                self._answers[item.id] = done
+        return done is True
+
+    def ended(self, item: Item | Small, size: int) -> None:
+        """Learn how large a file was that went the usual way."""
+        if self.threads is not None and isinstance(item, Small):
+            self.threads.learn(item.origin, size)
+
+    def leave(self) -> None:
+        """Give up what this thread keeps for small files."""
+        if self.threads is not None:
+            self.threads.leave()
 
     def _hand(self, item_id: str, answer: Answer | None) -> None:
         """Let a thread go on with a file, with what was received of it."""
