@@ -268,12 +268,10 @@ class Fetch:
     def _is_nameless(self) -> bool:
         """Whether the server may still say how the file is called: its name is the URL's."""
         item = self.item
-        fresh = not item.asked and not item.listing and item.standing.pinned is None
-        return (
-            self._options.content_disposition
-            and fresh
-            and item.path == name_from_url(parse(item.url), allow_dot=self._options.allow_dot)
-        )
+        if not self._options.content_disposition or item.listing or item.standing.pinned:
+            return False
+        ours = name_from_url(parse(item.url), allow_dot=self._options.allow_dot)
+        return (item.asked or item.path) == ours
 
     def _take_name(self, head: Head) -> None:
         """Take the name that the server proposes, before the first byte is journaled."""
