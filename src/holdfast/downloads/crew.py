@@ -200,6 +200,11 @@ class Crew:
         self._called()
 
     @property
+    def connections(self) -> int:
+        """How many connections are in use, or may be at any moment."""
+        return self._connections
+
+    @property
     def ahead(self) -> int:
         """How many items wait for a thread."""
         return self._ahead

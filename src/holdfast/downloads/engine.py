@@ -16,6 +16,7 @@ from holdfast.core.errors import Stopped
 from holdfast.core.events import Alert, EndpointState
 from holdfast.downloads.crew import Crew, Job
 from holdfast.downloads.fetch import WISHED, Fetch, Options, Outcome
+from holdfast.downloads.hands import Threads
 from holdfast.downloads.items import FailedItem, FileState, Item, ItemEvent, Report
 from holdfast.downloads.smallrun import SmallRun
 from holdfast.downloads.states import Input, State, after, is_open
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
     from holdfast.core.events import Event
     from holdfast.downloads.addresses import Addresses
+    from holdfast.downloads.hands import Hand, Hands
     from holdfast.downloads.rows import Done, Small
     from holdfast.downloads.store import Store
     from holdfast.runtime.policy import Policy
@@ -82,7 +84,9 @@ class Engine:
         heard: Callable[[ItemEvent], None] | None = None,
         until: float | None = None,
         plane: Plane | None = None,
-        lane: Literal["auto", "threads", "asyncio"] = "auto",
+        lane: Literal["auto", "threads", "asyncio"] | None = None,
+        resolver: Resolver | None = None,
+        hands: Hands | None = None,
         way: Way | None = None,
     ) -> None:
         self._store = store.view()
@@ -93,12 +97,13 @@ class Engine:
         self._addresses = addresses
         self._ledger = Ledger()
         self._heard = heard
-        resolver = Resolver()
+        resolver = resolver or Resolver()
+        self._hands_of: Hands = hands or Threads()
         self._plane = plane or ThreadPlane(resolver)
         self._cancel = Cancel()
         self._lock = threading.Lock()
         self._changed = threading.Event()
-        self._threads: list[threading.Thread] = []
+        self._threads: list[Hand] = []
         self._active: dict[str, Cancel] = {}
         self._wishes: dict[str, Input] = {}
         self._steered: set[str] = set()
@@ -109,7 +114,7 @@ class Engine:
         self._out_of_time = False
         self._full = False
         self._running = self._hands = 0
-        self._finisher: threading.Thread | None = None
+        self._finisher: Hand | None = None
         self._stop_at: float | None = None
         self._tally = Tally()
         self._crash: BaseException | None = None
@@ -123,13 +128,18 @@ class Engine:
             starving=self._hurry,
         )
         self._way = way or Way()
-        self._lane = lane if plane is None and way is None else "threads"
+        # A plane or way of somebody's own is meant for all files, unless he says otherwise.
+        self._lane: Literal["auto", "threads", "asyncio"]
+        self._lane = lane or ("auto" if plane is None else "threads")
+        if way is not None:
+            self._lane = "threads"
         self._small = SmallRun(
             self._store,
             into,
             policy,
             crew=self._crew,
             options=options,
+            hands=self._hands_of,
             resolver=resolver,
             steered=self._steered,
             done=self._done,
@@ -152,6 +162,11 @@ class Engine:
                 self._hosts.clear()
             host = self._hosts[item.origin] = parse(item.origin + "/").host
         return host
+
+    @property
+    def connections(self) -> int:
+        """How many connections are in use, or may be at any moment; none after a run."""
+        return self._crew.connections
 
     def stop(self) -> None:
         """Ask the run to end; what was received is kept.
@@ -239,21 +254,19 @@ class Engine:
             self._hands += 1
             self._spawn(self._worker, f"get-{self._hands}")
 
-    def _spawn(
-        self, work: Callable[[], None], name: str, *, counted: bool = True
-    ) -> threading.Thread:
+    def _spawn(self, work: Callable[[], None], name: str, *, counted: bool = True) -> Hand:
         """Start a thread. counted: the run goes on for as long as it does."""
-        thread = threading.Thread(
-            target=self._run_thread, args=(work, counted), name=f"holdfast-{name}", daemon=True
-        )
         if counted:
-            self._threads.append(thread)
             with self._lock:
                 self._running += 1
-        thread.start()
-        return thread
+        hand = self._hands_of.start(
+            lambda: self._run_thread(work, counted=counted), f"holdfast-{name}"
+        )
+        if counted:
+            self._threads.append(hand)
+        return hand
 
-    def _run_thread(self, work: Callable[[], None], counted: bool) -> None:  # noqa: FBT001 - of a thread
+    def _run_thread(self, work: Callable[[], None], *, counted: bool) -> None:
         try:
             work()
         except BaseException as error:  # noqa: BLE001 - raised again by `run`, on its thread

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 
 from holdfast.core.verdict import Kind, Sent
 from holdfast.downloads.rows import MOST, Small
-from holdfast.runtime.clock import SystemClock, clock
+from holdfast.runtime.clock import clock
 from holdfast.runtime.hub import hub
 from holdfast.transfer.plain import checked, is_plain
 from holdfast.transfer.plane import End, Received
@@ -177,19 +177,6 @@ class Lane:
         self._over: asyncio.Event | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._timer: Timer | None = None
-
-    def run(self) -> None:
-        """Do it all, on this thread."""
-        factory: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
-        if isinstance(clock.installed, SystemClock):
-            try:
-                import uvloop  # noqa: PLC0415 - optional, and only here
-            except ImportError:
-                pass
-            else:
-                factory = uvloop.new_event_loop
-        with asyncio.Runner(loop_factory=factory) as runner:
-            runner.run(self.main())
 
     async def main(self) -> None:
         """Do it all, on this loop."""

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from holdfast.downloads.crew import Crew
     from holdfast.downloads.fetch import Options
+    from holdfast.downloads.hands import Hands
     from holdfast.downloads.items import Item
     from holdfast.downloads.rows import Done
     from holdfast.downloads.small import Lane
@@ -59,6 +60,7 @@ class SmallRun:
         *,
         crew: Crew,
         options: Options,
+        hands: Hands,
         resolver: Resolver,
         steered: set[str],
         done: Callable[[Sequence[Done]], None],
@@ -70,6 +72,7 @@ class SmallRun:
         self._policy = policy
         self._crew = crew
         self._options = options
+        self._hands = hands
         self._resolver = resolver
         self._steered = steered
         self._done = done
@@ -171,7 +174,7 @@ class SmallRun:
         """Do what the lane has to do, on this thread."""
         if self.lane is not None:
             try:
-                self.lane.run()
+                self._hands.run(self.lane.main)
             finally:
                 self._crew.expect(-1)
 
