@@ -116,20 +116,15 @@ class Downloads(Steering):
         rename: bool = False,
         content_disposition: bool = False,
     ) -> None:
-        _check("workers", workers, 1, 256)
-        _check("per_host", per_host, 1, 256)
-        if limit_rate is not None:
-            _check("limit_rate", limit_rate, 1024, 1 << 50)
-        _check("attempts", attempts, 1, 1_000_000)
-        _check("max_size", max_size, 1, 1 << 62)
-        if durability not in {"power", "process"}:
-            raise DownloadError("bad-option", f"`durability`: {durability!r}: power or process")
-        if on_full not in {"wait", "fail"}:
-            raise DownloadError("bad-option", f"`on_full`: {on_full!r}: wait or fail")
-        if plane not in {"auto", "threads", "asyncio"}:
-            raise DownloadError("bad-option", f"`plane`: {plane!r}: auto, threads or asyncio")
-        if exists not in EXISTS:
-            raise DownloadError("bad-option", f"`exists`: {exists!r}: one of {', '.join(EXISTS)}")
+        _check_numbers(
+            workers=workers,
+            per_host=per_host,
+            attempts=attempts,
+            limit_rate=limit_rate,
+            max_size=max_size,
+            max_time=max_time,
+        )
+        _check_words(durability=durability, on_full=on_full, plane=plane, exists=exists)
         self.into = posixpath.normpath(os.fspath(into))
         self.journal = journal_path(self.into, journal)
         self._plane = plane
@@ -150,31 +145,23 @@ class Downloads(Steering):
             content_disposition,
         )
         self._policy = policy or default_policy(attempts)
-        if max_time is not None:
-            _check("max_time", max_time, 0, 1 << 40)
         self._max_time = max_time
         self._space_check = space_check
         self.rebuilt = rebuild_journal(self.into, self.journal) if rebuild else None
+        _check_beside_via(
+            via,
+            aria2_secret,
+            {"limit_rate": limit_rate, "plane": None if plane == "auto" else plane},
+        )
         self._through = None
         if via is not None:
-            given = {"limit_rate": limit_rate, "plane": None if plane == "auto" else plane}
-            _refuse_beside_via(given)
             self._through = Through.of(
                 via, self.into, aria2_secret, attempts=attempts, most=workers
             )
-        elif aria2_secret is not None:
-            raise DownloadError("bad-option", "`aria2_secret` has no effect without `via`")
-        store = open_store(self.into, self.journal)
-
-        def listing() -> Policy:
-            from holdfast.downloads.s3 import default_policy as made  # noqa: PLC0415 - seldom
-
-            return policy or made(attempts)
-
         super().__init__(
             self.into,
-            store,
-            listing,
+            open_store(self.into, self.journal),
+            lambda: policy or _listing_policy(attempts),
             self._options.timeouts,
             rename=rename,
             allow_dot=allow_dot,
@@ -315,9 +302,19 @@ def default_policy(attempts: int) -> Policy:
     return policy(retry, name="downloads", key=lambda call: call.host)
 
 
-def _refuse_beside_via(given: Mapping[str, object]) -> None:
+def _listing_policy(attempts: int) -> Policy:
+    from holdfast.downloads.s3 import default_policy as made  # noqa: PLC0415 - only who lists
+
+    return made(attempts)
+
+
+def _check_beside_via(
+    via: str | None, secret: Secret | str | None, given: Mapping[str, object]
+) -> None:
+    if via is None and secret is not None:
+        raise DownloadError("bad-option", "`aria2_secret` has no effect without `via`")
     for name, value in given.items():
-        if value is not None:
+        if via is not None and value is not None:
             text = f"`{name}` has no effect with `via`: aria2 moves the bytes, with its own options"
             raise DownloadError("bad-option", text)
 
@@ -333,9 +330,35 @@ def _settle(
         over.set_exception(error)
 
 
-def _check(name: str, value: float, low: int, high: int) -> None:
-    if not low <= value <= high:
-        raise DownloadError("bad-option", f"`{name}`: {value}: it must be from {low} to {high}")
+_RANGES = {
+    "workers": (1, 256),
+    "per_host": (1, 256),
+    "attempts": (1, 1_000_000),
+    "limit_rate": (1024, 1 << 50),
+    "max_size": (1, 1 << 62),
+    "max_time": (0, 1 << 40),
+}
+_WORDS = {
+    "durability": ("power", "process"),
+    "on_full": ("wait", "fail"),
+    "plane": ("auto", "threads", "asyncio"),
+    "exists": EXISTS,
+}
+
+
+def _check_numbers(**given: float | None) -> None:
+    for name, value in given.items():
+        low, high = _RANGES[name]
+        if value is not None and not low <= value <= high:
+            text = f"`{name}`: {value}: it must be from {low} to {high}"
+            raise DownloadError("bad-option", text)
+
+
+def _check_words(**given: str) -> None:
+    for name, value in given.items():
+        if value not in _WORDS[name]:
+            text = f"`{name}`: {value!r}: not one of {', '.join(_WORDS[name])}"
+            raise DownloadError("bad-option", text)
 
 
 __all__ = ["BadUrl", "DownloadError", "Downloads", "Report", "Status", "read_status"]

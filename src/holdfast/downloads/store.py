@@ -674,6 +674,20 @@ def _promised_of(text: str) -> tuple[Digest, ...]:
     return tuple(Digest(*part.split("=", 2)) for part in text.splitlines())
 
 
+def _check_texts(item_id: str, url: str, path: str, asked: str, reason: str, version: str) -> None:
+    if len(item_id) != 16 or not set(item_id) <= set("0123456789abcdef"):
+        raise ValueError(f"id {item_id!r}")
+    for name in (path, asked or path):
+        if safe_path(name, allow_dot=True) != name:
+            raise ValueError(f"path {name!r}")
+    if reason and reason not in CODES:
+        raise ValueError(f"reason {reason!r}")
+    if version and not is_version_id(version):
+        raise ValueError(f"version {version[:40]!r}")
+    if item_id != made_id(url, asked or path):
+        raise ValueError(f"id {item_id!r} is not that of its address and path")
+
+
 def _item_of(row: tuple[Any, ...]) -> Item:
     (
         item_id, path, state, secret, want_size, digests, pinned, etag, last_modified, dated, size,
@@ -691,17 +705,7 @@ def _item_of(row: tuple[Any, ...]) -> Item:
             (want_size, size),
         )  # fmt: skip
         _FINE.add(kinds)
-    if len(item_id) != 16 or not set(item_id) <= set("0123456789abcdef"):
-        raise ValueError(f"id {item_id!r}")
-    for name in (path, asked or path):
-        if safe_path(name, allow_dot=True) != name:
-            raise ValueError(f"path {name!r}")
-    if reason and reason not in CODES:
-        raise ValueError(f"reason {reason!r}")
-    if version and not is_version_id(version):
-        raise ValueError(f"version {version[:40]!r}")
-    if item_id != made_id(url, asked or path):
-        raise ValueError(f"id {item_id!r} is not that of its address and path")
+    _check_texts(item_id, url, path, asked, reason, version)
     validators = Validators(etag, last_modified, size, media_type, coding, bool(dated), version)
     return Item(
         id=item_id,
