@@ -235,7 +235,11 @@ class Response:
             with suppress(OSError):
                 # The window begins behind what has come and is not read yet.
                 told = fcntl.ioctl(self._sock, termios.FIONREAD, bytes(_INT.size))
-                clamp = min(max(n - _INT.unpack(told)[0], _LEAST_WINDOW), 1 << 30)
+                more = n - len(self._ahead) - _INT.unpack(told)[0]
+                # Below a segment the system offers nothing: right when all that is wanted is
+                # here, else too little. A least window in both cases would be offered anew
+                # with every read, and what waits unread would never become less.
+                clamp = min(max(more, _LEAST_WINDOW), 1 << 30) if more > 0 else 1
                 self._sock.setsockopt(socket.IPPROTO_TCP, _WINDOW_CLAMP, clamp)
 
     def fill(self, buffer: memoryview) -> int | None:
