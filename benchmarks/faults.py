@@ -1,7 +1,7 @@
 """Right bytes over bad links: holdfast beside its peers, every client against every fault.
 
     python benchmarks/faults.py [--only CLIENT] [--fault FAULT] [--size MIB] [--rounds N]
-                                [--seed N] [--ceiling S] [--json FILE]
+                                [--seed N] [--ceiling S] [--json FILE] [--page FILE]
 
 One object (256 MiB) is fetched by each client (`faults_clients`: the rows, with their commands)
 from an origin that is broken in one way (`faults_origin`: the columns). The faults follow from
@@ -23,6 +23,7 @@ the origin sent to both, and "+n" says how many files it left beside the finishe
 journal apart, which is kept on purpose). The origin gives 16 MiB/s per connection there, else it
 would be over too soon.
 
+`--page` puts the table, and with what it was measured, between the two marks of a document.
 The machine may be busy, so only the ratios are worth comparing, not the seconds.
 """
 
@@ -71,6 +72,7 @@ FAULTS = {
 KILL_BETWEEN = (0.1, 0.375)
 """Of the object, 24 to 96 of 256 MiB."""
 LOOK_EVERY = 0.005
+BEGIN, END = "<!-- measured -->", "<!-- end of what was measured -->"
 RIGHT, FAILED, SILENT = "right", "F", "S"
 _WORSE = (RIGHT, FAILED, SILENT)
 
@@ -343,6 +345,20 @@ def goals(results: Results) -> Iterator[tuple[str, str, str, bool]]:
 # -- the command -----------------------------------------------------------------------------
 
 
+def page(text: str, about: dict[str, str], lines: Sequence[str]) -> str:
+    """Return a document with the results of a run between its marks. Raises ValueError."""
+    before, first, rest = text.partition(BEGIN)
+    _, last, after = rest.partition(END)
+    if not (first and last):
+        raise ValueError(f"the page has no `{BEGIN}` with an `{END}` behind it")
+    facts = [
+        f"`{about['command']}`",
+        f"{about['date']}; {about['machine']}; {about['python']}; {about['tools']}",
+    ]
+    block = "\n\n".join(["", *facts, "\n".join(lines), ""])
+    return before + first + block + last + after
+
+
 def there(clients: Iterable[Client]) -> tuple[list[Client], dict[str, str]]:
     """Return the clients that can run, and the versions of their tools; name the others."""
     here, tools = [], {}
@@ -391,6 +407,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--ceiling", type=float, default=CEILING, metavar="S",
                         help=f"seconds for one cell; default: {CEILING:.0f}")  # fmt: skip
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all results there")
+    parser.add_argument("--page", type=Path, metavar="FILE", help="put the table in there")
     args = parser.parse_args()
     args.fault = args.fault or list(FAULTS)
     return args
@@ -412,6 +429,8 @@ def main() -> None:
     print("\n| client | fault | goal | |\n|---|---|---|---|")
     for client, fault, text, met in aims:
         print(f"| {client} | {fault} | {text} | {'met' if met else 'not met'} |")
+    if args.page is not None:
+        args.page.write_text(page(args.page.read_text("utf-8"), about, lines), "utf-8")
     if args.json is not None:
         told = {
             name: {fault: [asdict(cell) for cell in cells] for fault, cells in row.items()}
