@@ -13,6 +13,7 @@ from cli_rig import events_of, get, running, until
 
 import holdfast as hf
 from holdfast.chaos import Answer, Handler, Object
+from holdfast.chaos.line import Plain
 from holdfast.cli import main as cli
 from holdfast.downloads.catalogs import era5
 
@@ -211,6 +212,62 @@ def test_a_bad_line_refuses_the_list_before_any_request(tmp_path: Path) -> None:
         assert files_in(tmp_path / "out") == ["a"]
         assert "[HF-1009]" in skipped.stderr
         assert "1 done, 0 skipped, 1 failed" in skipped.stderr
+
+
+# -- names and contents --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("option", "code", "content"),
+    [
+        (["--exists", "verify"], 1, b"mine"),
+        (["--exists", "skip"], 0, b"mine"),
+        (["--exists", "fail"], 1, b"mine"),
+        (["--exists", "overwrite"], 0, None),
+    ],
+)
+def test_a_file_in_the_way_is_what_exists_says(
+    option: list[str], code: int, content: bytes | None, tmp_path: Path
+) -> None:
+    (tmp_path / "a").write_bytes(b"mine")
+    with hf.chaos.server(Object("/a", 100)) as server:
+        assert get(server.url("/a"), *option, "-o", str(tmp_path)).returncode == code
+        assert (tmp_path / "a").read_bytes() == (content or server.expected_bytes("/a"))
+
+
+def test_names_are_safe_unless_the_user_wants_otherwise(tmp_path: Path) -> None:
+    with hf.chaos.server(Object("/x/.rc", 10), Object("/y/.rc", 20)) as server:
+        urls = [server.url("/x/.rc"), server.url("/y/.rc")]
+        assert get(*urls, "-o", str(tmp_path / "1")).returncode == 1
+        assert files_in(tmp_path / "1") == ["_rc"]
+        more = ["--allow-dot", "--rename"]
+        assert get(*urls, *more, "-o", str(tmp_path / "2")).returncode == 0
+        found = files_in(tmp_path / "2")
+    assert len(found) == 2
+    assert found[0].startswith(".rc")
+
+
+def test_the_server_may_say_the_name_if_it_is_asked(tmp_path: Path) -> None:
+    head = {"Content-Disposition": 'attachment; filename="data.nc"', "ETag": '"1"'}
+    with hf.chaos.server(Handler("/get", lambda _: Answer(200, head, Plain(b"body")))) as server:
+        words = [server.url("/get?id=3"), "--content-disposition"]
+        done = get(*words, "-o", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert files_in(tmp_path) == ["data.nc"]
+
+
+def test_a_sum_beside_the_file_is_heeded(tmp_path: Path) -> None:
+    sums: dict[str, str] = {}
+    beside = Handler("/a.sha256", lambda _: sums["a"])
+    with hf.chaos.server(Object("/a", 100), beside) as server:
+        sums["a"] = f"{server.expected_sha256('/a')}  a\n"
+        done = get(server.url("/a"), "--sidecar", "-o", str(tmp_path / "1"))
+        assert done.returncode == 0
+        assert done.stdout == "done: `a` (100 B, sha256 verified)\n"
+        sums["a"] = f"{'0' * 64}  a\n"
+        wrong = get(server.url("/a"), "--sidecar", "-o", str(tmp_path / "2"))
+        assert wrong.returncode == 1
+        assert "[HF-1401]" in wrong.stderr
 
 
 # -- plans -----------------------------------------------------------------------------------------

@@ -101,12 +101,23 @@ def _files(parser: argparse.ArgumentParser) -> None:
     add = _group(parser, "where the files go")
     add("-o", "--output", default=".", metavar="DIR", help="made if absent (default: .)")
     add("--journal", metavar="FILE", help="where to remember (default: DIR/.holdfast.db)")
+    text = "a file of this name that is not ours: verify (default: an equal one is "
+    text += "fine, another one fails), skip, overwrite or fail"
+    choices = ("verify", "skip", "overwrite", "fail")
+    add("--exists", choices=choices, default="verify", metavar="WHAT", help=text)
+    text = "give the second file of one name another name, instead of failing it"
+    add("--rename", action="store_true", help=text)
+    text = "take the name that the server gives (Content-Disposition)"
+    add("--content-disposition", action="store_true", help=text)
+    add("--allow-dot", action="store_true", help="names may begin with a dot")
 
 
 def _contents(parser: argparse.ArgumentParser) -> None:
     add = _group(parser, "what they must be")
     add("--sha256", metavar="HEX", help="for one URL")
     add("--md5", metavar="HEX", help="for one URL")
+    text = "ask for URL.sha256, URL.md5 and SHA256SUMS beside each file"
+    add("--sidecar", action="store_true", help=text)
     add("--max-size", type=_size, default=MAX_SIZE, metavar="SIZE", help="of a file (default: 1T)")
     add("--allow-html", action="store_true", help="an HTML or JSON page is what is wanted")
 
