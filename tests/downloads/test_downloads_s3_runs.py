@@ -71,7 +71,9 @@ def test_a_bucket_is_listed_and_fetched_by_its_versions(tmp_path):
         assert not one.gets
         d.cancel(d.add("http://127.0.0.1/none"))
         report = d.run()
+        assert {item.verified for item in d.status().items if item.state == "done"} == {"md5"}
     assert (report.done, report.exit_code) == (250, 0)
+    assert {get.headers["x-amz-checksum-mode"] for get in one.gets} == {"ENABLED"}
     assert (tmp_path / "0017.nc").read_text() == "body 17"
     assert all("if-match" in get.headers and "range" not in get.headers for get in one.gets)
 
@@ -246,6 +248,34 @@ def test_the_next_process_signs_again_with_what_it_finds(tmp_path, monkeypatch):
             report = d.run()
             assert (report.done, report.exit_code) == (5, 0)
         assert len(one.gets) == 5
+
+
+def test_a_listing_that_died_is_gone_on_with_signed_or_not_at_all(tmp_path, monkeypatch):
+    one = shelf(300, per_page=100, keys=frozenset({"AKID"}))
+    with one.server() as server:
+        with monkeypatch.context() as with_credentials, downloads(tmp_path) as d:
+            signed(with_credentials)
+
+            def stop(number):
+                if number == 2:
+                    d.stop()
+                    time.sleep(0.3)
+
+            one.on_list = stop
+            d.add_s3("s3://bkt/p/", endpoint=f"http://{server.address}")
+            assert [listing.source for listing in d.status().unlisted] == ["s3://bkt/p/"]
+        one.on_list = None
+        asked = len(one.lists)
+        with downloads(tmp_path) as d:
+            report = d.run()
+            assert (report.left, len(report.failed), report.exit_code) == (100, 1, 3)
+            assert report.failed[0].code == "HF-1011"
+            assert (len(one.lists), len(one.gets)) == (asked, 0)
+            assert d.status().unlisted == ()
+        signed(monkeypatch)
+        with downloads(tmp_path) as d:
+            assert d.retry_failed() == 1
+            assert (d.run().done, d.failed()) == (300, ())
 
 
 def test_a_clock_that_the_server_calls_wrong_is_set_by_the_server_s(tmp_path, monkeypatch):

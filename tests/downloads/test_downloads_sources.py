@@ -241,3 +241,38 @@ def test_a_list_of_100_000_lines_costs_no_memory(tmp_path):
         peaks.append(int(ran.stdout))
     assert (tmp_path / "list").stat().st_size > 6_000_000
     assert peaks[1] - peaks[0] < 8 * 1024  # KiB
+
+
+DYING = """
+import os, signal, sys
+import holdfast as hf
+
+class Deadly:
+    lines = 0
+
+    def __init__(self, file):
+        self.file = file
+
+    def __getattr__(self, name):
+        return getattr(self.file, name)
+
+    def readline(self, limit):
+        Deadly.lines += 1
+        if Deadly.lines == int(sys.argv[3]):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return self.file.readline(limit)
+
+with hf.Downloads(sys.argv[2]) as d, open(sys.argv[1], "rb") as file:
+    print(d.add_list(Deadly(file)).count)
+"""
+
+
+@pytest.mark.parametrize("line", [1500, 2001, 2002, 3400, 4002])
+def test_kill_9_while_a_list_is_added_has_added_nothing(tmp_path, line):
+    (tmp_path / "list").write_text("".join(f"{BASE}{n}\n" for n in range(2000)))
+    words = [sys.executable, "-c", DYING, tmp_path / "list", tmp_path / "d", str(line)]
+    ran = subprocess.run(words, capture_output=True, check=False)
+    assert ran.returncode == -9
+    with downloads(tmp_path / "d") as d:
+        assert d.status().items == ()
+        assert d.add_list(tmp_path / "list").count == 2000

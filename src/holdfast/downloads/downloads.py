@@ -18,6 +18,7 @@ from holdfast.downloads.engine import Engine
 from holdfast.downloads.failures import DownloadError
 from holdfast.downloads.fetch import Options
 from holdfast.downloads.items import Item, ItemEvent, Report
+from holdfast.downloads.listings import Listing, Listings
 from holdfast.downloads.opening import journal_path, open_store, rebuild_journal, refusing
 from holdfast.downloads.present import EXISTS, Exists
 from holdfast.downloads.room import check_room
@@ -40,10 +41,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """What a journal says. counts: items per state."""
+    """What a journal says. counts: items per state.  unlisted: what is not listed to its end."""
 
     counts: Mapping[str, int]
     items: tuple[Item, ...]
+    unlisted: tuple[Listing, ...] = ()
 
 
 class Downloads(Steering):
@@ -277,7 +279,7 @@ class Downloads(Steering):
     def status(self) -> Status:
         """Return what the journal says now; reading changes nothing."""
         with refusing():
-            return Status(self._store.counts(), tuple(self._store.items()))
+            return _status_of(self._store)
 
 
 def read_status(into: str, journal: str | None = None) -> Status:
@@ -286,7 +288,11 @@ def read_status(into: str, journal: str | None = None) -> Status:
     if not os.path.isfile(path):  # noqa: PTH113 - a plain question
         raise DownloadError("no-journal", f"`{path}`: there is no journal")
     with refusing(), closing(Store(path, read_only=True)) as store:
-        return Status(store.counts(), tuple(store.items()))
+        return _status_of(store)
+
+
+def _status_of(store: Store) -> Status:
+    return Status(store.counts(), tuple(store.items()), tuple(Listings(store).all("open")))
 
 
 def default_policy(attempts: int) -> Policy:

@@ -87,11 +87,16 @@ class Listings:
                 (token, seen, taken, size, n),
             )
 
-    def end(self, n: int, state: str, options: Mapping[str, object]) -> None:
-        """Commit how a listing ended, `done` or `failed`, and what was learnt of its place."""
+    def learn(self, n: int, options: Mapping[str, object]) -> None:
+        """Commit how a source is asked."""
         with self._store.writing() as db:
-            values = (state, json.dumps(options, sort_keys=True), n)
-            db.execute("UPDATE listing SET state = ?, options = ? WHERE n = ?", values)
+            values = (json.dumps(options, sort_keys=True), n)
+            db.execute("UPDATE listing SET options = ? WHERE n = ?", values)
+
+    def end(self, n: int, state: str) -> None:
+        """Commit how a listing ended: `done` or `failed`."""
+        with self._store.writing() as db:
+            db.execute("UPDATE listing SET state = ? WHERE n = ?", (state, n))
 
     def reopen(self, item: Item) -> None:
         """Have a source listed again, that was in the failed list as `item`."""

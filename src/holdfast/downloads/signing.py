@@ -29,12 +29,12 @@ _STALE = frozenset({"ExpiredToken", "TokenRefreshRequired", "InvalidToken"})
 class S3Access:
     """Vouches for requests to one bucket (an `Access`). For any thread.
 
-    opened: makes the bucket when it is first needed.  must_sign: its listing was signed.
+    opened: makes the bucket when it is first needed; raises DownloadError for want of
+    credentials.
     """
 
-    def __init__(self, opened: Callable[[], Bucket], *, must_sign: bool) -> None:
+    def __init__(self, opened: Callable[[], Bucket]) -> None:
         self._opened = opened
-        self._must_sign = must_sign
         self._lock = threading.Lock()
         self._known: Bucket | None = None
 
@@ -48,23 +48,22 @@ class S3Access:
     def refused(self, head: Head, body: bytes) -> bool:
         """Put right what can be, by what S3 says; whether to ask once more."""
         code = read_error(body).code
-        bucket = self._bucket()
-        if code == "RequestTimeTooSkewed":
-            return bucket.set_clock(head.headers)
-        if code in _STALE and bucket.is_signed:
+        try:
+            bucket = self._bucket()
+            if code == "RequestTimeTooSkewed":
+                return bucket.set_clock(head.headers)
+            if code not in _STALE or not bucket.is_signed:
+                return False
             if bucket.renew():
                 return True
-            raise _nobody(ABOUT_CREDENTIALS.get(code, code), head.status)
-        return False
+        except DownloadError as error:
+            raise _nobody(str(error), head.status) from None
+        raise _nobody(ABOUT_CREDENTIALS.get(code, code), head.status)
 
     def _bucket(self) -> Bucket:
         with self._lock:
             if self._known is None:
-                bucket = self._opened()
-                if self._must_sign and not bucket.is_signed:
-                    text = "it was listed with credentials, and none are found now"
-                    raise DownloadError("no-credentials", text)
-                self._known = bucket
+                self._known = self._opened()
             return self._known
 
 

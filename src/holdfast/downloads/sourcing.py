@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
 from holdfast.downloads import catalogs, wishes
-from holdfast.downloads.failures import DownloadError
+from holdfast.downloads.failures import DownloadError, Failure
 from holdfast.downloads.globs import Globs
 from holdfast.downloads.items import ItemEvent, ListingPage
 from holdfast.downloads.listings import Listing, Listings
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from holdfast.downloads.adder import Adder
-    from holdfast.downloads.failures import Failure
     from holdfast.downloads.items import Item
     from holdfast.downloads.s3 import Chosen
     from holdfast.downloads.store import Store
@@ -153,17 +152,25 @@ class Sourcing:
     def _one(self, listing: Listing, cancel: Cancel) -> None:
         with self._reading():
             how = How.of(listing)
-        bucket = self._bucket(listing, how, cancel)
         failures: Sequence[Failure] = ()
-        state = "done"
+        state = "failed"
         try:
-            if "catalog" in listing.options:
-                failures = self._part(listing, bucket)
-            else:
-                self._pages(listing, bucket)
+            bucket = self._bucket(listing, how, cancel)
+            # Known before the first page is: a process that comes after a crash must sign, too.
+            how = replace(how, signed=bucket.is_signed)
+            self._learn(listing, how)
+            try:
+                if "catalog" in listing.options:
+                    failures = self._part(listing, bucket)
+                else:
+                    self._pages(listing, bucket)
+                state = "done"
+            finally:
+                how = replace(how, region=bucket.place.region)
         except ListFailed as error:
-            failures, state = [error.failure], "failed"
-        how = replace(how, region=bucket.place.region, signed=bucket.is_signed)
+            failures = [error.failure]
+        except DownloadError as error:  # no credentials, in this process
+            failures = [Failure(error.reason, str(error)[:500])]
         with self._store.together():
             self._listings.drop_failures(listing.n)
             self.adder.take(
@@ -172,10 +179,15 @@ class Sourcing:
                     for no, failure in enumerate(failures, 1)
                 ]
             )
-            self._listings.end(listing.n, state, {**listing.options, "how": asdict(how)})
+            self._learn(listing, how)
+            self._listings.end(listing.n, state)
+        self._tell(listing, ended=True)
+
+    def _learn(self, listing: Listing, how: How) -> None:
+        """Journal how a source is asked, by what was found out."""
+        self._listings.learn(listing.n, {**listing.options, "how": asdict(how)})
         with self._lock:
             self._access.pop(listing.n, None)
-        self._tell(listing, ended=True)
 
     def _take(self, chosen: Iterable[Chosen], listing: Listing) -> None:
         dot = self.adder.allow_dot
@@ -255,13 +267,21 @@ class Sourcing:
         how = How.of(listing)
         if not (how.signed or how.requester_pays):
             return None
-        return S3Access(lambda: self._bucket(listing, how), must_sign=how.signed)
+        return S3Access(lambda: self._bucket(listing, how))
 
     def _bucket(self, listing: Listing, how: How, cancel: Cancel | None = None) -> Bucket:
+        """Return the bucket.
+
+        Raises DownloadError if it was listed with credentials and there are none now.
+        """
+        found = self._credentials(how.auth)
+        if how.signed and found.signer is None:
+            text = f"`{listing.source}` was listed with credentials, and now {found.note}"
+            raise DownloadError("no-credentials", text)
         return Bucket(
             parse_source(listing.source),
             auth=how.auth,
-            found=self._credentials(how.auth),
+            found=found,
             endpoint=how.endpoint,
             region=how.region,
             requester_pays=how.requester_pays,
