@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import tempfile
 from collections import Counter
 from pathlib import Path
@@ -122,6 +124,40 @@ def test_kill_9_at_every_call_of_a_file_of_64_extents(one_file: OneFile) -> None
     calls = one_file.check(0).calls
     died = [one_file.check(call).signal for call in range(1, calls + 1)]
     assert died.count(signal.SIGKILL) >= (calls if one_file.streams == 1 else calls // 2)
+
+
+SYSTEM_CALLS = "pwrite64,fdatasync,fsync,ftruncate,rename,unlink"
+
+
+def killed_by_strace(call: int, words: list[str]) -> int:
+    """Run a command that dies on entering such a system call of any thread; return its status."""
+    inject = f"inject={SYSTEM_CALLS}:signal=SIGKILL:when={call}"
+    strace = ["strace", "-f", "-qq", "-o", os.devnull, "-e", f"trace={SYSTEM_CALLS}", "-e", inject]
+    return subprocess.run([*strace, *words], check=False, capture_output=True).returncode
+
+
+@pytest.mark.long
+@pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
+def test_kill_9_at_every_system_call_of_the_command(quick: Path) -> None:
+    """Those within SQLite as well, which the seam does not see: its frames, syncs, checkpoints."""
+    size, at = 40 * KIB, 0
+    with hf.chaos.server(hf.chaos.Object("/x", size), hf.chaos.Object("/y", size)) as server:
+        words = [sys.executable, "-m", "holdfast", "get", server.url("/x"), server.url("/y")]
+        words += ["--workers", "1", "-o"]
+        while True:
+            at += 1
+            into = quick / str(at)
+            status = killed_by_strace(at, [*words, str(into)])
+            if status == 0:
+                break
+            assert status in {-signal.SIGKILL, 128 + signal.SIGKILL}, at
+            for name in {"x", "y"} & set(names_in(into) if into.exists() else []):
+                assert sha256_of(into / name) == server.expected_sha256(f"/{name}")
+            done = subprocess.run([*words, str(into)], check=False, capture_output=True)
+            assert (done.returncode, names_in(into)) == (0, ["x", "y"]), (at, done.stderr)
+            assert sha256_of(into / "y") == server.expected_sha256("/y")
+            shutil.rmtree(into)
+    assert at > 20
 
 
 # -- a batch ---------------------------------------------------------------------------------------
