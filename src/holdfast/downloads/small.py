@@ -250,6 +250,8 @@ class Lane:
 
     def _spread(self) -> None:
         """Let as many connections work as may, and find the end."""
+        if self._stopping():
+            return  # the next look ends it
         self._refill()
         kept, self._kept = self._kept, []
         for slot in kept:
