@@ -18,6 +18,7 @@ from holdfast.downloads.crew import Crew, Job
 from holdfast.downloads.fetch import WISHED, Fetch, Options, Outcome
 from holdfast.downloads.hands import Threads
 from holdfast.downloads.items import FailedItem, FileState, Item, ItemEvent, Report
+from holdfast.downloads.room import is_there
 from holdfast.downloads.smallrun import SmallRun
 from holdfast.downloads.states import Input, State, after, is_open
 from holdfast.downloads.tally import Tally
@@ -200,24 +201,12 @@ class Engine:
         fine = 0
         session = self._store.session
         for item in self._store.items(State.DONE, State.SKIPPED, session=session):
-            if self._is_there(item):
+            if not self._way.seen or is_there(item, self._into):
                 fine += 1
                 self._tell(item, Outcome(State.SKIPPED, size=item.known_size or 0))
             else:
                 self._store.update(item.id, state=after(item.state, Input.LOST).value)
         return fine
-
-    def _is_there(self, item: Item) -> bool:
-        if not self._way.seen:
-            return True
-        info = files().stat(f"{self._into}/{item.path}")
-        if info is None or not info.regular:
-            return False
-        # Another mtime means that somebody wrote to it. A digest that was promised since
-        # then must have been the one that was checked.
-        same = info.size == item.known_size and info.mtime == item.mtime
-        promised = {digest.hex for digest in item.digests}
-        return same and promised <= {item.digest}
 
     # -- threads -----------------------------------------------------------------------------
 

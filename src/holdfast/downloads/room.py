@@ -69,6 +69,9 @@ def check_room(store: Store, into: str) -> None:
     each for itself, and it is recorded with them.
     """
     try:
+        # Even if all that is finished had gone: then no file has to be looked at.
+        if store.totals().bytes + store.finished_bytes() <= files().free_space(into):
+            return
         plan = plan_of(store, into)
         if plan.fits:
             return

@@ -597,6 +597,12 @@ class Store:
         )
         return Totals(count, int(size), unknown, collisions)
 
+    def finished_bytes(self) -> int:
+        """Return the sizes of all files that are there and were asked for in this session."""
+        states = (State.DONE.value, State.SKIPPED.value)
+        sql = f"SELECT total({KNOWN_SIZE}) FROM item WHERE state IN (?, ?) AND session >= ?"  # noqa: S608 - constants
+        return int(self._journal.read(sql, (*states, self.session))[0][0])
+
     def begun_items(self) -> Iterator[Item]:
         """Yield open items that may have a part: they have a byte, or were under way."""
         marks = ", ".join("?" * len(_OPEN_STATES))
