@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import logging
+import re
 import signal
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,16 +17,17 @@ from cli_rig import events_of, get, running, until
 import holdfast as hf
 from holdfast.chaos import Answer, Handler, Object
 from holdfast.chaos.line import Plain
+from holdfast.cli import get_options
 from holdfast.cli import main as cli
 from holdfast.downloads.catalogs import era5
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 moto_server = pytest.importorskip("moto.server", reason="needs moto[s3], flask and flask-cors")
 s3_backends = pytest.importorskip("moto.s3.models", reason="needs moto[s3]").s3_backends
 
+ROOT = Path(__file__).parents[2]
 CODES = {"t": "128_130", "u": "128_131", "q": "128_133"}
 
 
@@ -367,3 +371,15 @@ def test_the_help_is_grouped_and_fits_a_narrow_terminal(
         "examples:",
     ):
         assert title in lines
+
+
+def test_every_option_has_its_row_on_the_page_of_downloads() -> None:
+    parser = argparse.ArgumentParser()
+    get_options.configure(parser)
+    options = {one for action in parser._actions for one in action.option_strings}
+    page = (ROOT / "docs" / "get.md").read_text(encoding="utf-8")
+    rows = "".join(re.findall(r"^\| (`-.*?) \|", page, re.MULTILINE))
+    named = set(re.findall(r"(?<![\w-])--?[a-z0-9][a-z0-9-]*", rows))
+    assert len(options) > 40
+    assert options - named <= {"-h", "--help"}
+    assert named - options <= {"--json"}  # every command has it

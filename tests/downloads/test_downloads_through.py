@@ -203,6 +203,8 @@ def test_without_a_service_the_run_is_refused_for_now(tmp_path: Path) -> None:
         ({"via": "aria2://local", "aria2_secret": Secret("x")}, "makes its own"),
         ({"via": "aria2://local", "limit_rate": 10_000}, "`limit_rate` has no effect"),
         ({"via": "aria2://local", "plane": "threads"}, "`plane` has no effect"),
+        ({"via": "aria2://local", "allow_html": True}, "`allow_html` has no effect"),
+        ({"via": "aria2://local", "content_disposition": True}, "has no effect with `via`"),
         ({"aria2_secret": Secret("x")}, "has no effect without `via`"),
     ],
 )

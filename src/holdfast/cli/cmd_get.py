@@ -96,8 +96,9 @@ def _options(args: argparse.Namespace) -> dict[str, Any]:
         "first_byte": args.first_byte_timeout,
         "idle": args.stall_timeout,
     }
+    given = {name: value for name, value in given.items() if value is not None}
     try:
-        timeouts = Timeouts(**{name: value for name, value in given.items() if value is not None})
+        timeouts = Timeouts(**given) if given else None
     except ValueError as error:
         raise DownloadError("bad-option", str(error)) from None
     return {

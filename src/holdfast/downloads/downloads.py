@@ -153,7 +153,14 @@ class Downloads(Steering):
         _check_beside_via(
             via,
             aria2_secret,
-            {"limit_rate": limit_rate, "plane": None if plane == "auto" else plane},
+            {
+                "limit_rate": limit_rate,
+                "plane": None if plane == "auto" else plane,
+                "timeouts": timeouts,
+                "allow_html": allow_html or None,
+                "allow_private": allow_private,
+                "content_disposition": content_disposition or None,
+            },
         )
         self._through = None
         if via is not None:
