@@ -29,6 +29,7 @@ GOOD = body_of(1)
 OLD = body_of(7)
 REFUSED = Verdict(Kind.CONNECT, Sent.NO, "ECONNREFUSED")
 LARGE = 20 << 20
+LARGE_GOOD, LARGE_OLD = body_of(1, LARGE), body_of(7, LARGE)
 
 
 @dataclass
@@ -274,7 +275,7 @@ def pieces_of(body: bytes, size: int = 4 << 20) -> Pieces:
 
 
 def test_bad_pieces_are_fetched_from_another_mirror() -> None:
-    good = body_of(1, LARGE)
+    good = LARGE_GOOD
     made = bench(Mirror(body=spoiled(good, 9 << 20), step=1 << 20), Mirror(body=good, step=1 << 20))
     made.run(attempts=1, pieces=pieces_of(good))
     assert made.content == good
@@ -282,7 +283,7 @@ def test_bad_pieces_are_fetched_from_another_mirror() -> None:
 
 
 def test_wrong_bytes_are_read_again_from_another_mirror() -> None:
-    good = body_of(1, LARGE)
+    good = LARGE_GOOD
     made = bench(Mirror(body=spoiled(good, 9 << 20), step=1 << 20), Mirror(body=good, step=1 << 20))
     made.run(attempts=1, sha256=sha256_of(good))
     assert made.content == good
@@ -290,8 +291,8 @@ def test_wrong_bytes_are_read_again_from_another_mirror() -> None:
 
 
 def test_a_mirror_with_an_old_version_costs_one_more_size() -> None:
-    good = body_of(1, LARGE)
-    old = Mirror(body=body_of(9, LARGE), version=9, step=1 << 20)
+    good = LARGE_GOOD
+    old = Mirror(body=LARGE_OLD, version=9, step=1 << 20)
     made = bench(old, Mirror(body=good, step=1 << 20))
     made.run(attempts=1, sha256=sha256_of(good))
     assert made.content == good
@@ -322,6 +323,17 @@ def test_bytes_of_an_earlier_run_are_joined_where_their_version_is_known() -> No
     assert made.content == GOOD
     assert net_of(made).hosts["m1.example"].served == SIZE
     assert net_of(made).hosts["m0.example"].served == 0
+
+
+def test_who_lends_to_bytes_of_an_earlier_run_is_not_taken_for_their_source() -> None:
+    """Its ETag is another, so asked as if they were its own it would begin anew."""
+    made = bench(Mirror(dead=True), Mirror(version=3, cuts=[400_000, 0]))
+    failing(made, attempts=1, sha256=sha256_of(GOOD))
+    first, second = net_of(made).hosts.values()
+    first.dead, first.cuts, second.dead = False, [200_000 + 65536], True
+    made.run(attempts=3, sha256=sha256_of(GOOD))
+    assert made.content == GOOD
+    assert net_of(made).served == SIZE + 2 * 65536
 
 
 # -- all are bad -----------------------------------------------------------------------------------
@@ -396,6 +408,35 @@ def test_the_bytes_are_always_those_promised(drawn) -> None:
     else:
         assert made.content == GOOD
         assert whole.verified == "sha256"
+
+
+@pytest.mark.parametrize("cuts", [[], [5 << 20, None, 3 << 20, 0]], ids=["whole", "cut"])
+@pytest.mark.parametrize("streams", [1, 3])
+@pytest.mark.parametrize(
+    ("kinds", "sizes"),
+    [
+        (("good", "good"), 1.1),
+        (("other tag", "good"), 1.1),
+        (("good", "old"), 2.1),
+        (("old", "good"), 3.1),
+        (("old", "other tag"), 3.1),
+        (("old", "old"), 4.1),
+        (("dead", "good"), 1.1),
+    ],
+    ids=str,
+)
+def test_large_objects_end_within_bounds(kinds, sizes, streams, cuts) -> None:
+    mirrors = [_mirror(kind, list(cuts)) for kind in kinds]
+    for mirror, kind in zip(mirrors, kinds, strict=True):
+        mirror.body = LARGE_OLD if kind == "old" else LARGE_GOOD
+        mirror.step = 1 << 20
+    made = bench(*mirrors, streams=streams)
+    if set(kinds) == {"old"}:
+        assert failing(made, attempts=20, sha256=sha256_of(LARGE_GOOD)).reason == "digest"
+    else:
+        made.run(attempts=20, sha256=sha256_of(LARGE_GOOD))
+        assert made.content == LARGE_GOOD
+    assert net_of(made).served <= LARGE * sizes
 
 
 @settings(max_examples=80, deadline=None)

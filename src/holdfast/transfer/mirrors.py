@@ -223,6 +223,7 @@ class Mirrors:
         self.home: int | None = 0 if len(self._all) == 1 else None
         self.mixing = True
         self.givers: set[int] = set()
+        self._doubted: frozenset[int] = frozenset()
         self._fails = 0  # of the home, without progress
         self._moves = 0
 
@@ -270,7 +271,7 @@ class Mirrors:
         """Return who may be asked, and how, best first."""
         opened = self._in(Place.OPEN)
         aside = self._in(Place.ASIDE)
-        if not need.held and not helping:
+        if not (need.held or need.doubtful or helping):
             return [(How.FRESH, opened), (How.FRESH, aside)]
         home = self.home
         if home is None and not (need.digest or need.strong):
@@ -279,7 +280,7 @@ class Mirrors:
         if not self.mixing:
             need = Need(need.held)
         if need.doubtful:
-            groups.append((How.BORROW, [no for no in opened if no not in self.givers]))
+            groups.append((How.BORROW, [no for no in opened if no not in self._doubted]))
         own = [home] if home is not None and self._all[home].place is not Place.OUT else []
         if need.digest:
             groups.append((How.BORROW, sorted({*opened, *own})))
@@ -317,9 +318,16 @@ class Mirrors:
         if self.several:
             self._ledger.note(pick.url.origin, n, seconds, None, whole=whole)
 
-    def has_others(self) -> bool:
-        """Whether there is somebody who gave nothing yet."""
-        return any(no not in self.givers for no in self._in(Place.OPEN))
+    def others(self) -> Place | None:
+        """Return the best place of those who gave nothing yet; None if there are none."""
+        for place in (Place.OPEN, Place.ASIDE):
+            if any(no not in self.givers for no in self._in(place)):
+                return place
+        return None
+
+    def doubt(self) -> None:
+        """Note that the bytes at hand are wrong: they are asked of others, if there are some."""
+        self._doubted = frozenset(self.givers)
 
     def gave(self, pick: Pick) -> None:
         """Note that bytes of it are in the file."""
@@ -338,8 +346,8 @@ class Mirrors:
                 self._all[no] = replace(self._all[no], place=Place.OPEN)
 
     def recognised(self, pick: Pick) -> None:
-        """Note that a mirror has the very version that is at hand."""
-        if self.home is None:
+        """Note that a mirror has the very version that is at hand; one that lends may not."""
+        if self.home is None and pick.how is not How.BORROW:
             self.home = pick.no
 
     def progressed(self) -> None:
@@ -389,21 +397,19 @@ class Mirrors:
         While one of them may be better next time, that is what it fails by; else by the failure
         that says most, with those of the others.
         """
-        whys = [one.why for one in self._all if one.why is not None]
-        hopeful = [one.why for one in self._all if one.why and one.place is not Place.OUT]
-        if isinstance(error, Interrupted) or not self.several or not whys:
+        failed = [(one, one.why) for one in self._all if one.why is not None]
+        if isinstance(error, Interrupted) or not self.several or not failed:
             return error
-        if hopeful:
-            passing = [why for why in hopeful if why.verdict.reason != _DISAGREES] or hopeful
+        whys = [why for one, why in failed if one.place is not Place.OUT]
+        if whys:
+            passing = [why for why in whys if why.verdict.reason != _DISAGREES] or whys
             best = min(passing, key=lambda why: why.verdict.retry_after or 0.0)
-            if _is_final(error.verdict) or error.verdict.reason == _DISAGREES:
-                return _failure(best, best.text)
-            return error
-        best = max(whys, key=lambda why: _TELLING.get(why.reason, 0))
-        told = "; ".join(
-            f"{one.url.host}: {one.why.text[:80]}" for one in self._all if one.why is not None
-        )
-        return _failure(best, f"{best.text} (all {self.count} addresses failed: {told[:300]})")
+        else:
+            best = max((why for _, why in failed), key=lambda why: _TELLING.get(why.reason, 0))
+        if len(failed) == self.count:
+            told = "; ".join(f"{one.url.host}: {why.text[:80]}" for one, why in failed)
+            return _failure(best, f"{best.text} (all {self.count} addresses failed: {told[:300]})")
+        return _failure(best, best.text)
 
 
 _TELLING = {

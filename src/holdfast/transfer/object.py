@@ -34,7 +34,7 @@ from holdfast.transfer.failures import (
     wrong_digest,
 )
 from holdfast.transfer.meter import Meter
-from holdfast.transfer.mirrors import How, Ledger, Mirrors, Need, Pick, disagrees
+from holdfast.transfer.mirrors import How, Ledger, Mirrors, Need, Pick, Place, disagrees
 from holdfast.transfer.plane import End, Plane, Received, Request, Take, Timeouts
 from holdfast.transfer.repair import ROUNDS, Pieces, Repair
 from holdfast.transfer.sink import Sink, Stream
@@ -331,7 +331,8 @@ class ObjectTransfer:
         if stream.pick.how is How.FRESH:
             standing = Standing()
         pinned = standing.pinned
-        joins = self.part.held > 0 or stream is not self._first
+        # While it is repaired all may have been given back; it is still read in ranges.
+        joins = self.part.held > 0 or stream is not self._first or self._repair is not None
         rung = self._rung(pinned) if pinned and joins else Rung.RESTART
         start = overlap_start(rung, at)
         if rung is Rung.OVERLAP and start < self.part.run_start(at):
@@ -476,7 +477,7 @@ class ObjectTransfer:
         facts = decision.facts
         if stream is not self._first:
             self.mirrors.gave(stream.pick)
-            return self._streams.take(stream, facts.question.start)
+            return self._streams.take(stream, facts.question.start, facts.until)
         if self._look is not None:
             self._look(facts.seen, facts.head)
             self._look = None
@@ -496,7 +497,7 @@ class ObjectTransfer:
             raise TransferFailed(Reason.TOO_BIG, text, permanent("too big"))
         self.part.allocate(size)
         self._streams.begin(stream, size, shared=self._may_share(facts))
-        return self._streams.take(stream, start)
+        return self._streams.take(stream, start, facts.until if resuming else None)
 
     def _may_share(self, facts: Facts) -> bool:
         """Whether several streams may fetch it: ranges, and something that vouches for each.
@@ -560,10 +561,13 @@ class ObjectTransfer:
             # Any node will do: the digest of the whole vouches for what is joined.
             pinned = replace(pinned, etag="")
         self._streams.restart()
+        # One that cannot be read in ranges has been read as a whole: that ends, too.
+        mismatches = self.standing.mismatches + (self._repair is not None)
         self._repair, self._wrong = None, None
         standing = replace(
             self.standing,
             pinned=pinned,
+            mismatches=mismatches,
             weak=False,
             promised=promised,
             listed=False,
@@ -770,7 +774,9 @@ class ObjectTransfer:
         if not self._repairing:
             self._phase(False)  # noqa: FBT003 - see the class
         self._repairing = True
-        self._doubtful = self.mirrors.several
+        if self.mirrors.several and not self._doubtful:
+            self._doubtful = True
+            self.mirrors.doubt()
         self._meter.declined("digest mismatch", sum(extent.len for extent in hit))
         self.part.forget(hit)
         self._first.reached = self.part.saved
@@ -800,7 +806,7 @@ class ObjectTransfer:
         if bad and self._refetch(bad):
             return
         mismatches = self.standing.mismatches + 1
-        if mismatches < 2 and len(self.part.extents) > 1 and self._can_repair():
+        if mismatches < 2 and (self._repair is not None or self._can_repair()):
             if self._repair is None and len(self.mirrors.givers) == 1:
                 self._found_first = found
             self._repair = self._repair or Repair(self.part.extents)
@@ -841,7 +847,18 @@ class ObjectTransfer:
         return True
 
     def _can_repair(self) -> bool:
-        return self._can_ask_anywhere() or (self.mirrors.several and self.mirrors.has_others())
+        """Whether ranges can be read again: of a mirror that has not given any, if there are some.
+
+        What two have given is rather fetched from each by itself. And one that has another
+        version, if there is nobody else, says that this version is the wrong one.
+        """
+        mirrors = self.mirrors
+        if len(self.part.extents) < 2 or (mirrors.mixing and len(mirrors.givers) > 1):
+            return False
+        others = mirrors.others()
+        if others is None:
+            return self._can_ask_anywhere()
+        return others is Place.OPEN and mirrors.mixing
 
     def _can_ask_anywhere(self) -> bool:
         """Whether any range of this version can be asked for."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from holdfast.core.verdict import Kind, Sent, Verdict
 from holdfast.runtime.clock import clock
 from holdfast.transfer.failures import Interrupted, Reason, TransferFailed, permanent
 
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from holdfast.transfer.mirrors import Pick
     from holdfast.transfer.object import ObjectTransfer
     from holdfast.transfer.sink import Stream
+
+
+NOBODY = Verdict(Kind.TRANSIENT, Sent.NO, "mirrors", max_retries=0, evidence="transfer")
 
 
 class Turns:
@@ -45,10 +49,11 @@ class Turns:
         pick = self._next()
         if pick is None:
             transfer.release(stream)
-            if self._helping:
-                raise Interrupted
-            text = "no address is left to ask"
-            raise mirrors.outcome(TransferFailed(Reason.NETWORK, text, permanent("mirrors")))
+            # A helper gives up its place for a while: the first stream may find another way.
+            again = NOBODY if self._helping else permanent("mirrors")
+            error = TransferFailed(Reason.NETWORK, "no address is left to ask", again)
+            self._raised = error if self._helping else mirrors.outcome(error)
+            raise self._raised
         if pick.no != stream.pick.no:
             transfer.turned(pick, helping=self._helping)
         stream.pick = pick
