@@ -145,6 +145,11 @@ class Facts:
         return given.start == self.question.start and fits
 
     @property
+    def until(self) -> int | None:
+        """Where the bytes end by Content-Range; a body without a length may go on behind it."""
+        return None if self.given is None or self.given.end is None else self.given.end + 1
+
+    @property
     def vouched(self) -> bool:
         """The answer carries what its rung relies on."""
         if self.question.rung in {Rung.IF_MATCH, Rung.IF_RANGE}:

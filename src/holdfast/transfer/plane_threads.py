@@ -85,6 +85,7 @@ class _Body:
         self._idle = idle
         self._buffer = _buffer(self._head.length)
         self._taken = 0
+        self._narrowed = False
 
     def move(self) -> Received:
         take = self._sink.accept(self._head)
@@ -127,9 +128,13 @@ class _Body:
         left = limit - self._taken
         if left < FAR and (length is None or limit < length):
             self._response.expect(left)
+            self._narrowed = True
             # The system widens the window again while it is read from, so say it more often
             # the nearer the end is: 0.4 MiB came in vain (median), with 1 MiB at a time 3.3.
             room = min(room, max(SMALL, min(NEAR, left // 64)))
+        elif self._narrowed:
+            self._narrowed = False
+            self._response.expect(1 << 30)  # more is wanted than was thought
         return min(room, left)
 
 

@@ -132,15 +132,20 @@ class Streams:
             self._ranges.give_back(claim, stream.at)
             self._news.set()
 
-    def take(self, stream: Stream, start: int) -> Take:
-        """Return what a stream wants of a body that begins at `start`."""
+    def take(self, stream: Stream, start: int, until: int | None = None) -> Take:
+        """Return what a stream wants of a body that begins at `start`.
+
+        until: where the body ends by its own word; what comes beyond is of nobody.
+        """
 
         def most() -> int:
             claim, ranges = stream.claim, self._ranges
             if claim is None or ranges is None:
                 return 0
+            if until is not None and stream.at >= until:
+                return until - start
             end = claim.end if claim.at < claim.end else ranges.extend(claim, self._count())
-            return end - start
+            return (end if until is None else min(end, until)) - start
 
         return Take(most=most, piece=self._traffic.piece)
 
