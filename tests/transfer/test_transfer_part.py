@@ -346,6 +346,21 @@ def test_the_end_of_each_stream_is_read_again(disk: SimFiles) -> None:
     part.close()
 
 
+def test_the_last_extent_is_read_again_though_it_is_a_full_one(disk: SimFiles) -> None:
+    rows = Rows()
+    part = rows.part()
+    part.open()
+    part.put(memoryview(BODY)[: 2 * EXTENT_SIZE], 0)
+    part.checkpoint()
+    part.close()
+    with closing(disk.open("/d/.x.part", write=True)) as file:
+        file.pwrite(b"\0", 2 * EXTENT_SIZE - 1)
+    part = rows.part()
+    part.open()
+    assert part.held == part.offset == EXTENT_SIZE
+    part.close()
+
+
 def test_extents_that_are_forgotten_are_gone_from_the_rows_first(disk: SimFiles) -> None:
     rows = Rows()
     begun(rows, 2 * EXTENT_SIZE)
