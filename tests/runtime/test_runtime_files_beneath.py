@@ -134,7 +134,7 @@ def test_no_room_is_needed_for_nothing(files, tmp_path):
 
 @pytest.mark.parametrize("number", [errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL])
 def test_a_file_system_that_cannot_allocate_is_no_failure(files, tmp_path, number, monkeypatch):
-    monkeypatch.setattr("holdfast.runtime.files._fallocate", lambda: lambda *_: number)
+    monkeypatch.setattr("holdfast.runtime.files.fallocate", lambda: lambda *_: number)
     file = files.create(str(tmp_path / "x"))
     assert file.allocate(100) is False
     file.close()
@@ -142,7 +142,7 @@ def test_a_file_system_that_cannot_allocate_is_no_failure(files, tmp_path, numbe
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EIO])
 def test_no_room_is_said(files, tmp_path, number, monkeypatch):
-    monkeypatch.setattr("holdfast.runtime.files._fallocate", lambda: lambda *_: number)
+    monkeypatch.setattr("holdfast.runtime.files.fallocate", lambda: lambda *_: number)
     file = files.create(str(tmp_path / "x"))
     with pytest.raises(OSError) as raised:  # noqa: PT011 - the number is looked at
         file.allocate(100)
@@ -151,7 +151,7 @@ def test_no_room_is_said(files, tmp_path, number, monkeypatch):
 
 
 def test_where_there_is_no_such_call_nothing_is_allocated(files, tmp_path, monkeypatch):
-    monkeypatch.setattr("holdfast.runtime.files._fallocate", lambda: None)
+    monkeypatch.setattr("holdfast.runtime.files.fallocate", lambda: None)
     file = files.create(str(tmp_path / "x"))
     assert file.allocate(100) is False
     file.close()

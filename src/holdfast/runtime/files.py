@@ -13,13 +13,13 @@ A simulated counterpart loses what was not synced and tears writes.
 from __future__ import annotations
 
 import errno
-import functools
 import os
 import stat as _stat
-import sys
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
+
+from holdfast.runtime.linux import CANNOT_ALLOCATE, WHOLE_SYNC, fallocate, whole_sync
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -148,11 +148,11 @@ class SystemFile:
 
     def allocate(self, size: int) -> bool:
         """Take the room by fallocate(2), where there is one."""
-        call = _fallocate()
+        call = fallocate()
         if call is None or size <= 0:
             return False
         number = call(self._fd, size)
-        if number in _CANNOT_ALLOCATE:
+        if number in CANNOT_ALLOCATE:
             return False
         if number:
             raise OSError(number, os.strerror(number))
@@ -199,73 +199,6 @@ class SystemVolume:
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)
-
-
-_WHOLE_SYNC = {
-    0xEF53,  # ext2, ext3, ext4
-    0x58465342,  # XFS
-    0x9123683E,  # Btrfs
-    0xF2F52010,  # F2FS
-    0x01021994,  # tmpfs
-    0x794C7630,  # overlayfs, which passes it on
-}
-"""File systems (`statfs.f_type`) whose `syncfs` writes all back and reports what failed.
-
-Those over a network, or in a process of its own (FUSE), need not: there each file is synced.
-"""
-
-
-@functools.cache
-def _whole_sync() -> tuple[Callable[[int], int], Callable[[int], int]] | None:
-    """Return `syncfs` and what tells the kind of a file system; None where they are not."""
-    # Before Linux 5.8 syncfs did not report what could not be written.
-    release = [int(n) for n in os.uname().release.split(".")[:2] if n.isdigit()]
-    if sys.platform != "linux" or release < [5, 8]:
-        return None
-    import ctypes
-
-    try:
-        libc = ctypes.CDLL(None, use_errno=True)
-        syncfs, fstatfs = libc.syncfs, libc.fstatfs
-    except (OSError, AttributeError):
-        return None
-
-    def kind(fd: int) -> int:
-        found = (ctypes.c_long * 64)()  # struct statfs begins with f_type and has 120 bytes
-        return -1 if fstatfs(fd, found) else int(found[0])
-
-    return syncfs, kind
-
-
-_KEEP_SIZE = 1
-_CANNOT_ALLOCATE = {errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EPERM, errno.ENODEV}
-
-
-@functools.cache
-def _fallocate() -> Callable[[int, int], int] | None:
-    """Return what allocates so many bytes of a descriptor and tells the errno; None: nothing does.
-
-    Not `os.posix_fallocate`: where the file system cannot, the C library writes a byte into
-    every block instead. That takes minutes on NFS, and nothing stops it.
-    """
-    if sys.platform != "linux":
-        return None
-    import ctypes
-
-    try:
-        call = ctypes.CDLL(None, use_errno=True).fallocate64
-    except (OSError, AttributeError):
-        return None
-    call.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
-
-    def allocate(fd: int, size: int) -> int:
-        while call(fd, _KEEP_SIZE, 0, size):
-            number = ctypes.get_errno()
-            if number != errno.EINTR:
-                return number
-        return 0
-
-    return allocate
 
 
 def beneath(root: str, path: str) -> str:
@@ -380,11 +313,11 @@ class SystemFiles:
 
     def volume(self, path: str) -> SystemVolume | None:
         """Open the file system of a directory, where `syncfs` can be relied on."""
-        calls = _whole_sync()
+        calls = whole_sync()
         if calls is None:
             return None
         fd = os.open(path or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        if calls[1](fd) not in _WHOLE_SYNC:
+        if calls[1](fd) not in WHOLE_SYNC:
             os.close(fd)
             return None
         return SystemVolume(fd, calls[0])
