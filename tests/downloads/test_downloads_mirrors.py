@@ -8,6 +8,7 @@ import time
 from contextlib import closing
 from typing import TYPE_CHECKING
 
+import pytest
 from downloads_rig import QUICK, Heard, downloads, names_in, sha256_of
 
 import holdfast as hf
@@ -61,6 +62,25 @@ def test_a_hundred_files_meet_a_dead_mirror_few_times(tmp_path: Path) -> None:
         report = d.run()
     assert (report.done, report.exit_code) == (100, 0)
     assert bad.stats.requests < 20
+
+
+@pytest.mark.parametrize("plane", ["threads", "asyncio"])
+def test_files_do_not_wait_for_a_host_that_asked_to_if_they_have_mirrors(
+    tmp_path: Path, plane: str
+) -> None:
+    busy = hf.chaos.Object("/*", 1000, faults=[hf.chaos.Status(503, retry_after=30)])
+    with (
+        hf.chaos.server(busy) as bad,
+        hf.chaos.server(hf.chaos.Object("/*", 1000)) as fine,
+        downloads(tmp_path, workers=4, plane=plane) as d,
+    ):
+        for n in range(60):  # another name, so that it is another host
+            d.add(bad.url(f"/{n}"), fine.url(f"/{n}").replace("127.0.0.1", "localhost"))
+        before = time.monotonic()
+        report = d.run()
+        assert time.monotonic() - before < 15
+    assert (report.done, report.exit_code) == (60, 0)
+    assert bad.stats.requests <= 4
 
 
 def test_a_mirror_that_stalls_is_left_within_the_stall_limit(tmp_path: Path) -> None:

@@ -76,3 +76,10 @@ class Addresses:
         if known is not None:
             return known.url.host
         return "" if item.secret else parse(item.url).host
+
+    def others(self, item: Item) -> tuple[str, ...]:
+        """Return whom else `item` may be asked from."""
+        known = self._secret.get(item.id)
+        if known is not None:
+            return tuple(mirror.host for mirror in known.mirrors)
+        return () if item.secret else tuple(parse(text).host for text in item.mirrors)

@@ -26,7 +26,7 @@ from holdfast.transfer.failures import LONGEST_WAIT, Reason, TransferFailed
 from holdfast.transfer.plane import End
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from holdfast.downloads.items import Item
     from holdfast.downloads.rows import Small
@@ -108,6 +108,7 @@ class Crew:
         items: Iterator[Item | Small],
         host_of: Callable[[Item | Small], str],
         *,
+        others_of: Callable[[Item | Small], Sequence[str]] = lambda _: (),
         per_host: int,
         workers: int = 1 << 16,
         limit_rate: float | None = None,
@@ -117,6 +118,7 @@ class Crew:
         self.here = threading.local()
         self._items = items
         self._host_of = host_of
+        self._others_of = others_of
         self._per_host = per_host
         self._bucket = Bucket(limit_rate) if limit_rate else None
         self.piece = self._bucket.piece if self._bucket else None
@@ -181,9 +183,11 @@ class Crew:
 
     def _pick_item(self, now: float) -> Job | None:
         for name, host in self._hosts.items():
-            if host.waiting and self._has_room(host, now):
-                self._ahead -= 1
-                return Job(host.waiting.popleft(), name)
+            if host.waiting:
+                way = name if self._has_room(host, now) else self._other_way(host, now)
+                if way is not None:
+                    self._ahead -= 1
+                    return Job(host.waiting.popleft(), way)
         while self._look_ahead():
             # What was put last is at the end of its host's line; a free host has only that.
             name, host = self._newest
@@ -191,6 +195,21 @@ class Crew:
                 self._ahead -= 1
                 return Job(host.waiting.popleft(), name)
         return None
+
+    def _other_way(self, host: Host, now: float) -> str | None:
+        """Return a mirror's host for the first in the line of a host that wants no request."""
+        if host.limit.wait(now):
+            for name in self._others_of(host.waiting[0]):
+                other = self._hosts.get(name)
+                if other is None or (not other.limit.wait(now) and self._has_room(other, now)):
+                    return name
+        return None
+
+    def held(self, name: str) -> float:
+        """Return the seconds for which a host wants no request."""
+        with self._lock:
+            host = self._hosts.get(name)
+            return host.limit.wait(clock.monotonic()) if host is not None else 0.0
 
     def add(self, item: Item) -> None:
         """Take one more item into the line of its host."""

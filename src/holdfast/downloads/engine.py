@@ -96,7 +96,6 @@ class Engine:
         self._workers = workers
         self._options = options
         self._addresses = addresses
-        self._ledger = Ledger()
         self._heard = heard
         resolver = resolver or Resolver()
         self._hands_of: Hands = hands or Threads()
@@ -122,12 +121,14 @@ class Engine:
         self._crew = Crew(
             self._open_items(),
             self._host_of,
+            others_of=self._others_of,
             per_host=per_host,
             workers=workers,
             limit_rate=limit_rate,
             called=self._changed.set,
             starving=self._hurry,
         )
+        self._ledger = Ledger(self._crew.held)
         self._way = way or Way()
         # A plane or way of somebody's own is meant for all files, unless he says otherwise.
         self._lane: Literal["auto", "threads", "asyncio"]
@@ -153,6 +154,9 @@ class Engine:
 
     def _open_items(self) -> Iterator[Item | Small]:
         yield from self._small.items()
+
+    def _others_of(self, item: Item | Small) -> Sequence[str]:
+        return self._addresses.others(item) if isinstance(item, Item) else ()
 
     def _host_of(self, item: Item | Small) -> str:
         if isinstance(item, Item):

@@ -27,7 +27,7 @@ from holdfast.core.verdict import Kind, Verdict
 from holdfast.transfer.failures import Interrupted, Reason, TransferFailed, transient
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Sequence
+    from collections.abc import Callable, Collection, Iterable, Sequence
 
     from holdfast.wire.urls import Url
 
@@ -107,15 +107,24 @@ def ranked(scores: Sequence[Score], now: float, current: int | None = None) -> l
 
 
 class Ledger:
-    """The scores of a run, by origin. Thread-safe; bounded, the oldest go first."""
+    """The scores of a run, by origin. Thread-safe; bounded, the oldest go first.
 
-    def __init__(self) -> None:
+    held: host -> seconds for which it wants no request.
+    """
+
+    def __init__(self, held: Callable[[str], float] = lambda _: 0.0) -> None:
+        self._held = held
         self._lock = threading.Lock()
         self._scores: dict[Key, Score] = {}
 
     def of(self, key: Key) -> Score:
         """Return a score; of who is not known, that of a beginner."""
         return self._scores.get(key, Score())
+
+    def now(self, key: Key, now: float) -> Score:
+        """Return a score with what the host asked for of others."""
+        score, wait = self.of(key), self._held(key[1])
+        return replace(score, until=max(score.until, now + wait)) if wait else score
 
     def note(
         self,
@@ -306,7 +315,7 @@ class Mirrors:
         return [no for no, mirror in enumerate(self._all) if mirror.place is place]
 
     def _best(self, numbers: list[int], now: float, last: int | None) -> int:
-        scores = [self._ledger.of(self._all[no].url.origin) for no in numbers]
+        scores = [self._ledger.now(self._all[no].url.origin, now) for no in numbers]
         current = self.home if last is None else last
         at = numbers.index(current) if current in numbers else None
         return numbers[ranked(scores, now, at)[0]]
