@@ -332,6 +332,16 @@ def test_files_that_are_there_already_are_counted_beside_the_plan() -> None:
     assert (board.files, board.size, board.ended) == (4, 250, 3)
 
 
+def test_a_file_that_goes_on_after_a_full_disk_is_counted_once() -> None:
+    board = Board(files=2)
+    board.take(ItemEvent("1", "f", state("active")))
+    board.take(ItemEvent("1", "f", state("paused", reason="disk")))
+    assert (board.stopped, board.ended) == (1, 1)
+    board.take(ItemEvent("1", "f", state("active")))
+    board.take(ItemEvent("1", "f", state("done", size=5)))
+    assert (board.stopped, board.done, board.ended) == (0, 1, 1)
+
+
 def test_a_row_says_why_it_waits() -> None:
     board = Board(files=1)
     for event in (

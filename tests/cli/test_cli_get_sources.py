@@ -208,7 +208,7 @@ def test_a_bad_line_refuses_the_list_before_any_request(tmp_path: Path) -> None:
         words = ["-i", str(tmp_path / "list"), "-o", str(tmp_path / "out")]
         refused = get(*words)
         assert refused.returncode == 2
-        assert "line 2" in refused.stderr
+        assert "\n  line 2: " in refused.stderr
         assert "[HF-1009]" in refused.stderr
         assert server.stats.requests == 0
         skipped = get(*words, "--skip-bad-lines")
@@ -338,6 +338,7 @@ def test_a_plan_names_collisions(tmp_path: Path) -> None:
         (["status", "--workers", "3"], "`--workers` has no effect with `status`"),
         (["retry-failed", "--dry-run"], "`--dry-run` has no effect with `retry-failed`"),
         (["s3://", "-o", "x"], "s3://"),
+        (["-i", "no-such-list"], "`no-such-list`: the list cannot be read"),
         (["--catalog", "era6", "--date", "202102"], "did you mean `era5`"),
         (["--catalog", "era5"], "needs `--date`"),
         (["http://h/a", "--max-time", "soon"], "write it as `90` (seconds)"),

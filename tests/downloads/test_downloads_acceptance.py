@@ -295,6 +295,7 @@ def test_a_full_disk_is_waited_for_and_what_was_fetched_is_kept(
         assert names_in(small_disk) == ["x"]
     paused = next(e for e in heard.named("FileState") if e.state == "paused")
     assert (paused.reason, paused.code) == ("disk", "HF-1204")
+    assert [alert.cleared for alert in heard.named("Alert")] == [False, True]
     offsets = [event.offset for event in heard.named("ResumeAccepted")]
     if framing == "chunked":
         assert offsets[0] > 2 * MIB

@@ -61,7 +61,6 @@ class Board:
     done: int = 0
     skipped: int = 0
     failed: int = 0
-    stopped: int = 0
     on_disk: int = 0
     received: int = 0
     rows: dict[str, Row] = field(default_factory=dict)
@@ -69,12 +68,18 @@ class Board:
     changes: int = 0
     _sized: int = 0
     _begun: bool = False
+    _stopped: set[str] = field(default_factory=set)
     _points: deque[tuple[float, int, int]] = field(default_factory=deque)
 
     @property
     def ended(self) -> int:
         """How many files have ended, in whatever way."""
         return self.done + self.skipped + self.failed + self.stopped
+
+    @property
+    def stopped(self) -> int:
+        """How many were left with work to do."""
+        return len(self._stopped)
 
     # -- fed ---------------------------------------------------------------------------------
 
@@ -126,6 +131,7 @@ class Board:
 
     def _state(self, item_id: str, row: Row, event: FileState) -> None:
         if event.state in {"active", "queued"}:
+            self._stopped.discard(item_id)  # a full disk has room again, or it was resumed
             return
         if event.state in {"verifying", "finishing"}:
             row.why = event.state
@@ -143,7 +149,8 @@ class Board:
             self.on_disk += (event.size or 0) - row.kept
         else:
             self.failed += event.state == "failed"
-            self.stopped += event.state != "failed"
+            if event.state != "failed":
+                self._stopped.add(item_id)
             self.on_disk -= row.kept
         self._sized += event.size or 0
 

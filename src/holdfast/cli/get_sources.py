@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -55,6 +56,10 @@ def of(args: argparse.Namespace) -> Sources:
         parse_source(bucket)
     if sources.catalog is not None:
         catalogs.plan(sources.catalog, **sources.options)
+    for path in sources.lists:
+        if path != "-" and not os.access(path, os.R_OK):
+            text = f"`{path}`: the list cannot be read"
+            raise DownloadError("bad-list", text, next_step="Check its path and its rights.")
     if len(sources.lists) != len(set(sources.lists)):
         raise DownloadError("bad-option", "`-i`: the same list twice")
     return sources

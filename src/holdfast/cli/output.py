@@ -156,7 +156,9 @@ class Console:
             return
         tail = f"{next_step} [{code}]" if next_step else f"[{code}]"
         mark = self.paint("error:", "red")
-        self.err.write(f"{mark} {printable(text)}\n  {printable(tail)}\n")
+        # Lines of a text are indented, which nobody else's line break is.
+        shown = "\n  ".join(printable(line) for line in text.split("\n  "))
+        self.err.write(f"{mark} {shown}\n  {printable(tail)}\n")
         self.err.flush()
 
     def paint(self, text: str, colour: str) -> str:
