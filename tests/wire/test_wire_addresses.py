@@ -25,6 +25,7 @@ from holdfast.wire.addresses import (
     literal,
     permitted,
 )
+from holdfast.wire.urls import BadUrl, parse
 
 PUBLIC, LOOPBACK = AddressKind.PUBLIC, AddressKind.LOOPBACK
 
@@ -188,6 +189,28 @@ def test_numbers_are_read_as_the_resolver_reads_them(host: str) -> None:
 def test_what_is_no_address_is_a_name(host: str) -> None:
     assert literal(host) is None
     assert kind_of_host(host) is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "http://\uff11\uff12\uff17.0.0.1/",  # full-width digits
+        "http://127\u30020\u30020\u30021/",  # ideographic full stops
+        "http://\u2460\u2461\u2466.1/",  # circled digits
+        "http://0X7F.1/",
+        "http://user@127.0.0.1:80/",
+        "http://127.0.0.1./",
+    ],
+)
+def test_no_way_of_writing_hides_an_address(text: str) -> None:
+    """Names are normalised (IDNA) before they are looked up, and so before they are judged."""
+    assert kind_of_host(parse(text).host) is LOOPBACK
+
+
+@pytest.mark.parametrize("text", ["http://%31%32%37.0.0.1/", "http://127.0.0.1%00/", "http://a b/"])
+def test_what_is_no_host_is_refused(text: str) -> None:
+    with pytest.raises(BadUrl):
+        parse(text)
 
 
 def test_ipv6_is_read_with_brackets_and_zone() -> None:

@@ -21,6 +21,7 @@ and the RFC of each row.
 from __future__ import annotations
 
 import enum
+import functools
 import re
 from ipaddress import (
     IPv4Address,
@@ -187,9 +188,18 @@ def kind_of(address: str | Address) -> AddressKind:
     A zone (`fe80::1%eth0`) is passed over. Raises ValueError for what is no address.
     """
     if isinstance(address, str):
-        address = ip_address(address.partition("%")[0])
-    elif address.version == 6 and address.scope_id is not None:
+        return _kind_of_text(address)
+    if address.version == 6 and address.scope_id is not None:
         address = IPv6Address(int(address))
+    return _kind_of(address)
+
+
+@functools.lru_cache(maxsize=1024)
+def _kind_of_text(text: str) -> AddressKind:
+    return _kind_of(ip_address(text.partition("%")[0]))
+
+
+def _kind_of(address: Address) -> AddressKind:
     found = [_own_kind(address)]
     if address.version == 6:
         found += [_own_kind(one) for one in _embedded(address)]
@@ -236,6 +246,7 @@ _IN_THE_LAST = {
 _PART = re.compile(r"(0[xX][0-9a-fA-F]*|[0-9]+)\Z")
 
 
+@functools.lru_cache(maxsize=1024)
 def literal(host: str) -> Address | None:
     """Return the address that a host is, or None if it is a name.
 
@@ -302,5 +313,7 @@ def permitted(found: Iterable[AddrInfo], host: str, reach: Reach) -> list[AddrIn
             denied = kind
     if denied is not None and not families:
         raise AddressDenied(host, denied)
+    if len(families) < 2:
+        return next(iter(families.values()), [])
     turns = chain.from_iterable(zip_longest(*families.values()))
     return [info for info in turns if info is not None]
