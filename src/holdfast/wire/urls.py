@@ -49,6 +49,7 @@ _AZURE = {"se", "sp", "spr", "sr", "st", "sv", "skoid", "sktid", "skt", "ske", "
 # RFC 3986 leaves these as they are in a path or query; `%` because escapes are kept.
 _KEEP_PATH = "%/:@!$&'()*+,;=~-._"
 _KEEP_QUERY = _KEEP_PATH + "?[]"  # brackets may not stand there, but everybody sends them
+_IN_DIGITS = re.compile(r"[0-9.]+\Z|.*:")
 # Labels of at most 63 (RFC 1035): for longer ones Python's resolver raises no OSError.
 _HOST = re.compile(r"(?=.{1,254}\Z)([A-Za-z0-9_][A-Za-z0-9_-]{0,62}\.)*[A-Za-z0-9_-]{1,63}\.?\Z")
 
@@ -213,8 +214,11 @@ def is_cross_site(a: Url, b: Url) -> bool:
     """Whether two addresses belong to different sites.
 
     The last two labels of the name stand for the site. That takes `a.co.uk` and `b.co.uk`
-    for one site; it is used for suspicion only, never for credentials.
+    for one site; it is used for suspicion only, never for credentials. An address in digits is a
+    site of its own.
     """
+    if _IN_DIGITS.match(a.host) or _IN_DIGITS.match(b.host):
+        return a.host != b.host
     return a.host.split(".")[-2:] != b.host.split(".")[-2:]
 
 
