@@ -211,6 +211,34 @@ def test_a_listing_that_was_of_a_newer_version_pins_what_has_no_byte_yet(tmp_pat
         assert len(one.gets) == 1  # its condition held
 
 
+def test_what_an_answer_said_of_an_older_version_is_forgotten_with_it(tmp_path):
+    one = shelf(1)
+
+    def begun(request):
+        answer = one(request)
+        if "list-type" not in request.query:
+            answer.headers["Last-Modified"] = formatdate(0, usegmt=True)
+            answer.headers["Date"] = formatdate(9999, usegmt=True)
+            answer.stop = 0  # the head, and not a byte
+            answer.length = 6
+            answer.close = True
+        return answer
+
+    policy = hf.policy(hf.Retry(1, budget=None))
+    with hf.chaos.server(hf.chaos.Handler("/*", begun)) as server:
+        with downloads(tmp_path, policy=policy) as d:
+            d.add_s3("s3://bkt/p/", auth="anonymous", endpoint=f"http://{server.address}")
+            assert len(d.run().failed) == 1
+            assert d.status().items[0].standing.pinned.last_modified
+            assert not d.status().items[0].standing.listed
+        one.put("bkt", "p/0000.nc", b"newer")
+        with downloads(tmp_path) as d:
+            d.add_s3("s3://bkt/p/", auth="anonymous", endpoint=f"http://{server.address}")
+            (item,) = d.status().items
+            assert item.standing.listed
+            assert (item.standing.pinned.size, item.standing.pinned.last_modified) == (5, "")
+
+
 # -- signatures, here and in the next process --------------------------------------------------
 
 

@@ -340,7 +340,10 @@ class Store:
         if is_open(item.state) and not known.kept and item.standing != known.standing:
             pinned = item.standing.pinned
             if pinned is not None and item.standing.listed:
-                columns |= {"listed": 1, "pinned": 1, "etag": pinned.etag, "size": pinned.size}
+                # Nothing else that an answer once said is of this version.
+                columns |= dict.fromkeys(("last_modified", "media_type", "coding", "version"), "")
+                columns |= {"listed": 1, "pinned": 1, "dated": 0}
+                columns |= {"etag": pinned.etag, "size": pinned.size}
         with self._write() as db:
             self.update(item.id, **columns)
             if (item.url, item.mirrors) != (known.url, known.mirrors):
