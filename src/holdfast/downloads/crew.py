@@ -13,16 +13,14 @@ from __future__ import annotations
 import threading
 from collections import deque
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from holdfast.core.classify import verdict_for_status
-from holdfast.core.events import EndpointState
-from holdfast.core.verdict import Kind, Sent, Verdict
-from holdfast.downloads.hosts import Bucket, HostLimit, Pace, crawls, laggards
+from holdfast.core.verdict import Kind, Sent
+from holdfast.downloads.flows import Flow, Host, Job, tell, wants_hours
+from holdfast.downloads.hosts import Bucket, HostLimit, crawls, laggards
 from holdfast.runtime.clock import clock
-from holdfast.runtime.hub import hub
-from holdfast.transfer.failures import LONGEST_WAIT, Reason, TransferFailed
+from holdfast.transfer.failures import LONGEST_WAIT
 from holdfast.transfer.plane import End
 
 if TYPE_CHECKING:
@@ -40,58 +38,6 @@ AHEAD = 256
 MANY_HOSTS = 1000
 """With more hosts than this, one without work is forgotten."""
 GATE_EVERY = 0.1
-
-
-class Job(NamedTuple):
-    """What a thread is to do: fetch `item`, or be one more stream of `work` for it."""
-
-    item: Item | Small
-    host: str
-    work: Shared | None = None
-
-
-class Flow:
-    """One exchange (see `transfer.traffic.Flow`)."""
-
-    def __init__(self, crew: Crew, host: Host, cancel: Cancel) -> None:
-        self.cancel = cancel
-        self.too_slow = False
-        self.pace = Pace()
-        self._crew = crew
-        self._host = host
-
-    def moved(self, n: int) -> None:
-        """Count bytes, and wait as long as the bandwidth limit asks."""
-        self.pace.began = True
-        self.pace.moved += n
-        self._crew.moved(self._host, n, self.cancel)
-
-    def ended(self, received: Received, *, resumed: bool) -> None:
-        """Let the limit of the host learn from it."""
-        self._crew.learn(self._host, received, resumed=resumed)
-
-
-@dataclass(eq=False)
-class Host:
-    """What is known of one host.
-
-    jobs: threads that work on it.  flows: exchanges under way.  moved: bytes so far.
-    slots: connections that the lane of small files may have (see `small`).
-    """
-
-    name: str
-    limit: HostLimit
-    jobs: int = 0
-    files: int = 0
-    moved: int = 0
-    slots: int = 0
-    flows: dict[Flow, None] = field(default_factory=dict)
-    waiting: deque[Item | Small] = field(default_factory=deque)
-
-    @property
-    def connections(self) -> int:
-        """How many connections are in use, or may be at any moment."""
-        return len(self.flows) + self.slots
 
 
 class Crew:
@@ -354,7 +300,7 @@ class Crew:
                         turn = threading.Event()
                         self._turns[turn] = None
                 if wait > LONGEST_WAIT:
-                    raise _wants_hours(wait)
+                    raise wants_hours(wait)
                 event = flow.cancel.event if turn is None else turn
                 clock.wait(event, min(wait, GATE_EVERY) or GATE_EVERY)
                 if turn is not None:
@@ -454,7 +400,7 @@ class Crew:
                 limit.ended(now, broken=False)
             changed = before != (limit.limit, limit.held_until)
         if changed:  # told without the lock: who hears it may ask us something
-            _tell(host, now, why)
+            tell(host, now, why)
 
     def tick(self) -> None:
         """Look at all hosts: let limits grow, end what stalls, wake who finds work."""
@@ -470,7 +416,7 @@ class Crew:
             if self._idle:
                 self._wake(1)
         for host in raised:
-            _tell(host, now, "room")
+            tell(host, now, "room")
 
     @staticmethod
     def _watch(host: Host, now: float) -> None:
@@ -483,34 +429,3 @@ class Crew:
             if crawls(pace, now):
                 flow.too_slow = True
                 flow.cancel.set()
-
-
-def _tell(host: Host, now: float, why: str) -> None:
-    """Publish what is known of a host now."""
-    if not hub.listening:
-        return
-    held = host.limit.wait(now) > 0
-    hub.publish(
-        EndpointState(
-            time=now,
-            policy="downloads",
-            key=host.name,
-            state="held" if held else "limited",
-            reason=why,
-            limit=host.limit.limit,
-            until=host.limit.held_until if held else None,
-        )
-    )
-
-
-def _wants_hours(wait: float) -> TransferFailed:
-    verdict = Verdict(
-        Kind.THROTTLED,
-        Sent.NO,
-        "host asked to wait",
-        retry_after=wait,
-        max_retries=0,
-        evidence="transfer",
-    )
-    text = f"the host asked to come back in {wait:.0f} s"
-    return TransferFailed(Reason.STATUS, text, verdict)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 
 from holdfast.core.errors import Stopped
 from holdfast.core.events import Alert, EndpointState
-from holdfast.downloads.crew import Crew, Job
+from holdfast.downloads.crew import Crew
 from holdfast.downloads.fetch import WISHED, Fetch, Options, Outcome
 from holdfast.downloads.hands import Threads
 from holdfast.downloads.items import FailedItem, FileState, Item, ItemEvent, Report
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
     from holdfast.core.events import Event
     from holdfast.downloads.addresses import Addresses
+    from holdfast.downloads.flows import Job
     from holdfast.downloads.hands import Hand, Hands
     from holdfast.downloads.rows import Done, Small
     from holdfast.downloads.store import Store
@@ -118,29 +119,34 @@ class Engine:
         self._stop_at: float | None = None
         self._tally = Tally()
         self._crash: BaseException | None = None
-        self._crew = Crew(
+        self._crew = self._new_crew(per_host, limit_rate)
+        self._ledger = Ledger(self._crew.held)
+        self._way = way or Way()
+        # A plane or way of somebody's own is meant for all files, unless he says otherwise.
+        self._lane = lane or ("auto" if plane is None else None)
+        if way is not None:
+            self._lane = None
+        self._small = self._small_run(policy, resolver)
+
+    def _new_crew(self, per_host: int, limit_rate: float | None) -> Crew:
+        return Crew(
             self._open_items(),
             self._host_of,
             others_of=self._others_of,
             per_host=per_host,
-            workers=workers,
+            workers=self._workers,
             limit_rate=limit_rate,
             called=self._changed.set,
             starving=self._hurry,
         )
-        self._ledger = Ledger(self._crew.held)
-        self._way = way or Way()
-        # A plane or way of somebody's own is meant for all files, unless he says otherwise.
-        self._lane: Literal["auto", "threads", "asyncio"]
-        self._lane = lane or ("auto" if plane is None else "threads")
-        if way is not None:
-            self._lane = "threads"
-        self._small = SmallRun(
+
+    def _small_run(self, policy: Policy, resolver: Resolver) -> SmallRun:
+        return SmallRun(
             self._store,
-            into,
+            self._into,
             policy,
             crew=self._crew,
-            options=options,
+            options=self._options,
             hands=self._hands_of,
             resolver=resolver,
             steered=self._steered,
@@ -216,7 +222,7 @@ class Engine:
 
     def _work(self) -> None:
         try:
-            lane = self._small.open(self._lane)
+            lane = self._lane is not None and self._small.open(self._lane)
             if self._small.is_used:
                 self._finisher = self._spawn(self._small.group.run, "finish", counted=False)
             if lane:
@@ -434,7 +440,15 @@ class Engine:
                 for state in (State.ACTIVE, State.VERIFYING, State.FINISHING):
                     self._tell(done, Outcome(state, received=whole.size))
                 self._tell(
-                    done, Outcome(State.DONE, None, whole.size, whole.size, 0, whole.verified)
+                    done,
+                    Outcome(
+                        State.DONE,
+                        size=whole.size,
+                        received=whole.size,
+                        verified=whole.verified,
+                        source=whole.source,
+                        ignored=whole.ignored,
+                    ),
                 )
 
     def _left(self, group: Sequence[Done], outcome: Outcome) -> None:

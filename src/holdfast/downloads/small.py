@@ -19,11 +19,11 @@ what each host bears. A thread that waits for a connection gets one before the l
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from holdfast.core.verdict import Kind, Sent
+from holdfast.downloads.origins import TOO_LARGE, Origin, origin_of, wants
 from holdfast.downloads.rows import MOST, Small
 from holdfast.runtime.clock import clock
 from holdfast.runtime.hub import hub
@@ -32,21 +32,17 @@ from holdfast.transfer.plane import End, Received
 from holdfast.transfer.plane_async import Line, dial
 from holdfast.transfer.plane_threads import describe, verdict_of
 from holdfast.transfer.replay import Answer
-from holdfast.transfer.verify import is_s3
-from holdfast.wire.http1 import request_head
-from holdfast.wire.urls import parse
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
-    from holdfast.downloads.crew import Crew, Host
+    from holdfast.downloads.crew import Crew
     from holdfast.downloads.fetch import Options
     from holdfast.downloads.group import Group
     from holdfast.downloads.rows import Rows
     from holdfast.runtime.clock import Timer
     from holdfast.runtime.passes import Admitted, Passes
     from holdfast.wire.addresses import AddrInfo, Reach
-    from holdfast.wire.http1 import Head
     from holdfast.wire.urls import Url
 
     LookUp = Callable[[str, int], Awaitable[Sequence[AddrInfo]]]
@@ -54,8 +50,6 @@ if TYPE_CHECKING:
 LOOK_EVERY = 0.1
 AHEAD = 250
 """Rows that are ready at least, while the journal has more."""
-TOO_LARGE = 8
-"""After so many files in a row that were not small a host's files are left to the threads."""
 MANY_EXPECTED = 1 << 40
 HANDED = 256
 """While so many files wait for a thread, the lane asks for none."""
@@ -63,45 +57,6 @@ COUNT_EVERY = 32
 """Files after which the crew hears of them; of each at once if there is a bandwidth limit."""
 CRAWL_SECONDS = 20.0
 CRAWL_RATE = 1024
-
-
-def wants(head: Head) -> bool:
-    """Whether a body is to be read: it may be the file, or the machinery may want it."""
-    return head.status in {200, 203}
-
-
-class Origin:
-    """What is asked of one scheme, host and port."""
-
-    def __init__(self, url: Url, host: Host, passes: Passes, reach: Reach) -> None:
-        self.url = url
-        self.host = host
-        self.passes = passes
-        self.reach = reach
-        self.waiting: deque[Small] = deque()
-        self.too_large = 0
-        self.count = self.moved = 0  # not told to the crew yet
-        # All requests of one origin differ only by what they ask for.
-        before, after = request_head(self.url, {"connection": ""}).split(b" / ", 1)
-        self._before, self._after = before + b" ", b" " + after
-
-    def question(self, target: str) -> bytes:
-        """Return the request for one file."""
-        return self._before + target.encode("ascii") + self._after
-
-
-def origin_of(
-    row: Small,
-    crew: Crew,
-    passes: Callable[[str], Passes],
-    reach: Callable[[bool], Reach],
-    proxied: Callable[[Url], bool],
-) -> Origin | None:
-    """Return whom a file is asked from; None if more than a plain GET is needed there."""
-    url = parse(row.origin + "/")
-    if proxied(url) or is_s3(url, {}):
-        return None
-    return Origin(url, crew.host(url.host), passes(url.host), reach(row.typed))
 
 
 class _Slot:

@@ -11,8 +11,8 @@ import threading
 from typing import TYPE_CHECKING
 
 from holdfast.core.verdict import Kind, Sent
+from holdfast.downloads.origins import Origin, wants
 from holdfast.downloads.rows import MOST
-from holdfast.downloads.small import Origin, wants
 from holdfast.transfer.failures import TransferFailed
 from holdfast.transfer.line_threads import BlockingLine
 from holdfast.transfer.plain import checked, is_plain

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from holdfast.downloads.failures import Failure, failure_of
 from holdfast.downloads.fetch import WISHED, Outcome, check_way
 from holdfast.downloads.group import Group
+from holdfast.downloads.origins import origin_of
 from holdfast.downloads.rows import MANY, MOST, Rows, Small
 from holdfast.downloads.states import State, after, is_open
 from holdfast.runtime.files import files
@@ -136,8 +137,7 @@ class SmallRun:
         )
 
     def _open_threads(self, rows: Rows) -> None:
-        from holdfast.downloads.small import origin_of  # noqa: PLC0415 - see above
-        from holdfast.downloads.small_threads import SmallThreads  # noqa: PLC0415 - the same
+        from holdfast.downloads.small_threads import SmallThreads  # noqa: PLC0415 - see above
 
         self._rows = rows
         self.threads = SmallThreads(
