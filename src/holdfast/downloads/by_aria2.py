@@ -22,9 +22,9 @@ from holdfast.downloads.aria2.errors import Aria2AuthError, Aria2Unavailable
 from holdfast.downloads.aria2.item import with_credentials
 from holdfast.downloads.aria2.via import ViaFailed
 from holdfast.downloads.fetch import Fetch
+from holdfast.downloads.leavings import left_by_aria2, sweep_after_aria2
 from holdfast.downloads.present import Stop
 from holdfast.downloads.states import Input, State
-from holdfast.downloads.through import left_by_aria2, sweep_after_aria2
 from holdfast.runtime.clock import clock
 from holdfast.runtime.files import files
 from holdfast.runtime.hub import hub

@@ -7,11 +7,11 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from holdfast.downloads.fetch import WISHED
+from holdfast.downloads.leavings import sweep_after_aria2
 from holdfast.downloads.opening import refusing
 from holdfast.downloads.planning import Planning
 from holdfast.downloads.states import TRANSITIONS, Input, State, after
 from holdfast.downloads.store import MOST_AT_ONCE
-from holdfast.downloads.through import sweep_after_aria2
 from holdfast.downloads.wishes import Wish
 
 if TYPE_CHECKING:

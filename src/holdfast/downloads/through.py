@@ -16,16 +16,12 @@ from typing import TYPE_CHECKING
 from holdfast.downloads.attended import attended
 from holdfast.downloads.failures import DownloadError
 from holdfast.downloads.fetch import Fetch
-from holdfast.downloads.items import item_id
-from holdfast.downloads.names import part_path
-from holdfast.runtime.files import beneath, files
 from holdfast.telemetry.secret import Secret
 from holdfast.wire.urls import BadUrl, parse
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from holdfast.downloads.items import Item
 
 SCHEME = "aria2://"
 LOCAL = "local"
@@ -125,16 +121,3 @@ def _found(secret: Secret | str | None) -> Secret | None:
             raise DownloadError("bad-option", f"`aria2_secret`: `{name}`: {why}") from None
     # What was given may be the secret itself, so it is not repeated.
     raise DownloadError("bad-option", "`aria2_secret`: write `env:NAME` or `file:PATH`")
-
-
-def left_by_aria2(into: str, item: Item) -> list[str]:
-    """Return what aria2 has left of an item: a part of its own, and its control file."""
-    part = os.path.abspath(beneath(into, item.part))  # noqa: PTH100 - links stay
-    theirs = part_path(part, item_id(item.url, part))
-    return [path for path in (theirs, f"{theirs}.aria2") if files().stat(path) is not None]
-
-
-def sweep_after_aria2(into: str, item: Item) -> None:
-    """Remove it."""
-    for path in left_by_aria2(into, item):
-        files().unlink(path)
