@@ -361,6 +361,25 @@ def test_the_last_extent_is_read_again_though_it_is_a_full_one(disk: SimFiles) -
     part.close()
 
 
+def test_a_hasher_forgets_what_it_took_of_a_bad_extent(disk: SimFiles) -> None:
+    rows = Rows()
+    part = rows.part()
+    part.open()
+    part.put(memoryview(BODY)[: 2 * EXTENT_SIZE], 0)
+    part.checkpoint()
+    part.close()
+    with closing(disk.open("/d/.x.part", write=True)) as file:
+        file.pwrite(b"\0" if BODY[:1] != b"\0" else b"\1", 0)
+    part, hasher = rows.part(), Hasher(["sha256"])
+    part.open(hasher)
+    assert (part.offset, part.held) == (0, EXTENT_SIZE)
+    part.put(memoryview(BODY)[:EXTENT_SIZE], 0)
+    part.put(memoryview(BODY)[2 * EXTENT_SIZE :], 2 * EXTENT_SIZE)
+    part.digest_all(hasher)
+    assert hasher.hex("sha256") == hashlib.sha256(BODY).hexdigest()
+    part.close()
+
+
 def test_extents_that_are_forgotten_are_gone_from_the_rows_first(disk: SimFiles) -> None:
     rows = Rows()
     begun(rows, 2 * EXTENT_SIZE)
