@@ -318,7 +318,7 @@ def test_a_host_that_names_a_time_is_left_alone_until_then(plane: str, tmp_path:
     def answer(_: hf.chaos.Request) -> hf.chaos.Answer | bytes:
         now = time.monotonic()
         times.append(now)
-        if now - times[0] < 0.2 and len(times) > 20:
+        if 20 < len(times) <= 24:
             refused.append(now)
             return hf.chaos.Answer(429, {"Retry-After": "1"})
         return b"here"
@@ -330,9 +330,9 @@ def test_a_host_that_names_a_time_is_left_alone_until_then(plane: str, tmp_path:
         added(d, server, 200)
         report = d.run()
     assert report.done == 200
-    assert 1 <= len(refused) <= 8
+    assert len(refused) == 4
     # Nobody asks in the second after the last refusal that everybody could know of.
-    assert not [at for at in times if refused[-1] + 0.2 < at < refused[-1] + 0.9]
+    assert not [at for at in times if refused[-1] + 0.3 < at < refused[-1] + 0.9]
 
 
 def test_large_files_of_unknown_size_are_left_to_the_threads(plane: str, tmp_path: Path) -> None:
