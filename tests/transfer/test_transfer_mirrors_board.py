@@ -11,20 +11,16 @@ from hypothesis import strategies as st
 from holdfast.core.verdict import Kind, Sent, Verdict
 from holdfast.transfer.failures import Interrupted, Reason, TransferFailed, permanent
 from holdfast.transfer.mirrors import (
-    COOL_MOST,
-    MOST_KEPT,
+    CHEAP,
     MOVE_AFTER,
-    WORTH,
     How,
-    Ledger,
     Mirrors,
     Need,
     Pick,
     Place,
-    Score,
     disagrees,
-    ranked,
 )
+from holdfast.transfer.scores import COOL_MOST, MOST_KEPT, WORTH, Ledger, Score, ranked
 from holdfast.wire.urls import parse
 
 MIB = 1 << 20
@@ -201,7 +197,7 @@ def test_progress_resets_the_patience_with_a_home() -> None:
 
 
 def test_few_bytes_are_given_up_at_once() -> None:
-    assert picked(at_home(), Need(held=WORTH - 1), tried={0}) == (1, How.FRESH)
+    assert picked(at_home(), Need(held=CHEAP - 1), tried={0}) == (1, How.FRESH)
 
 
 def test_a_home_that_is_out_is_left_at_once() -> None:

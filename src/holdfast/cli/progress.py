@@ -40,6 +40,7 @@ SCHEMA: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     ),
     "Attempt": (("no", "verdict", "sent", "seconds"), ("reason", "host")),
     "Waited": (("seconds", "why"), ("host",)),
+    "MirrorChosen": (("host", "no", "how"), ()),
     "ResumeAccepted": (("rung", "offset"), ("host",)),
     "ResumeDeclined": (("reason", "offset"), ("host",)),
     "Progress": (("bytes", "size", "rate", "eta"), ()),
@@ -194,6 +195,8 @@ class Display:
             if event.time - self._waited_at >= WAIT_EVERY:
                 self._waited_at = event.time
                 self._console.note(f"{row.path}: {row.why}; waits {event.seconds:.1f} s")
+        elif isinstance(event, events.MirrorChosen):
+            self._console.note(f"{row.path}: turns to {event.key}")
         elif isinstance(event, events.ResumeAccepted):
             self._console.note(f"{row.path}: goes on at {size_text(event.offset)}")
         elif isinstance(event, events.ResumeDeclined):

@@ -27,8 +27,8 @@ from holdfast.runtime.clock import clock
 from holdfast.runtime.files import files
 from holdfast.runtime.hub import hub
 from holdfast.transfer.failures import Interrupted
-from holdfast.transfer.mirrors import Ledger
 from holdfast.transfer.plane_threads import ThreadPlane
+from holdfast.transfer.scores import Ledger
 from holdfast.wire.cancel import Cancel
 from holdfast.wire.resolve import Resolver
 from holdfast.wire.urls import parse

@@ -46,8 +46,8 @@ if TYPE_CHECKING:
     from holdfast.downloads.items import Item
     from holdfast.downloads.store import Store
     from holdfast.runtime.files import FileInfo
-    from holdfast.transfer.mirrors import Ledger
     from holdfast.transfer.object import Attempt
+    from holdfast.transfer.scores import Ledger
     from holdfast.transfer.sums import Place
     from holdfast.transfer.traffic import Traffic
     from holdfast.transfer.validators import Validators

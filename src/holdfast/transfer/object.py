@@ -34,7 +34,7 @@ from holdfast.transfer.failures import (
     wrong_digest,
 )
 from holdfast.transfer.meter import Meter
-from holdfast.transfer.mirrors import How, Ledger, Mirrors, Need, Pick, Place, disagrees
+from holdfast.transfer.mirrors import How, Mirrors, Need, Pick, Place, disagrees
 from holdfast.transfer.plane import End, Plane, Received, Request, Take, Timeouts
 from holdfast.transfer.repair import ROUNDS, Pieces, Repair
 from holdfast.transfer.sink import Sink, Stream
@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from holdfast.transfer.access import Access
     from holdfast.transfer.extents import Extent
     from holdfast.transfer.part import Part
+    from holdfast.transfer.scores import Ledger
     from holdfast.wire.cancel import Cancel
     from holdfast.wire.http1 import Head
 
