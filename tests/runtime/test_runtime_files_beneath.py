@@ -164,3 +164,14 @@ def test_what_a_file_takes_is_told_beside_its_size(files, tmp_path):
     file.close()
     assert info.size == 0
     assert not took or info.taken >= 1 << 20
+
+
+def test_in_memory_it_is_only_looked_whether_there_is_room(files, tmp_path, monkeypatch):
+    monkeypatch.setattr("holdfast.runtime.linux._is_in_memory", lambda _: True)
+    file = files.create(str(tmp_path / "x"))
+    assert file.allocate(1 << 20) is False
+    assert (tmp_path / "x").stat().st_blocks == 0
+    with pytest.raises(OSError) as raised:  # noqa: PT011 - the number is looked at
+        file.allocate(1 << 60)
+    assert raised.value.errno == errno.ENOSPC
+    file.close()
