@@ -49,7 +49,8 @@ class Group:
 
     ended: told the files that are done.  refused: told a file that somebody else must look at,
     as the journal has it.  stuck: told files that keep their state, and the error; the next
-    run goes on with them.
+    run goes on with them.  unwritten: told a file that could not be written.  room: called when
+    there is room for more.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class Group:
         refused: Callable[[Done], None],
         stuck: Callable[[Sequence[Done], Exception], None],
         unwritten: Callable[[Small, Head, bytes], None],
+        room: Callable[[], None],
     ) -> None:
         self._store = store
         self._into = into
@@ -70,6 +72,7 @@ class Group:
         self._refused = refused
         self._stuck = stuck
         self._unwritten = unwritten
+        self._room = room
         self._posted: deque[tuple[Small, Head, Whole, bytes]] = deque()
         self._posted_bytes = 0
         self._volume: Volume | None = None
@@ -190,16 +193,19 @@ class Group:
         try:
             while True:
                 self._news.clear()
-                self._awake = bool(self._posted)
-                if self._posted:
-                    self._write_posted()
-                wait = self._due(clock.monotonic())
-                if wait == 0:
+                self._awake = True
+                self._write_posted()
+                if self._due(clock.monotonic()) == 0:
                     self.flush()
-                elif self._closing and not self._waiting and not self._posted:
+                    continue
+                # From here on who brings something says so; what came before is seen below.
+                self._awake = False
+                wait = self._due(clock.monotonic())
+                if self._posted or wait == 0:
+                    continue
+                if self._closing and not self._waiting:
                     return
-                elif not self._posted:
-                    clock.wait(self._news, wait)
+                clock.wait(self._news, wait)
         finally:
             if self._volume is not None:
                 self._volume.close()
@@ -220,6 +226,7 @@ class Group:
             self._since = clock.monotonic()
             self._hurried = False
             self._under_way = len(group)
+        self._room()
         try:
             self._finish(group)
         finally:

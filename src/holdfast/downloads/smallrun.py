@@ -95,6 +95,7 @@ class SmallRun:
             refused=self._refused,
             stuck=self._stuck,
             unwritten=self._unwritten,
+            room=self._wake,
         )
 
     def open(self, plane: Literal["auto", "threads", "asyncio"]) -> bool:
@@ -267,6 +268,9 @@ class SmallRun:
     def _ended(self, group: Sequence[Done]) -> None:
         self._done(group)
         self._crew.expect(-len(group))
+        self._wake()
+
+    def _wake(self) -> None:
         if self.lane is not None:
             self.lane.wake()
 
