@@ -63,9 +63,9 @@ def bench() -> Iterator[Bench]:
 @pytest.mark.parametrize("look", [1, 2, 3])
 def test_what_comes_at_any_moment_is_seen_at_once(
     look: int,
-    posted: bool,
+    posted: bool,  # noqa: FBT001 - a case
     bench: Bench,
-    monkeypatch: pytest.MonkeyPatch,  # noqa: FBT001 - a case
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The moment is each look at the clock; another thread brings a file just then."""
     monkeypatch.setattr(holdfast.downloads.group, "MOST", 1)
