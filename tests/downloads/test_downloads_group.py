@@ -14,7 +14,7 @@ from holdfast.runtime import clock as clock_seam
 from holdfast.runtime import files as seam
 from holdfast.testing.files import SimFiles
 from holdfast.testing.virtual import VirtualClock
-from holdfast.transfer.object import Whole
+from holdfast.transfer.wanted import Whole
 from holdfast.wire.http1 import Head
 
 if TYPE_CHECKING:

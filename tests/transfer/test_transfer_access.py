@@ -11,8 +11,9 @@ from transfer_origin import SIZE, Bench, Origin, body_of
 import holdfast as hf
 from holdfast.transfer.access import MAX_REFUSAL
 from holdfast.transfer.failures import Reason, TransferFailed, permanent
-from holdfast.transfer.object import ObjectTransfer, Standing
+from holdfast.transfer.object import ObjectTransfer
 from holdfast.transfer.validators import Validators
+from holdfast.transfer.wanted import Standing
 from holdfast.wire.http1 import Framing, Head
 
 if TYPE_CHECKING:

@@ -18,11 +18,12 @@ from holdfast.runtime import files as seam
 from holdfast.runtime.random import SeededRandom
 from holdfast.testing.files import SimFiles
 from holdfast.transfer.extents import Extent, Extents
-from holdfast.transfer.object import ObjectTransfer, Standing, Wanted, Whole
+from holdfast.transfer.object import ObjectTransfer
 from holdfast.transfer.part import Part
 from holdfast.transfer.plane import End, Received, Request, Sink
 from holdfast.transfer.traffic import Alone, Flow
 from holdfast.transfer.verify import Digest, Hasher, is_s3
+from holdfast.transfer.wanted import Standing, Wanted, Whole
 from holdfast.wire.addresses import Reach
 from holdfast.wire.cancel import Cancel
 from holdfast.wire.http1 import Framing, Head
@@ -32,9 +33,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from holdfast.transfer.failures import TransferFailed
-    from holdfast.transfer.object import Attempt
     from holdfast.transfer.repair import Pieces
     from holdfast.transfer.traffic import Shared
+    from holdfast.transfer.wanted import Attempt
 
 RESET = Verdict(Kind.TRANSIENT, Sent.YES, "ECONNRESET")
 CANCELLED = Verdict(Kind.CANCELLED, Sent.MAYBE, "cancelled", local=True)

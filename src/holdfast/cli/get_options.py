@@ -7,8 +7,8 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from holdfast.downloads.failures import DownloadError
-from holdfast.transfer.object import MAX_SIZE
 from holdfast.transfer.plane import Timeouts
+from holdfast.transfer.wanted import MAX_SIZE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

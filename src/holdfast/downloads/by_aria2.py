@@ -29,8 +29,8 @@ from holdfast.runtime.clock import clock
 from holdfast.runtime.files import files
 from holdfast.runtime.hub import hub
 from holdfast.transfer.failures import Interrupted, Reason, TransferFailed, permanent, wrong_digest
-from holdfast.transfer.object import Whole
 from holdfast.transfer.verify import Hasher
+from holdfast.transfer.wanted import Whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -40,9 +40,9 @@ if TYPE_CHECKING:
     from holdfast.downloads.aria2.via import Via
     from holdfast.downloads.failures import Failure
     from holdfast.downloads.fetch import Outcome
-    from holdfast.transfer.object import Attempt
     from holdfast.transfer.traffic import Flow
     from holdfast.transfer.verify import Digest
+    from holdfast.transfer.wanted import Attempt
 
 TELL_EVERY = 0.5
 _BLOCK = 1 << 20

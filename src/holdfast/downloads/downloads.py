@@ -28,8 +28,8 @@ from holdfast.downloads.store import Store
 from holdfast.downloads.through import Through, Way
 from holdfast.runtime.clock import clock
 from holdfast.runtime.policy import Policy, policy
-from holdfast.transfer.object import MAX_SIZE
 from holdfast.transfer.plane import Timeouts
+from holdfast.transfer.wanted import MAX_SIZE
 from holdfast.wire.urls import BadUrl
 
 if TYPE_CHECKING:

@@ -43,8 +43,8 @@ if TYPE_CHECKING:
     from holdfast.downloads.rows import Done, Small
     from holdfast.downloads.store import Store
     from holdfast.runtime.policy import Policy
-    from holdfast.transfer.object import Attempt
     from holdfast.transfer.plane import Plane
+    from holdfast.transfer.wanted import Attempt
 
 LOOK_EVERY = 0.1
 ROOM_EVERY = 5.0

@@ -33,10 +33,11 @@ from holdfast.storage.journal import JournalBroken, JournalFull
 from holdfast.storage.publish import publish
 from holdfast.transfer.extents import Extents
 from holdfast.transfer.failures import LONGEST_WAIT, Reason, TransferFailed, permanent
-from holdfast.transfer.object import MAX_SIZE, ObjectTransfer, Wanted, Whole
+from holdfast.transfer.object import ObjectTransfer
 from holdfast.transfer.part import Part, UnsafePart
 from holdfast.transfer.plane import Plane, Timeouts
 from holdfast.transfer.verify import ASK_CHECKSUMS, Hasher, is_s3
+from holdfast.transfer.wanted import MAX_SIZE, Wanted, Whole
 from holdfast.wire.urls import parse
 
 if TYPE_CHECKING:
@@ -46,12 +47,12 @@ if TYPE_CHECKING:
     from holdfast.downloads.items import Item
     from holdfast.downloads.store import Store
     from holdfast.runtime.files import FileInfo
-    from holdfast.transfer.object import Attempt
     from holdfast.transfer.scores import Ledger
     from holdfast.transfer.sums import Place
     from holdfast.transfer.traffic import Traffic
     from holdfast.transfer.validators import Validators
     from holdfast.transfer.verify import Digest
+    from holdfast.transfer.wanted import Attempt
     from holdfast.wire.cancel import Cancel
     from holdfast.wire.http1 import Head
 

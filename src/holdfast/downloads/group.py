@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from holdfast.downloads.rows import Small
     from holdfast.downloads.store import Store
-    from holdfast.transfer.object import Whole
+    from holdfast.transfer.wanted import Whole
     from holdfast.wire.http1 import Head
 
 BEHIND = 4 << 20

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from holdfast.core.events import Event
 from holdfast.downloads.names import part_path
 from holdfast.downloads.states import State
-from holdfast.transfer.object import Standing
+from holdfast.transfer.wanted import Standing
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

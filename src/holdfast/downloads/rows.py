@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from holdfast.downloads.store import Store
-    from holdfast.transfer.object import Whole
+    from holdfast.transfer.wanted import Whole
 
 PAGE = 500
 MOST = 4 << 20

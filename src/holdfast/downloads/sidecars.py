@@ -14,17 +14,18 @@ from typing import TYPE_CHECKING
 from holdfast.core.verdict import Kind
 from holdfast.runtime.clock import clock
 from holdfast.transfer.failures import Interrupted, Reason, TransferFailed
-from holdfast.transfer.object import ObjectTransfer, Standing
+from holdfast.transfer.object import ObjectTransfer
 from holdfast.transfer.scratch import Scratch
 from holdfast.transfer.sums import Place, choose, places, read
+from holdfast.transfer.wanted import Standing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from holdfast.transfer.object import Attempt, Wanted
     from holdfast.transfer.plane import Plane
     from holdfast.transfer.traffic import Traffic
     from holdfast.transfer.verify import Digest
+    from holdfast.transfer.wanted import Attempt, Wanted
     from holdfast.wire.cancel import Cancel
     from holdfast.wire.urls import Url
 

@@ -19,10 +19,10 @@ from holdfast.downloads.states import State, is_open
 from holdfast.runtime.clock import clock
 from holdfast.storage.journal import Journal, JournalBroken
 from holdfast.transfer.extents import Extent
-from holdfast.transfer.object import Standing
 from holdfast.transfer.repair import Pieces
 from holdfast.transfer.validators import Rung, Validators, is_version_id
 from holdfast.transfer.verify import Digest
+from holdfast.transfer.wanted import Standing
 
 if TYPE_CHECKING:
     import sqlite3

@@ -10,10 +10,10 @@ from holdfast.downloads.failures import DownloadError, Failure
 from holdfast.downloads.items import Item, item_id
 from holdfast.downloads.names import name_from_url, safe_path
 from holdfast.downloads.states import State, is_open
-from holdfast.transfer.object import Standing
 from holdfast.transfer.repair import Pieces
 from holdfast.transfer.validators import Validators
 from holdfast.transfer.verify import Digest
+from holdfast.transfer.wanted import Standing
 from holdfast.wire.http1 import request_head
 from holdfast.wire.urls import Url, parse
 

@@ -15,11 +15,12 @@ gets nowhere, and must not be asked for ever.
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Protocol, Self
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from holdfast.transfer import extents
 from holdfast.transfer.answers import Action, Decision, Facts, Question
+from holdfast.transfer.asking import Asking
 from holdfast.transfer.crc import crc32_of
 from holdfast.transfer.failures import (
     Interrupted,
@@ -35,8 +36,8 @@ from holdfast.transfer.failures import (
 )
 from holdfast.transfer.meter import Meter
 from holdfast.transfer.mirrors import How, Mirrors, Need, Pick, Place, disagrees
-from holdfast.transfer.plane import End, Plane, Received, Request, Take, Timeouts
-from holdfast.transfer.repair import ROUNDS, Pieces, Repair
+from holdfast.transfer.plane import End, Plane, Received, Take
+from holdfast.transfer.repair import ROUNDS, Repair
 from holdfast.transfer.sink import Sink, Stream
 from holdfast.transfer.streams import Streams
 from holdfast.transfer.traffic import Alone, Traffic
@@ -44,118 +45,24 @@ from holdfast.transfer.turns import Turns
 from holdfast.transfer.validators import (
     Rung,
     Validators,
-    conditions,
-    linked_etag,
     overlap_start,
 )
 from holdfast.transfer.verify import Digest, Hasher, contradiction, promises_in, to_check
-from holdfast.wire.addresses import Reach
-from holdfast.wire.urls import BadUrl, Url, is_cross_site, redirected
+from holdfast.transfer.wanted import Attempt, Standing, Wanted, Whole
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
-    from types import TracebackType
+    from collections.abc import Callable, Iterable, Sequence
 
-    from holdfast.transfer.access import Access
     from holdfast.transfer.extents import Extent
     from holdfast.transfer.part import Part
     from holdfast.transfer.scores import Ledger
     from holdfast.wire.cancel import Cancel
     from holdfast.wire.http1 import Head
 
-MAX_REDIRECTS = 10
-_TARGET_GONE = frozenset({401, 403, 404, 410})
-"""What a redirect's target says when it is not, or not any more, where the object is."""
 _ANYWHERE = frozenset({Rung.IF_MATCH, Rung.IF_RANGE, Rung.VERSION, Rung.DATE})
 """Rungs on which a range may begin anywhere, also at zero."""
 _STRONG = frozenset({Rung.IF_MATCH, Rung.IF_RANGE, Rung.VERSION})
 MAX_CHANGES = 3
-MAX_SIZE = 1 << 40
-
-
-class Attempt(Protocol):
-    """What the block form of a policy yields."""
-
-    def progress(self) -> None:
-        """Start the count of attempts afresh."""
-
-    def __enter__(self) -> Self:
-        """Begin it."""
-        ...
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> bool:
-        """End it; True: the failure is taken, another attempt follows."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """What is to be fetched.
-
-    access: makes further headers, anew for each request.
-    size, digests, pieces: what the caller says that they are.
-    data_suffix: the name ends like data, so that a page in its place is suspicious.
-    max_size: bytes; bounds what has no size.
-    s3: it is S3, whose ETag may be an MD5 and whose versions have ids (see `verify.is_s3`).
-    reach: which addresses may be asked; less after a redirect.
-    mirrors: other addresses of the same object, the better ones first.
-    """
-
-    url: Url
-    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
-    size: int | None = None
-    digests: tuple[Digest, ...] = ()
-    pieces: Pieces | None = None
-    allow_html: bool = False
-    data_suffix: bool = False
-    max_size: int = MAX_SIZE
-    timeouts: Timeouts = field(default_factory=Timeouts)
-    s3: bool = False
-    access: Access | None = field(default=None, repr=False)
-    reach: Reach = Reach.TYPED
-    mirrors: tuple[Url, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Standing:
-    """What is remembered of an object between attempts and processes, beside its extents.
-
-    pinned: the version that the extents are of.  limit: the best rung that this server
-    honours.  weak: a resume relied on a weak rung.  changes, mismatches: counted to their
-    ends, 3 and 2.  nodes: several servers give the object each its own ETag.
-    promised: the digests that came with this version. They are kept, because a server that
-    sends one with the whole object may send none with the rest of it.
-    listed: what is pinned was told by a listing, and no answer has confirmed it yet.
-    """
-
-    pinned: Validators | None = None
-    limit: Rung = Rung.IF_MATCH
-    weak: bool = False
-    changes: int = 0
-    mismatches: int = 0
-    nodes: bool = False
-    promised: tuple[Digest, ...] = ()
-    listed: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Whole:
-    """A finished object. verified: the algorithm that was checked, `size-only` or `unverified`.
-
-    source: where the digest came from.  ignored: other sources that were there, and why they
-    could not be used.
-    """
-
-    size: int
-    verified: str
-    digest: str = ""
-    source: str = ""
-    ignored: tuple[str, ...] = ()
 
 
 class _Differs(Exception):
@@ -172,7 +79,7 @@ class ObjectTransfer:
     failed: called with each failed attempt and the bytes that it received.
     traffic: who lends connections and company; by default it is alone.
     ledger: how well the hosts of a run do; by default it is this transfer's own.
-    received: bytes that came over the network, all attempts together; exchanges: requests.
+    received: bytes that came over the network, all attempts together.
     """
 
     def __init__(
@@ -194,9 +101,7 @@ class ObjectTransfer:
         self.part = part
         self.standing = standing
         self.received = 0
-        self.exchanges = 0
         self._note = note
-        self._plane = plane
         self._cancel = cancel
         self._look = look
         self._phase = phase
@@ -210,6 +115,7 @@ class ObjectTransfer:
         self._found_first = ""  # the digest before the bytes of one mirror were read again
         self._first = Stream(Pick(0, wanted.url), reached=part.saved)
         self._streams = Streams(self, part, traffic or Alone(), cancel)
+        self._asking = Asking(wanted, plane, self._streams)
         self._repair: Repair | None = None
         self._repairing = False
         self._rounds = 0
@@ -383,80 +289,8 @@ class ObjectTransfer:
         return self.wanted.s3 and not url.is_signed and "versionid=" not in url.query.lower()
 
     def follow(self, sink: Sink, cancel: Cancel) -> tuple[Received, Decision | None]:
-        """Do the exchange of `sink` at the original address and go where it redirects.
-
-        Each attempt begins at the original: a target that was signed for some minutes must
-        be asked for anew. So does one more try after a target refused what it had served before.
-        """
-        first = url = sink.stream.pick.url
-        asked = sink.question
-        reach = self.wanted.reach
-        seen = {url.full()}
-        renewed = again = False
-        while True:
-            request = self._request(url, sink.question, sink.stream, reach)
-            with self._streams.flow(sink.stream, cancel) as flow:
-                received = self._plane.fetch(request, sink, flow.cancel)
-                flow.ended(received, resumed=self.part.held > 0)
-            with self._counting:
-                self.exchanges += 1
-            decision = sink.decision
-            if decision is None or decision.action is not Action.REDIRECT:
-                if not renewed and self._is_worth_asking_again(url, received, sink):
-                    renewed = True
-                    sink = sink.again(sink.question)
-                    continue
-                refused = received.head is not None and received.head.status in _TARGET_GONE
-                if refused and not again and url != first and self.part.held:
-                    again, url, reach, seen = True, first, self.wanted.reach, {first.full()}
-                    sink = sink.again(asked)
-                    continue
-                return received, decision
-            url, reach = self._target(url, decision), reach.after(received.peer)
-            if url.full() in seen or len(seen) > MAX_REDIRECTS:
-                kind = "in a circle" if url.full() in seen else f"more than {MAX_REDIRECTS} times"
-                text = f"the server redirects {kind}"
-                raise TransferFailed(Reason.REDIRECTS, text, permanent("redirects"))
-            seen.add(url.full())
-            question = sink.question
-            cross = question.cross_site or is_cross_site(first, url)
-            linked = linked_etag(decision.facts.head) or question.linked
-            sink = sink.again(replace(question, cross_site=cross, linked=linked))
-
-    def _is_worth_asking_again(self, url: Url, received: Received, sink: Sink) -> bool:
-        """Whether whoever vouches for us can do it better, now that it was refused."""
-        access, head = self.wanted.access, received.head
-        if access is None or head is None or sink.refusal is None or received.fault is not None:
-            return False
-        return url.origin == self.wanted.url.origin and access.refused(head, bytes(sink.refusal))
-
-    @staticmethod
-    def _target(url: Url, decision: Decision) -> Url:
-        try:
-            return redirected(url, decision.facts.head.headers["location"])
-        except BadUrl as error:
-            text = f"a redirect that is not followed: {error}"
-            raise TransferFailed(Reason.REDIRECTS, text, permanent("redirects")) from None
-
-    def _request(self, url: Url, question: Question, stream: Stream, reach: Reach) -> Request:
-        pinned = question.pinned
-        if question.rung is Rung.VERSION and pinned is not None and url == self.wanted.url:
-            url = url.with_parameter("versionId", pinned.version)
-        # Headers of the caller may hold credentials, so they stay within the origin.
-        own: Mapping[str, str] = {}
-        if url.origin == self.wanted.url.origin:
-            access = self.wanted.access
-            own = {**self.wanted.headers, **(access.headers(url) if access else {})}
-        end = None if stream.end in {None, self.size} and not question.ranged else stream.end
-        added = conditions(pinned, question.rung, stream.at, end) if pinned else {}
-        if stream.pick.how is How.BORROW:
-            added = {"Range": f"bytes={question.start}-{'' if end is None else end - 1}"}
-        if question.linked:
-            # The redirect has vouched; where it leads, our ETag is unknown.
-            added = {name: value for name, value in added.items() if name == "Range"}
-        if question.listed and pinned is not None and pinned.has_strong_etag:
-            added = {"If-Match": pinned.etag}  # the object that was listed, or a word that it went
-        return Request(url, {**own, **added}, self.wanted.timeouts, reach)
+        """Do the exchange of `sink` (see `asking`)."""
+        return self._asking.follow(sink, cancel, self.size, joins=self.part.held > 0)
 
     def save(self, stream: Stream) -> None:
         """Make safe what has come."""

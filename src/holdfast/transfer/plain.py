@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from holdfast.transfer.object import Whole
 from holdfast.transfer.verify import STRENGTH, Hasher, contradiction, promises_in, to_check
+from holdfast.transfer.wanted import Whole
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

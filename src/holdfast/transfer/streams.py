@@ -43,10 +43,11 @@ from holdfast.wire.cancel import Cancel
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from holdfast.transfer.object import Attempt, ObjectTransfer
+    from holdfast.transfer.object import ObjectTransfer
     from holdfast.transfer.part import Part
     from holdfast.transfer.plane import Received
     from holdfast.transfer.traffic import Flow, Traffic
+    from holdfast.transfer.wanted import Attempt
 
 LOOK_EVERY = 0.1
 MOST = 256
