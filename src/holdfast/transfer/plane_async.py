@@ -204,12 +204,10 @@ class Line(asyncio.BufferedProtocol):
 
     def _read_head(self) -> None:
         while True:
-            end = head_end(self._bytes, self._filled)
-            if end < 0:
-                if self._filled >= MAX_HEAD:
-                    self._broken(ProtocolError(f"a head of more than {MAX_HEAD} bytes"))
-                return
             try:
+                end = head_end(self._bytes, self._filled)
+                if end < 0:
+                    return
                 head = parse_head(self._bytes[:end])
             except ProtocolError as error:
                 self._broken(error)

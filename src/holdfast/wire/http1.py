@@ -358,8 +358,6 @@ class Response:
         data = bytearray(self._ahead)
         self._ahead = memoryview(b"")
         while (end := head_end(data)) < 0:
-            if len(data) > MAX_HEAD:
-                raise ProtocolError(f"a head of more than {MAX_HEAD} bytes")
             left = deadline - clock.monotonic()
             if left <= 0:
                 raise TimeoutError("the head of the answer did not come in time")
@@ -376,14 +374,16 @@ class Response:
 def head_end(data: bytearray, stop: int | None = None) -> int:
     """Return where the body starts, or -1; of `data` only what lies before `stop` is looked at.
 
-    A bare LF ends a line too (RFC 9112, 2.2).
+    A bare LF ends a line too (RFC 9112, 2.2). Raises ProtocolError for a head that is too long,
+    also if all of it is there: how the bytes came in pieces must make no difference.
     """
     end = len(data) if stop is None else stop
     at = data.find(b"\n\r\n", 0, end)
     bare = data.find(b"\n\n", 0, end if at < 0 else at + 1)
-    if bare >= 0:
-        return bare + 2
-    return at + 3 if at >= 0 else -1
+    found = bare + 2 if bare >= 0 else at + 3 if at >= 0 else -1
+    if (end if found < 0 else found) > MAX_HEAD:
+        raise ProtocolError(f"a head of more than {MAX_HEAD} bytes")
+    return found
 
 
 def keeps_open(data: bytearray, head: Head) -> bool:

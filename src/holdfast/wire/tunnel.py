@@ -12,7 +12,6 @@ from holdfast.core.classify import verdict_for_status
 from holdfast.core.verdict import Kind, Sent, Verdict
 from holdfast.runtime.clock import SystemClock, clock
 from holdfast.wire.http1 import (
-    MAX_HEAD,
     USER_AGENT,
     CutShort,
     Head,
@@ -74,8 +73,6 @@ def _answer(sock: socket.socket, deadline: float) -> tuple[Head, bytes]:
     data = bytearray()
     while True:
         while (end := head_end(data)) < 0:
-            if len(data) > MAX_HEAD:
-                raise ProtocolError("the head of the proxy's answer is too long")
             sock.settimeout(_left(deadline))
             got = sock.recv(4096)
             if not got:
