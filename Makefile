@@ -6,16 +6,17 @@ JOBS ?= 2
 RUN_ARGS ?=
 TEST_ARGS ?=
 # What the tests use of Debian. Only root can install it; without it those tests are skipped.
-DEBIAN := aria2 nginx-light curl
+DEBIAN := aria2 nginx-light curl strace
 
-.PHONY: help run test test-oldest test-long lint format bench clean debian
+.PHONY: help run test test-oldest test-long lint format bench soak clean debian
 
 help:
 	@echo "make run          virtual environment, install, holdfast demo (offline)"
 	@echo "make test         install what the tests need, all checks, all tests"
 	@echo "make test-oldest  the adapters, with the oldest client libraries that they support"
 	@echo "make test-long    10,000 seeds per scenario, every byte of every cut (8 minutes on 2 CPUs)"
-	@echo "make bench        benchmarks beside the named peers"
+	@echo "make soak         100,000 small files, 5 % of them with faults (5 minutes)"
+	@echo "make bench        benchmarks beside the named peers (the faults take 20 minutes)"
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -82,10 +83,15 @@ format: $(VENV)/.test
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+bench: DEBIAN += wget2
 bench: $(VENV)/.bench debian
 	$(BIN)/python benchmarks/core.py
 	$(BIN)/python benchmarks/clients.py
+	$(BIN)/python benchmarks/faults.py
 	$(BIN)/python benchmarks/throughput.py
+
+soak: $(VENV)/.test
+	$(BIN)/python benchmarks/soak.py --json benchmarks/results/soak.json
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage* dist build

@@ -1,7 +1,7 @@
 """How fast downloads are, beside the peers, in one run.
 
     python benchmarks/throughput.py [--rounds N] [--load LOAD] [--only SUBJECT]
-                                    [--size-scale SHARE] [--json FILE]
+                                    [--size-scale SHARE] [--json FILE] [--page FILE]
 
 | load    | what                                                      |
 |---------|-----------------------------------------------------------|
@@ -29,6 +29,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
 LONGEST = 900.0
 """Seconds after which a run is ended and counts as failed."""
 
+MARKS = ("<!-- speed -->", "<!-- end of speed -->")
 GIB = 1 << 30
 MIB = 1 << 20
 
@@ -111,7 +113,7 @@ def run(subject: Subject, job: Job) -> Sample:
     """Let one subject do the load once. Raises Failed."""
     job.site.empty()
     command = subject.command(job)
-    environment = {**os.environ, "SSL_CERT_FILE": str(job.site.certificate), "NO_COLOR": "1"}
+    environment = _environment(job)
     log = job.scratch / "log"
     with log.open("wb") as said:
         began = time.perf_counter()
@@ -138,6 +140,17 @@ def run(subject: Subject, job: Job) -> Sample:
         system=usage.ru_stime,
         rss=usage.ru_maxrss * 1024,
     )
+
+
+def _environment(job: Job) -> dict[str, str]:
+    added = {
+        "SSL_CERT_FILE": str(job.site.certificate),
+        "NO_COLOR": "1",
+        # As installed programs have it: the round that does not count compiles the modules.
+        "PYTHONPYCACHEPREFIX": str(job.site.home / "pycache"),
+    }
+    left_out = {"PYTHONDONTWRITEBYTECODE", "PYTHONUNBUFFERED"}
+    return {**{name: v for name, v in os.environ.items() if name not in left_out}, **added}
 
 
 def _waited(process: subprocess.Popen[bytes]) -> os.struct_rusage:  # type: ignore[name-defined]
@@ -257,6 +270,33 @@ def goal_table(goals: Sequence[dict[str, object]]) -> list[str]:
     return lines
 
 
+def page(
+    about: dict[str, str],
+    titles: dict[str, str],
+    tables: dict[str, list[str]],
+    goals: list[str],
+) -> str:
+    """Return all of it as a part of a document."""
+    parts = [["| run | |", "|---|---|", *(f"| {what} | {text} |" for what, text in about.items())]]
+    parts += [[f"**{name}**: {titles[name]}", "", *lines] for name, lines in tables.items()]
+    parts.append(["The goals, and what was reached:", "", *goals])
+    return "\n\n".join("\n".join(part) for part in parts)
+
+
+def titled(load: Load) -> str:
+    """Say what a load is."""
+    return f"{load.count:,} x {load.size:,} bytes, {load.workers} connections"
+
+
+def put_into(document: Path, text: str) -> None:
+    """Replace what stands between the marks of a document."""
+    before, mark, rest = document.read_text().partition(MARKS[0])
+    _, end, after = rest.partition(MARKS[1])
+    if not (mark and end):
+        raise SystemExit(f"error: `{document}`: it has no `{MARKS[0]}` with `{MARKS[1]}`")
+    document.write_text(f"{before}{mark}\n{text}\n{end}{after}")
+
+
 # -- the program -----------------------------------------------------------------------------
 
 
@@ -273,14 +313,15 @@ def present(wanted: Sequence[str] | None) -> dict[str, Subject]:
     return found
 
 
-def versions(subjects: dict[str, Subject]) -> str:
-    """Return the first line that each program says of itself."""
+def versions(subjects: dict[str, Subject], *others: tuple[str, ...]) -> str:
+    """Return the version that each program says it has."""
     said = []
-    for subject in subjects.values():
-        if subject.version:
-            told = subprocess.run(subject.version, capture_output=True, text=True, check=False)
-            said.append(f"{subject.name}: {(told.stdout or told.stderr).splitlines()[0]}")
-    return "; ".join(said)
+    asked = [one.version for one in subjects.values() if one.version]
+    for command in [*asked, *others]:
+        told = subprocess.run(command, capture_output=True, text=True, check=False)
+        found = re.search(r"\d+(\.\d+)+", told.stdout + told.stderr)
+        said.append(f"{Path(command[0]).name} {found[0] if found else '?'}")
+    return ", ".join(said)
 
 
 def arguments() -> argparse.Namespace:
@@ -293,6 +334,7 @@ def arguments() -> argparse.Namespace:
     text = "share of the size or of the number of files (default: 1)"
     add("--size-scale", type=float, default=1.0, metavar="SHARE", help=text)
     add("--json", type=Path, metavar="FILE", help="write all results there")
+    add("--page", type=Path, metavar="FILE", help="put the tables into this document")
     return parser.parse_args()
 
 
@@ -321,22 +363,24 @@ def main() -> None:
     openssl = program("openssl", "apt-get install openssl")
     subjects = present(args.only)
     about = machine(("boto3", "obstore"))
-    about["programs"] = versions(subjects)
+    about["programs"] = versions(subjects, (nginx, "-v"), (openssl, "version"))
     for what, text in about.items():
         print(f"{what + ':':10} {text}")
     print(f"rounds:    {args.rounds}, interleaved; medians", flush=True)
     results: dict[str, dict[str, list[Sample]]] = {}
     goals: list[dict[str, object]] = []
     tables: dict[str, list[str]] = {}
+    sizes: dict[str, int] = {}
+    titles: dict[str, str] = {}
     with serving(nginx, openssl) as site:
         for name in args.load or LOADS:
             load = scaled(LOADS[name], args.size_scale)
             chosen = [subjects[one] for one in load.subjects if one in subjects]
             results[name] = taken = _measured(site, load, chosen, args.rounds)
             tables[name] = table(load, taken)
+            titles[name], sizes[name] = titled(load), load.count * load.size
             goals += judged(load, taken)
-            title = f"{name}: {load.count:,} x {load.size:,} bytes, {load.workers} connections"
-            print(f"\n{title}\n" + "\n".join(tables[name]), flush=True)
+            print(f"\n{name}: {titles[name]}\n" + "\n".join(tables[name]), flush=True)
     lines = goal_table(goals)
     print("\n" + "\n".join(lines))
     if args.json is not None:
@@ -345,11 +389,14 @@ def main() -> None:
             for load, by_name in results.items()
         }
         text = json.dumps(
-            {**about, "rounds": args.rounds, "size_scale": args.size_scale, "tables": tables,
+            {**about, "rounds": args.rounds, "bytes": sizes, "tables": tables,
              "goal_table": lines, "goals": goals, "samples": samples},
             indent=2,
         )  # fmt: skip
         args.json.write_text(text + "\n")
+    if args.page is not None:
+        about["rounds"] = f"{args.rounds}, interleaved; medians"
+        put_into(args.page, page(about, titles, tables, lines))
 
 
 def _measured(
@@ -365,4 +412,7 @@ def _measured(
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:  # nginx and what ran are ended by now, and their files removed
+        raise SystemExit(130) from None

@@ -23,27 +23,23 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Literal
+
+    Plane = Literal["auto", "threads", "asyncio"]
 
 RANGE = 8 << 20
 """Bytes that are asked for at once where the library leaves that to its user."""
 
 
-def holdfast(job: dict[str, Any], plane: str) -> Callable[[], None]:
+def holdfast(job: dict[str, Any], plane: Plane) -> Callable[[], None]:
     """`Downloads`, journal and syncs on, as by default."""
-    import inspect
-
     import holdfast as hf
-
-    options = {"plane": plane} if "plane" in inspect.signature(hf.Downloads).parameters else {}
+    from holdfast.downloads.lists import Entry
 
     def fetch() -> None:
-        with hf.Downloads(job["out"], job["workers"], durability="power", **options) as downloads:
-            entries = [{"url": file["url"], "path": file["name"]} for file in job["files"]]
-            if hasattr(downloads, "add_many"):
-                downloads.add_many(entries)
-            else:
-                for entry in entries:
-                    downloads.add(entry["url"], path=entry["path"])
+        entries = [Entry(file["url"], path=file["name"]) for file in job["files"]]
+        with hf.Downloads(job["out"], job["workers"], durability="power", plane=plane) as downloads:
+            downloads.add_many(entries)
             report = downloads.run()
         if report.exit_code:
             raise SystemExit(f"holdfast: {report}")

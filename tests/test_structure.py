@@ -27,6 +27,10 @@ DOCS = ROOT / "docs"
 LONG_FILES = {
     "clients/exchange.py": "the steps of one call over HTTP; each relies on what the others left",
     "core/call.py": "the state machine of one call: its table, its steps and what it says",
+    "downloads/crew.py": "who gets which job and connection, behind one lock",
+    "downloads/engine.py": "one run: its threads, what steers it, and its report",
+    "downloads/small.py": "the lane: slots, answers and looks change one state, on one loop",
+    "downloads/fetch.py": "one item from queued to its end, each step in the order it is taken",
     "downloads/store.py": "all statements of one journal, beside the schema they rely on",
     "testing/files.py": "one simulated file system; its operations share one model of the disk",
     "testing/tcp.py": "one simulated wire; its two ends reach into each other",
@@ -37,6 +41,7 @@ LONG_FILES = {
 
 LONG_FUNCTIONS = {
     "clients/aiohttp.py:__call__": "a fast path: a coroutine split off costs 2 us, a call 1 us",
+    "downloads/downloads.py:__init__": "its options, one per line, and where each of them goes",
     "runtime/fast.py:acall": "the fast path must not call: what is split off costs every call",
     "runtime/fast.py:fast_acall": "the same: `acall` is inside it, to reach its state at once",
 }

@@ -208,3 +208,26 @@ def test_without_descriptors_it_waits_without_spinning_and_recovers(get: Get) ->
         assert get(f"127.0.0.1:{port}", "/o").status == 200
         child.stdin.close()
     assert child.returncode == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what was not delivered")
+@pytest.mark.parametrize("via", ["server", "proxy"])
+def test_bytes_of_a_client_that_hung_up_count_as_lost(via: str, served: Served) -> None:
+    with served(64 << 20, via=via) as (server, address, proxy):
+        host, port = address.rsplit(":", 1)
+        with socket.create_connection((host, int(port)), timeout=5) as sock:
+            sock.sendall(REQUEST)
+            got = len(sock.recv(65536))
+            time.sleep(0.2)  # until the kernels on both sides are full
+        watched = proxy if via == "proxy" else server
+        until = time.monotonic() + 5
+        while watched.stats.open and time.monotonic() < until:
+            time.sleep(0.01)
+        stats = watched.stats
+        assert 0 < stats.bytes_lost < stats.bytes_down - got
+
+
+def test_nothing_is_lost_if_the_client_reads_to_the_end(served: Served, get: Get) -> None:
+    with served(8 << 20, via="server") as (server, address, _):
+        assert len(get(address, "/o").body) == 8 << 20
+        assert server.stats.bytes_lost == 0

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from holdfast.cli import demo
+from holdfast.cli import demo, demo_files
 from holdfast.cli import main as cli
 from holdfast.cli.output import Exit
 
@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 
 # Everything ten times as fast; Retry-After knows whole seconds only.
 Quicker = partial(demo.Scenario, timeout=0.5, pause=0.1, outage=(0.05, 0.6), retry_after=1)
-Quick = partial(Quicker, calls=12, size=1 << 20)
+ARIA2 = 2 if demo_files.has_aria2() else 0
+Quick = partial(Quicker, calls=12, size=1 << 20, files=8, aria2_files=ARIA2)
+JOBS = ["calls", "file", "files", *(["aria2"] if ARIA2 else [])]
 
 
 @dataclass
@@ -69,6 +71,13 @@ def test_silent_end_of_the_file_is_counted_as_wrong_bytes(ran: Ran) -> None:
     assert (file.finished, file.wrong, file.right) == (1, 1, False)
 
 
+def test_a_batch_is_fetched_by_both_sides_and_compared_file_by_file(ran: Ran) -> None:
+    for jobs in ran.results.values():
+        assert list(jobs) == JOBS
+        assert [jobs[job].asked for job in JOBS[2:]] == [8, *([ARIA2] if ARIA2 else [])]
+        assert all(jobs[job].requests >= jobs[job].asked for job in JOBS[2:])
+
+
 def test_figures_are_those_of_the_servers(ran: Ran) -> None:
     for server, jobs in zip(ran.servers, ran.results.values(), strict=True):
         assert sum(job.requests for job in jobs.values()) == server.stats.requests
@@ -76,7 +85,7 @@ def test_figures_are_those_of_the_servers(ran: Ran) -> None:
 
 
 def test_every_end_is_told_once(ran: Ran) -> None:
-    expected = [(side, job) for side in ran.results for job in ("calls", "file")]
+    expected = [(side, job) for side in ran.results for job in JOBS]
     assert sorted(ran.told) == sorted(expected)
 
 
@@ -107,6 +116,9 @@ def test_command_prints_the_table_and_the_way_to_repeat_it(
     assert lines[6].endswith("1 of 1")
     assert lines[-1] == "the same faults again: holdfast demo --seed 3 --calls 5 --mib 1"
     assert captured.err.startswith("seed 3: 5 calls")
+    assert lines[11].startswith("40 files")
+    assert lines[11].endswith("40 of 40")
+    assert ("aria2c is not installed" in captured.err) == (not ARIA2)
 
 
 @pytest.mark.parametrize(

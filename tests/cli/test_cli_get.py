@@ -5,20 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import pty
-import select
 import shutil
 import signal
 import socket
 import ssl
 import subprocess
-import sys
 import threading
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
+from cli_rig import KIB, command, get, running, until
 
 import holdfast as hf
 
@@ -26,18 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-KIB = 1024
 QUICK = ["--attempts", "2"]
-
-
-def command(*words: str) -> list[str]:
-    return [sys.executable, "-W", "error", "-m", "holdfast", "get", *words]
-
-
-def get(*words: str, **env: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command(*words), capture_output=True, text=True, check=False, env={**os.environ, **env}
-    )
 
 
 @pytest.fixture
@@ -113,7 +100,8 @@ def test_several_files_and_a_failed_one(server: hf.chaos.Server, tmp_path: Path)
     status = get("status", "-o", str(tmp_path))
     assert status.returncode == 0
     assert "failed: `absent` (0 B): the server does not have it" in status.stdout
-    assert status.stdout.endswith("1 done, 1 failed\n")
+    assert status.stdout.endswith("1 done (300 KiB)\n1 failed (0 B, 1 of unknown size)\n")
+    assert f"get retry-failed -o {tmp_path}" in status.stderr
 
 
 def test_status_as_json_names_every_item(server: hf.chaos.Server, tmp_path: Path) -> None:
@@ -235,31 +223,6 @@ def test_a_name_from_the_net_cannot_write_to_the_terminal(tmp_path: Path) -> Non
 # -- signals -------------------------------------------------------------------------------------
 
 
-@contextmanager
-def running(*words: str) -> Iterator[subprocess.Popen[str]]:
-    # A shell lets its background jobs, and so their children, ignore SIGINT.
-    process = subprocess.Popen(
-        command(*words),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 - no threads yet
-    )
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.communicate()
-
-
-def until(condition: object) -> None:
-    assert callable(condition)
-    end = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.02)
-
-
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_ends_it_in_time_and_keeps_every_byte(number: int, tmp_path: Path) -> None:
     obj = hf.chaos.Object("/x", 300 * KIB, faults=[hf.chaos.Stall(after_bytes=200 * KIB)])
@@ -349,57 +312,6 @@ def test_kill_9_and_the_same_command_goes_on(tmp_path: Path) -> None:
 def _kept(directory: Path) -> int:
     line = get("status", "-o", str(directory), "--json").stdout.splitlines()[0]
     return int(json.loads(line)["kept"])
-
-
-# -- a terminal ----------------------------------------------------------------------------------
-
-
-def on_a_terminal(*words: str, **env: str) -> tuple[int, str]:
-    """Run it with a terminal as all three streams; return its exit code and what was drawn."""
-    main, other = pty.openpty()
-    clean = {k: v for k, v in os.environ.items() if k not in {"NO_COLOR", "TERM"}}
-    process = subprocess.Popen(
-        command(*words),
-        stdin=other,
-        stdout=other,
-        stderr=other,
-        env={**clean, "TERM": "xterm", **env},
-    )
-    os.close(other)
-    drawn = b""
-    while process.poll() is None or select.select([main], [], [], 0.1)[0]:
-        if select.select([main], [], [], 0.1)[0]:
-            try:
-                drawn += os.read(main, 65536)
-            except OSError:  # Linux says EIO when the last writer has gone
-                break
-    process.wait()
-    os.close(main)
-    return process.returncode, drawn.decode()
-
-
-def test_on_a_terminal_progress_is_redrawn_and_cleared(tmp_path: Path) -> None:
-    slow = hf.chaos.Slow(bytes_per_second=4096 * KIB)
-    with hf.chaos.server(hf.chaos.Object("/x", 6144 * KIB, faults=[slow])) as server:
-        code, drawn = on_a_terminal(server.url("/x"), "-o", str(tmp_path))
-    assert code == 0
-    assert "x   #" in drawn
-    assert "1 active" in drawn
-    assert "\x1b[2F\x1b[J" in drawn
-    last = drawn.rindex("\x1b[J")
-    assert "done: `x` (6.0 MiB, size checked, no digest known)\r\n" in drawn
-    assert "#" not in drawn[last:]
-
-
-def test_colour_is_for_terminals_that_want_it(tmp_path: Path) -> None:
-    with hf.chaos.server() as server:
-        _, drawn = on_a_terminal(server.url("/x"), "-o", str(tmp_path / "a"))
-        assert "\x1b[31merror:\x1b[0m" in drawn
-        _, plain = on_a_terminal(server.url("/x"), "-o", str(tmp_path / "b"), NO_COLOR="1")
-        assert "\x1b[31m" not in plain
-        assert "error: `x`" in plain
-        _, dumb = on_a_terminal(server.url("/x"), "-o", str(tmp_path / "c"), TERM="dumb")
-        assert "\x1b" not in dumb
 
 
 # -- https ---------------------------------------------------------------------------------------

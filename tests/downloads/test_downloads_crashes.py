@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -16,9 +15,10 @@ from downloads_rig import downloads, names_in, sha256_of
 import holdfast as hf
 import holdfast.transfer.extents
 import holdfast.transfer.part
+import holdfast.transfer.plane_threads
 from holdfast.runtime import files as seam
 from holdfast.runtime.random import SeededRandom
-from holdfast.testing.files import PowerCut, SimFiles
+from holdfast.testing.files import PowerCut, SimFile, SimFiles
 
 MIB = 1 << 20
 SIZE = 4 * MIB
@@ -29,41 +29,12 @@ STEP = 512 * 1024
 def streams(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
     """Make checkpoints and extents small; with several streams a file of 4 MiB is a large one."""
     monkeypatch.setattr(holdfast.transfer.part, "CHECKPOINT_BYTES", STEP)
+    monkeypatch.setattr(holdfast.transfer.plane_threads, "BUFFER", STEP // 2)
     count = int(request.param)
     if count > 1:
         monkeypatch.setattr(holdfast.transfer.extents, "EXTENT_SIZE", STEP)
         monkeypatch.setattr(holdfast.transfer.extents, "SPLIT_FROM", 2 * STEP)
     return count
-
-
-def killed_at(
-    call: int, url: str, into: Path, sha256: str, streams: int
-) -> subprocess.CompletedProcess[str]:
-    program = Path(__file__).with_name("downloads_killed.py")
-    words = [sys.executable, str(program), url, str(into), sha256, str(call), str(streams)]
-    return subprocess.run(words, capture_output=True, text=True, check=False)
-
-
-def test_kill_9_at_every_call_of_the_file_system(streams: int, tmp_path: Path) -> None:
-    with hf.chaos.server(hf.chaos.Object("/x", SIZE)) as server:
-        url, sha256 = server.url("/x"), server.expected_sha256("/x")
-        calls = int(killed_at(0, url, tmp_path / "0", sha256, streams).stdout)
-        assert calls > 20
-        for call in range(1, calls + 1):
-            into = tmp_path / str(call)
-            died = killed_at(call, url, into, sha256, streams).returncode == -signal.SIGKILL
-            # How many calls several streams need depends on how they meet.
-            assert died or (streams > 1 and call > calls // 2)
-            assert "x" not in names_in(into) or sha256_of(into / "x") == sha256
-            before = server.stats.bytes_down
-            with downloads(into) as d:
-                d.add(url, sha256=sha256)
-                report = d.run()
-            assert report.exit_code == 0, (call, report)
-            assert names_in(into) == ["x"]
-            assert sha256_of(into / "x") == sha256
-            # The answer that the first stream leaves half read was in the sockets already.
-            assert server.stats.bytes_down - before <= SIZE * (1 if streams == 1 else 2)
 
 
 def test_kill_9_loses_at_most_what_was_not_journaled(tmp_path: Path) -> None:
@@ -160,7 +131,26 @@ def test_an_error_at_every_call_ends_in_a_report_and_the_next_run_finishes(
         assert failed > 20
 
 
-def test_a_full_disk_pauses_and_goes_on_when_there_is_room(streams: int, tmp_path: Path) -> None:
+def test_a_disk_without_room_for_it_pauses_before_a_byte_is_fetched(
+    streams: int, tmp_path: Path
+) -> None:
+    with hf.chaos.server(hf.chaos.Object("/x", SIZE)) as server:
+        disk = Disk(tmp_path / "j.db")
+        disk.files.capacity = 3 * MIB
+        report = disk.run(server, streams)
+        assert (report.exit_code, report.left, report.left_why) == (3, 1, ("disk",))
+        assert (report.fetched, _names(disk)) == (0, [])
+        disk.files.capacity = 1 << 30
+        report = disk.run(server, streams)
+        assert (report.exit_code, report.fetched) == (0, SIZE)
+        assert disk.files.read("/d/x") == server.expected_bytes("/x")
+
+
+def test_a_full_disk_pauses_and_goes_on_when_there_is_room(
+    streams: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a file system that cannot allocate: what fitted is kept."""
+    monkeypatch.setattr(SimFile, "allocate", lambda *_: False)
     with hf.chaos.server(hf.chaos.Object("/x", SIZE)) as server:
         disk = Disk(tmp_path / "j.db")
         disk.files.capacity = 3 * MIB

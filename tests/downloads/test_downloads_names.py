@@ -14,6 +14,7 @@ from holdfast.downloads.names import (
     collision_key,
     has_data_suffix,
     name_from_url,
+    numbered,
     part_path,
     safe_path,
 )
@@ -64,6 +65,43 @@ def test_dots_may_be_allowed_but_not_the_way_up() -> None:
     assert safe_path(".bashrc", allow_dot=True) == ".bashrc"
     assert safe_path("../.x/..", allow_dot=True) == ".x"
     assert safe_path("...", allow_dot=True) == "_._"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        ".holdfast.db",
+        ".holdfast.db-wal",
+        ".HOLDFAST.DB",
+        ".holdfa\u017ft.db",  # on a disk that folds it, the long s is an s
+        ".data.nc.0123abcd.part",
+        ".DATA.NC.0123ABCD.PART",
+    ],
+)
+def test_our_own_names_are_nobody_elses(name: str) -> None:
+    assert safe_path(name, allow_dot=True) == "_" + name[1:]
+    assert safe_path(f"sub/{name}", allow_dot=True) == "sub/_" + name[1:]
+    assert safe_path(".data.nc.0123abcg.part", allow_dot=True).startswith(".")
+
+
+@pytest.mark.parametrize(
+    ("path", "called"),
+    [
+        ("a.nc", "a (2).nc"),
+        ("dir.d/a", "dir.d/a (2)"),
+        ("a.tar.gz", "a (2).tar.gz"),
+        (".bashrc", ".bashrc (2)"),
+    ],
+)
+def test_the_second_of_a_name_has_a_number(path: str, called: str) -> None:
+    assert numbered(path, 2) == called
+
+
+def test_a_numbered_name_is_not_too_long_and_stays_its_own() -> None:
+    long = "x" * 236 + ".nc"
+    names = {numbered(long, n) for n in range(1, 50)}
+    assert len(names) == 49
+    assert all(len(name) <= MAX_NAME and name.endswith(".nc") for name in names)
 
 
 def test_a_long_name_is_cut_keeps_its_suffix_and_stays_its_own() -> None:

@@ -100,7 +100,7 @@ def test_two_large_files_share_the_connections(tmp_path: Path) -> None:
 
 
 def test_one_of_four_streams_that_stalls_is_replaced_within_three_seconds(tmp_path: Path) -> None:
-    """E9: the limit for silence is 15 s, but its peers show that it is the connection."""
+    """The limit for silence is 15 s, but its peers show that it is the connection."""
     size = 48 * MIB
     faults = [
         hf.chaos.Slow(bytes_per_second=4 * MIB),
@@ -209,7 +209,7 @@ def test_no_thread_is_left_of_a_large_file(tmp_path: Path) -> None:
 def test_a_flipped_bit_costs_one_extent_with_piece_sums_and_at_most_the_size_without(
     known: str, tmp_path: Path
 ) -> None:
-    """E15, with an object of several extents."""
+    """With an object of several extents."""
     size = 32 * MIB
     faults = [hf.chaos.Flip(after_bytes=5 * MIB, skip=1, limit=1)]
     with hf.chaos.server(hf.chaos.Object("/x", size, faults=faults)) as server:

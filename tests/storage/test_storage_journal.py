@@ -15,6 +15,7 @@ import pytest
 
 from holdfast.storage.journal import (
     MEMORY,
+    RESERVE,
     Journal,
     JournalBroken,
     JournalFull,
@@ -226,3 +227,35 @@ def test_a_lock_is_given_from_hand_to_hand(tmp_path: Path) -> None:
         thread.join()
     assert taken > 0
     assert not Path(path).exists()
+
+
+def test_an_index_that_has_lost_rows_is_found_by_who_writes(path: str) -> None:
+    form = ("CREATE TABLE t (a INTEGER PRIMARY KEY, b TEXT); CREATE INDEX t_b ON t (b)",)
+    with closing(Journal(path, form)) as journal:
+        add(journal, "x")
+    with closing(sqlite3.connect(path)) as db:
+        # Without its line in the schema the index takes no part in the insertion.
+        db.execute("PRAGMA writable_schema = ON")
+        kept = db.execute("SELECT * FROM sqlite_schema WHERE name = 't_b'").fetchone()
+        db.execute("DELETE FROM sqlite_schema WHERE name = 't_b'")
+        db.commit()
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("INSERT INTO t (b) VALUES ('y')")
+        db.execute("PRAGMA writable_schema = ON")
+        db.execute("INSERT INTO sqlite_schema VALUES (?, ?, ?, ?, ?)", kept)
+        db.commit()
+    with pytest.raises(JournalBroken, match="damaged"):
+        Journal(path, form)
+
+
+def test_room_for_commits_is_taken_before_the_disk_is_full(path: str) -> None:
+    with closing(Journal(path, FORM)) as journal:
+        wal = Path(f"{path}-wal")
+        taken = wal.stat()
+        assert taken.st_blocks * 512 >= RESERVE
+        for n in range(20):
+            add(journal, f"x{n}")
+        assert wal.stat().st_size == taken.st_size
+    assert not wal.exists()
+    with closing(Journal(path, FORM)) as journal:
+        assert len(journal.read("SELECT b FROM t")) == 20

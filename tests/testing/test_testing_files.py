@@ -290,3 +290,19 @@ def test_a_full_disk_takes_what_fits():
     assert caught.value.errno == errno.ENOSPC
     sim.unlink("/x")
     assert sim.free_space("/") == 1024
+
+
+def test_room_that_is_taken_is_gone_until_the_file_is_cut():
+    sim = SimFiles(capacity=4096)
+    handle = sim.create("/x")
+    assert handle.allocate(2000) is True
+    assert (handle.size(), sim.free_space("/")) == (0, 2048)
+    assert handle.pwrite(b"x" * 2000, 0) == 2000  # its room is there already
+    assert sim.free_space("/") == 2048
+    other = sim.create("/y")
+    with pytest.raises(OSError, match="No space") as caught:
+        other.allocate(3000)
+    assert caught.value.errno == errno.ENOSPC
+    assert sim.free_space("/") == 2048  # all of it or nothing
+    handle.truncate(0)
+    assert sim.free_space("/") == 4096

@@ -42,10 +42,31 @@ def answer(
     return Head(status, {k: v for k, v in fields.items() if v}, framing, length)
 
 
+def linked(etag: str) -> Head:
+    return Head(302, {"location": "/b", "x-linked-etag": etag})
+
+
+VERSIONED = Validators('"a"', DATE, 100, "application/x-netcdf", dated=True, version="v1")
+BY_VERSION = resumed(Rung.VERSION, VERSIONED)
+OF_V1 = {"x-amz-version-id": "v1"}
+
 CASES = [
     # row of the table, question, answer, action
     ("redirect", FRESH, answer(302, location="/b"), Action.REDIRECT),
     ("redirect", resumed(), answer(307, location="/b"), Action.REDIRECT),
+    ("redirect to another version", resumed(), linked('"b"'), Action.CHANGED),
+    ("redirect", resumed(), linked('"a"'), Action.REDIRECT),
+    ("redirect", resumed(), linked("b"), Action.REDIRECT),
+    ("redirect", Question(pinned=PINNED), linked('"b"'), Action.REDIRECT),  # it comes whole anyway
+    # The ETag of the redirect is the object's; that of the node behind it says nothing.
+    ("206 as asked", Question(40, Rung.IF_MATCH, PINNED, linked='"a"'), answer(206, etag='"x"', given="bytes 40-99/100", length=60), Action.APPEND),
+    ("206, other version", Question(40, Rung.IF_MATCH, PINNED, linked='"b"'), answer(206, given="bytes 40-99/100", length=60), Action.CHANGED),
+    ("206 as asked", BY_VERSION, answer(206, given="bytes 40-99/100", length=60, **OF_V1), Action.APPEND),
+    ("206, other range or none, or unvouched", BY_VERSION, answer(206, given="bytes 40-99/100", length=60), Action.NEXT_RUNG),
+    ("206, other range or none, or unvouched", BY_VERSION, answer(206, given="bytes 40-99/100", length=60, **{"x-amz-version-id": "v2"}), Action.NEXT_RUNG),
+    ("the version is not given", BY_VERSION, answer(404, length=0), Action.NEXT_RUNG),
+    ("the version is not given", BY_VERSION, answer(403, length=0), Action.NEXT_RUNG),
+    ("any other status", BY_VERSION, answer(503, length=0), Action.FAIL),
     ("page instead of data", resumed(), answer(200, etag="", media="text/html; charset=x", length=9), Action.CAPTIVE),
     ("page instead of data", Question(size=100), answer(200, media="text/html", length=9), Action.CAPTIVE),
     ("page instead of data", Question(cross_site=True, data_suffix=True), answer(200, media="text/html"), Action.CAPTIVE),
@@ -89,6 +110,7 @@ CASES = [
     ("416, other size", resumed(pinned=Validators('"a"')), answer(416, given="bytes */39", length=0), Action.CHANGED),
     ("416 without a size", resumed(), answer(416, length=0), Action.RESTART),
     ("412 to a condition", resumed(), answer(412, length=0), Action.NEXT_RUNG),
+    ("412, replaced since it was listed", Question(pinned=PINNED, listed=True), answer(412, length=0), Action.CHANGED),
     ("412 to none", resumed(Rung.OVERLAP), answer(412, length=0), Action.CHANGED),
     ("any other status", FRESH, answer(404, length=0), Action.FAIL),
     ("any other status", FRESH, answer(416, length=0), Action.FAIL),

@@ -13,13 +13,20 @@ import pytest
 from holdfast.runtime import files as seam
 from holdfast.runtime.random import SeededRandom
 from holdfast.testing.files import PowerCut, SimFiles
-from holdfast.transfer.extents import EXTENT_SIZE, Extent, Extents, extent_size
+from holdfast.transfer.extents import (
+    EXTENT_SIZE,
+    Extent,
+    Extents,
+    checkpoint_size,
+    extent_size,
+)
 from holdfast.transfer.part import CHECKPOINT_BYTES, Part, UnsafePart
 from holdfast.transfer.verify import Hasher
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+MIB = 1 << 20
 BODY = SeededRandom("body").bytes(3 * CHECKPOINT_BYTES + 12345)
 STEP = 1 << 20
 
@@ -66,6 +73,26 @@ def test_bytes_are_journaled_by_checkpoints_with_their_crc(disk: SimFiles) -> No
         assert extent.off % EXTENT_SIZE == 0
     assert disk.read("/d/.x.part") == BODY
     assert disk.left() == []
+
+
+def test_a_smaller_step_is_what_a_crash_may_cost(disk: SimFiles) -> None:
+    rows = Rows()
+    part = rows.part()
+    part.open()
+    part.step = 2 * STEP
+    most = 0
+    while part.offset < CHECKPOINT_BYTES:
+        part.write(memoryview(BODY)[part.offset : part.offset + STEP])
+        most = max(most, part.held - part.saved)
+    assert most == STEP
+    part.close()
+
+
+@pytest.mark.parametrize(
+    ("mib", "step"), [(1, 8), (15, 8), (16, 1), (128, 1), (256, 2), (1 << 10, 8), (1 << 20, 8)]
+)
+def test_a_crash_costs_a_128th_of_a_large_object(mib: int, step: int) -> None:
+    assert checkpoint_size(mib << 20) == step << 20
 
 
 def test_a_slow_stream_is_journaled_each_second(disk: SimFiles) -> None:
@@ -319,6 +346,40 @@ def test_the_end_of_each_stream_is_read_again(disk: SimFiles) -> None:
     part.close()
 
 
+def test_the_last_extent_is_read_again_though_it_is_a_full_one(disk: SimFiles) -> None:
+    rows = Rows()
+    part = rows.part()
+    part.open()
+    part.put(memoryview(BODY)[: 2 * EXTENT_SIZE], 0)
+    part.checkpoint()
+    part.close()
+    with closing(disk.open("/d/.x.part", write=True)) as file:
+        file.pwrite(b"\0", 2 * EXTENT_SIZE - 1)
+    part = rows.part()
+    part.open()
+    assert part.held == part.offset == EXTENT_SIZE
+    part.close()
+
+
+def test_a_hasher_forgets_what_it_took_of_a_bad_extent(disk: SimFiles) -> None:
+    rows = Rows()
+    part = rows.part()
+    part.open()
+    part.put(memoryview(BODY)[: 2 * EXTENT_SIZE], 0)
+    part.checkpoint()
+    part.close()
+    with closing(disk.open("/d/.x.part", write=True)) as file:
+        file.pwrite(b"\0" if BODY[:1] != b"\0" else b"\1", 0)
+    part, hasher = rows.part(), Hasher(["sha256"])
+    part.open(hasher)
+    assert (part.offset, part.held) == (0, EXTENT_SIZE)
+    part.put(memoryview(BODY)[:EXTENT_SIZE], 0)
+    part.put(memoryview(BODY)[2 * EXTENT_SIZE :], 2 * EXTENT_SIZE)
+    part.digest_all(hasher)
+    assert hasher.hex("sha256") == hashlib.sha256(BODY).hexdigest()
+    part.close()
+
+
 def test_extents_that_are_forgotten_are_gone_from_the_rows_first(disk: SimFiles) -> None:
     rows = Rows()
     begun(rows, 2 * EXTENT_SIZE)
@@ -352,3 +413,41 @@ def test_extents_that_are_forgotten_are_gone_from_the_rows_first(disk: SimFiles)
 )
 def test_extents_grow_with_the_object(size: int | None, extent: int) -> None:
     assert extent_size(size) == extent
+
+
+# -- room ------------------------------------------------------------------------------------------
+
+
+def test_room_is_taken_once_and_is_no_data(disk: SimFiles) -> None:
+    part = Part("/d/.x.part", Extents(), lambda _: None)
+    part.open()
+    part.allocate(4 * MIB)
+    part.allocate(4 * MIB)
+    assert (part.held, part.offset, part.gaps(4 * MIB)) == (0, 0, [(0, 4 * MIB)])
+    assert disk.stat("/d/.x.part").size == 0  # type: ignore[union-attr] # it is there
+    assert [op for op, _ in disk.log].count("allocate") == 1
+    part.restart()
+    part.allocate(4 * MIB)  # a new version may need it again
+    assert [op for op, _ in disk.log].count("allocate") == 2
+    part.close()
+
+
+def test_what_is_small_takes_no_room_beforehand(disk: SimFiles) -> None:
+    part = Part("/d/.x.part", Extents(), lambda _: None)
+    part.open()
+    part.allocate(1 * MIB - 1)
+    assert "allocate" not in {op for op, _ in disk.log}
+    part.close()
+
+
+def test_where_there_is_no_room_none_is_kept(disk: SimFiles) -> None:
+    part = Part("/d/.x.part", Extents(), lambda _: None)
+    part.open()
+    part.put(memoryview(bytes(1000)), 0)
+    disk.capacity = 2 * MIB
+    with pytest.raises(OSError, match="No space"):
+        part.allocate(4 * MIB)
+    assert disk.log[-1] == ("truncate", "/d/.x.part")
+    assert disk.free_space("/d") >= 2 * MIB - 1024
+    assert part.held == 1000
+    part.close()

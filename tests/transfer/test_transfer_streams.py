@@ -55,6 +55,16 @@ def test_several_streams_bring_each_byte_once(origin: Origin) -> None:
     assert {request.headers["If-Match"] for request in others} == {'"v1"'}
 
 
+def test_bytes_are_made_safe_in_shares_of_the_object(
+    origin: Origin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(holdfast.transfer.extents, "MIN_CHECKPOINT", KIB)
+    bench = shared(origin)
+    bench.run()
+    assert bench.transfer is not None
+    assert bench.transfer.part.step == SIZE // 128
+
+
 def test_an_object_below_the_limit_has_one_stream() -> None:
     origin = Origin(body=OLD[: 2 * EXTENT - 1])
     bench = shared(origin)

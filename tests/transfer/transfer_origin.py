@@ -18,11 +18,13 @@ from holdfast.runtime import files as seam
 from holdfast.runtime.random import SeededRandom
 from holdfast.testing.files import SimFiles
 from holdfast.transfer.extents import Extent, Extents
-from holdfast.transfer.object import ObjectTransfer, Standing, Wanted, Whole
+from holdfast.transfer.object import ObjectTransfer
 from holdfast.transfer.part import Part
 from holdfast.transfer.plane import End, Received, Request, Sink
 from holdfast.transfer.traffic import Alone, Flow
-from holdfast.transfer.verify import Digest, Hasher
+from holdfast.transfer.verify import Digest, Hasher, is_s3
+from holdfast.transfer.wanted import Standing, Wanted, Whole
+from holdfast.wire.addresses import Reach
 from holdfast.wire.cancel import Cancel
 from holdfast.wire.http1 import Framing, Head
 from holdfast.wire.urls import Url, parse
@@ -30,9 +32,10 @@ from holdfast.wire.urls import Url, parse
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from holdfast.transfer.object import Attempt
+    from holdfast.transfer.failures import TransferFailed
     from holdfast.transfer.repair import Pieces
     from holdfast.transfer.traffic import Shared
+    from holdfast.transfer.wanted import Attempt
 
 RESET = Verdict(Kind.TRANSIENT, Sent.YES, "ECONNRESET")
 CANCELLED = Verdict(Kind.CANCELLED, Sent.MAYBE, "cancelled", local=True)
@@ -196,6 +199,9 @@ class Bench:
         self.standing = Standing()
         self.progress = 0
         self.failed: list[str] = []
+        self.hosts: list[str] = []
+        self.mirrors: tuple[Url, ...] = ()
+        self.reach = Reach.TYPED
         self.transfer: ObjectTransfer | None = None
         self.company = Company(streams) if streams > 1 else None
 
@@ -221,6 +227,9 @@ class Bench:
             allow_html,
             data_suffix=True,
             max_size=max_size,
+            s3=is_s3(self.url, headers or {}),
+            mirrors=self.mirrors,
+            reach=self.reach,
         )
         with seam.install(self.files), self._part(digests) as part:
             transfer = self.transfer = ObjectTransfer(
@@ -230,7 +239,7 @@ class Bench:
                 note=self._note,
                 plane=self.plane,
                 cancel=cancel or Cancel(),
-                failed=lambda error, _: self.failed.append(str(error.reason)),
+                failed=self._failed,
                 traffic=self.company,
             )
             retry = hf.Retry(attempts, backoff=hf.Constant(0), budget=None)
@@ -248,6 +257,10 @@ class Bench:
             yield part
         finally:
             part.close()
+
+    def _failed(self, error: TransferFailed, _: int) -> None:
+        self.failed.append(str(error.reason))
+        self.hosts.append(error.host)
 
     def _keep(self, extents: Sequence[Extent]) -> None:
         self.rows |= {extent.off: extent for extent in extents}

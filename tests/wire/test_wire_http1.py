@@ -15,6 +15,7 @@ from holdfast.wire.http1 import (
     Head,
     ProtocolError,
     Response,
+    head_end,
     parse_head,
     request_head,
 )
@@ -188,6 +189,17 @@ def test_a_broken_chunk_is_an_error(
 def test_a_head_without_end_is_refused(pair: tuple[socket.socket, socket.socket]) -> None:
     with pytest.raises(ProtocolError, match="more than"):
         received(OK + b"X: y\r\n" * (MAX_HEAD // 4), pair)
+
+
+@pytest.mark.parametrize("beyond", [0, 1])
+def test_the_limit_of_a_head_does_not_depend_on_how_it_comes(beyond: int) -> None:
+    head = bytearray(OK.ljust(MAX_HEAD + beyond - 4, b"x") + b"\r\n\r\n")
+    for seen in (MAX_HEAD, len(head)):
+        if beyond and seen > MAX_HEAD:
+            with pytest.raises(ProtocolError, match="more than"):
+                head_end(head, seen)
+        else:
+            assert head_end(head, seen) == (-1 if seen < len(head) else len(head))
 
 
 def test_a_head_that_drips_is_over_in_time(pair: tuple[socket.socket, socket.socket]) -> None:

@@ -134,3 +134,17 @@ def test_sites_are_told_apart_by_the_end_of_their_names() -> None:
     here = parse("https://data.example.org/a")
     assert not is_cross_site(here, parse("https://cdn.example.org/a"))
     assert is_cross_site(here, parse("https://login.example.com/a"))
+
+
+@pytest.mark.parametrize(
+    ("other", "cross"),
+    [
+        ("http://10.0.0.1:8080/a", False),
+        ("http://192.168.0.1/a", True),  # its last two numbers are no name
+        ("http://localhost/a", True),
+        ("http://[::1]/a", True),
+    ],
+)
+def test_an_address_in_digits_is_a_site_of_its_own(other: str, *, cross: bool) -> None:
+    assert is_cross_site(parse("http://10.0.0.1/a"), parse(other)) is cross
+    assert is_cross_site(parse(other), parse("http://10.0.0.1/a")) is cross

@@ -28,6 +28,7 @@ CHUNK: Final = 1 << 20
 _SLICE_SECONDS: Final = 0.05  # a slow stream moves 20 times a second, as a thin link would
 _LOOK_SECONDS: Final = 0.05  # how often a silent connection is checked for a departed client
 _RDHUP: Final = getattr(select, "POLLRDHUP", 0)
+_TCP_CLOSE: Final = 7  # Linux, <netinet/tcp.h>: no connection any more
 _TIOCOUTQ: Final = 0x5411  # Linux, <asm/termbits.h>: bytes the peer has not acknowledged
 
 
@@ -282,9 +283,22 @@ async def close_cleanly(sock: socket.socket, limit: float = 1.0) -> None:
     sock.close()
 
 
+def undelivered(sock: socket.socket) -> int:
+    """Return how many sent bytes never arrive: the connection was reset, or its close will be.
+
+    What waits behind a clean close does arrive. 0 where the system hides it (all but Linux).
+    """
+    waiting = _queued(sock)
+    if not waiting:
+        return 0
+    state = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
+    lingers = sock.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER, 8)
+    return waiting if state == _TCP_CLOSE or struct.unpack("ii", lingers) == (1, 0) else 0
+
+
 def _queued(sock: socket.socket) -> int:
     """Return how many sent bytes the peer has not acknowledged; 0 where the system hides it."""
-    if sys.platform != "linux":
+    if sys.platform != "linux" or sock.fileno() < 0:
         return 0
     import fcntl  # noqa: PLC0415 - absent on Windows
 

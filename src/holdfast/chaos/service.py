@@ -16,7 +16,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final, Self, TypeVar
 
 from holdfast.chaos.fault import Draws, Fault
-from holdfast.chaos.line import abort, linger_not
+from holdfast.chaos.line import abort, linger_not, undelivered
 from holdfast.chaos.stats import Stats
 from holdfast.runtime.clock import clock
 from holdfast.runtime.random import SeededRandom
@@ -295,7 +295,10 @@ class Service:
     def _ended(self, task: asyncio.Task[None]) -> None:
         # Here and not in the task: one that is cancelled before its first step runs no
         # `finally`.
-        self._open_now.pop(task).close()
+        client = self._open_now.pop(task)
+        # Megabytes may wait in our kernel when a client hangs up; they never were on the line.
+        self._stats.bytes_lost += undelivered(client)
+        client.close()
         self._stats.open -= 1
         if task.cancelled():
             return

@@ -50,7 +50,8 @@ class Stats:
     connections: accepted; open: of these, still there.  refused: resets at the door and
     closures of the port.
     requests: read to their end (server).  bytes_down: sent to clients (server: bodies only);
-    bytes_up: sent to the upstream (proxy).
+    bytes_up: sent to the upstream (proxy).  bytes_lost: of what was sent to clients, heads
+    included, the bytes that a reset overtook before they left (Linux; 0 elsewhere).
     faults: strikes by kind.  statuses: answers by status (server).  hits: the newest strikes.
     """
 
@@ -60,6 +61,7 @@ class Stats:
     requests: int = 0
     bytes_down: int = 0
     bytes_up: int = 0
+    bytes_lost: int = 0
     faults: Counter[str] = field(default_factory=Counter)
     statuses: Counter[int] = field(default_factory=Counter)
     hits: deque[Hit] = field(default_factory=lambda: deque(maxlen=KEPT))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from holdfast.cli import demo
+from holdfast.cli import demo, demo_files
 from holdfast.cli.output import CliError, Console, Exit, size_text
 
 if TYPE_CHECKING:
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 _SIDES = (demo.Without.name, demo.With.name)
 _CALLS = 200
 _MIB = 64
+_ARIA2_FILES = 6
 _WIDTHS = (14, 12, 12, 16)
 
 
@@ -36,11 +37,19 @@ def run(args: argparse.Namespace) -> int:
     for name, value in (("--calls", args.calls), ("--mib", args.mib)):
         if value < 1:
             raise CliError(f"`{name}`: {value}: it must be at least 1")
-    scenario = demo.Scenario(seed=args.seed, calls=args.calls, size=args.mib << 20)
-    console.note(
-        f"seed {scenario.seed}: {scenario.calls} calls and one file of "
-        f"{size_text(scenario.size)}, twice, at the same time, on 127.0.0.1"
+    scenario = demo.Scenario(
+        seed=args.seed,
+        calls=args.calls,
+        size=args.mib << 20,
+        aria2_files=_ARIA2_FILES if demo_files.has_aria2() else 0,
     )
+    through = f", {scenario.aria2_files} by aria2" if scenario.aria2_files else ""
+    console.note(
+        f"seed {scenario.seed}: {scenario.calls} calls, a file of {size_text(scenario.size)}, "
+        f"{scenario.files} small files{through}, twice, at the same time, on 127.0.0.1"
+    )
+    if not through:
+        console.note("aria2c is not installed (Debian: apt-get install aria2): without its rows")
 
     def done(side: str, job: str, result: demo.Result) -> None:
         console.note(f"  {side}: {job} ended after {result.seconds:.1f} s")
@@ -59,8 +68,15 @@ def table(scenario: demo.Scenario, results: dict[str, dict[str, demo.Result]]) -
     """Return the lines of the comparison."""
     without, held = (results[side] for side in _SIDES)
     lines = [_row("", "", *_SIDES)]
-    jobs = {"calls": f"{scenario.calls} calls", "file": f"{size_text(scenario.size)} file"}
-    for job, title in jobs.items():
+    titles = {
+        "calls": f"{scenario.calls} calls",
+        "file": f"{size_text(scenario.size)} file",
+        "files": f"{scenario.files} files",
+        "aria2": f"{scenario.aria2_files} by aria2",
+    }
+    for job, title in titles.items():
+        if job not in held:
+            continue
         pair = (without[job], held[job])
         lines += [
             _row(title, "finished", *(f"{one.finished} of {one.asked}" for one in pair)),
@@ -80,6 +96,7 @@ def table(scenario: demo.Scenario, results: dict[str, dict[str, demo.Result]]) -
         f"both: urllib.request with a timeout of {scenario.timeout:g} s for the calls",
         f"without: a hand-written loop, {loop}, downloads from the start",
         f"with: hf.policy, at most {demo.ATTEMPTS} tries, Retry-After heeded; hf.Downloads",
+        *(["by aria2: aria2c with its defaults; hf.Downloads(via=)"] if "aria2" in held else []),
         "faults: resets, early ends, stalls, 503 with Retry-After, a file replaced on the way",
         f"the same faults again: {_command(scenario)}",
     ]

@@ -24,6 +24,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 import holdfast as hf
 from holdfast import chaos
+from holdfast.cli import demo_files
+from holdfast.cli.demo_files import ARIA2, BATCH, WORKERS
 from holdfast.runtime.clock import clock
 from holdfast.transfer.plane import Timeouts
 
@@ -34,7 +36,6 @@ if TYPE_CHECKING:
     Done = Callable[[str, str, "Result"], None]
     Results = dict[str, dict[str, "Result"]]
 
-WORKERS: Final = 4
 TRIES: Final = 3
 ATTEMPTS: Final = 6
 _CALL: Final = "/call"
@@ -49,6 +50,7 @@ class Scenario:
     """How much work there is, and how bad the network.
 
     seed: of the faults.  calls: how many.  size: of the file in bytes.
+    files, aria2_files: how many in the two batches.
     timeout: seconds without a byte, for both sides.  pause: seconds between the tries of the
     hand-written loop.  outage: seconds after the start between which the calls' server answers
     503; retry_after: seconds that it asks to wait.
@@ -57,6 +59,8 @@ class Scenario:
     seed: int
     calls: int
     size: int
+    files: int = 40
+    aria2_files: int = 6
     timeout: float = 5.0
     pause: float = 1.0
     outage: tuple[float, float] = (1.0, 4.5)
@@ -88,7 +92,9 @@ class Scenario:
                 chaos.Slow(32 << 20),
             ],
         )
-        return chaos.server(call, data, seed=self.seed)
+        return chaos.server(
+            call, data, *demo_files.objects(self.files, self.aria2_files), seed=self.seed
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +137,10 @@ class Side(Protocol):
         """Fetch the file into a directory and return its path; raise if it cannot be had."""
         ...
 
+    def batch(self, group: str, urls: dict[str, str], into: Path) -> dict[str, str]:
+        """Fetch a batch below a directory; return path -> why it is not there, or ""."""
+        ...
+
 
 class Without:
     """A loop as people write it: three tries, a pause between them, a timeout.
@@ -157,7 +167,15 @@ class Without:
 
     def download(self, url: str, into: Path) -> Path:
         """Try three times, each from the start."""
-        target = into / "data.bin"
+        return self._fetch(url, into / "data.bin")
+
+    def batch(self, group: str, urls: dict[str, str], into: Path) -> dict[str, str]:
+        """Do the same for each file, or leave it to aria2c."""
+        if group == ARIA2:
+            return demo_files.by_aria2c(urls, into, self._stopped, self._timeout)
+        return demo_files.by_loop(urls, into, self._fetch)
+
+    def _fetch(self, url: str, target: Path) -> Path:
         for attempt in range(TRIES):
             try:
                 with (
@@ -186,7 +204,8 @@ class With:
             hf.Timeout(self._timeout),
             name="demo",
         )
-        self._downloads: hf.Downloads | None = None
+        self._downloads: list[hf.Downloads] = []
+        self._stopped = False
 
     def call(self, url: str) -> object:
         """Let the policy call."""
@@ -194,21 +213,35 @@ class With:
 
     def download(self, url: str, into: Path) -> Path:
         """Let `Downloads` fetch it."""
-        limit = self._timeout
-        limits = Timeouts(connect=limit, first_byte=limit, idle=limit)
-        with hf.Downloads(into=into, timeouts=limits) as downloads:
-            self._downloads = downloads
+        with hf.Downloads(into=into, timeouts=self._limits) as downloads:
+            self._began(downloads)
             downloads.add(url, path="data.bin")
             report = downloads.run()
-            self._downloads = None
         if report.exit_code:
             raise OSError("; ".join([*map(str, report.failed), *report.left_why]))
         return into / "data.bin"
 
+    def batch(self, group: str, urls: dict[str, str], into: Path) -> dict[str, str]:
+        """Let `Downloads` fetch them, by itself or through aria2."""
+        if group == ARIA2:
+            return demo_files.by_downloads(urls, into, self._began, via="aria2://local")
+        return demo_files.by_downloads(urls, into, self._began, timeouts=self._limits)
+
+    @property
+    def _limits(self) -> Timeouts:
+        limit = self._timeout
+        return Timeouts(connect=limit, first_byte=limit, idle=limit)
+
+    def _began(self, downloads: hf.Downloads) -> None:
+        self._downloads.append(downloads)
+        if self._stopped:
+            downloads.stop()
+
     def stop(self) -> None:
-        """End a download that is under way; `stopped` ends the calls."""
-        if self._downloads is not None:
-            self._downloads.stop()
+        """End the downloads that are under way; `stopped` ends the calls."""
+        self._stopped = True
+        for downloads in self._downloads:
+            downloads.stop()
 
 
 def fetch_json(url: str, timeout: float) -> object:
@@ -237,7 +270,7 @@ def run_calls(side: Side, server: chaos.Server, scenario: Scenario, stopped: Eve
     began = clock.monotonic()
     with ThreadPoolExecutor(WORKERS) as pool:
         ends = list(pool.map(one, range(scenario.calls)))
-    return _result(server, _CALL, ends, clock.monotonic() - began)
+    return _result(server, {_CALL}, ends, clock.monotonic() - began)
 
 
 def run_download(side: Side, server: chaos.Server, into: Path) -> Result:
@@ -251,11 +284,29 @@ def run_download(side: Side, server: chaos.Server, into: Path) -> Result:
         # Whole and of one version is right, whichever version; anything else is wrong.
         versions = {server.expected_sha256(_FILE, version) for version in (1, 2)}
         end = _End(wrong=_sha256(path) not in versions)
-    return _result(server, _FILE, [end], clock.monotonic() - began)
+    return _result(server, {_FILE}, [end], clock.monotonic() - began)
+
+
+def run_batch(side: Side, server: chaos.Server, group: str, count: int, into: Path) -> Result:
+    """Fetch a batch and compare each file with its versions."""
+    began = clock.monotonic()
+    urls = {path: server.url(path) for path in demo_files.paths(group, count)}
+    try:
+        ends = side.batch(group, urls, into)
+    except Exception as error:  # noqa: BLE001 - whatever it is, none of them is there
+        ends = dict.fromkeys(urls, _reason(error))
+    seconds = clock.monotonic() - began
+    found = [_End(why, not why and _is_wrong(server, path, into)) for path, why in ends.items()]
+    return _result(server, set(urls), found, seconds)
+
+
+def _is_wrong(server: chaos.Server, path: str, into: Path) -> bool:
+    versions = {server.expected_sha256(path, version) for version in (1, 2)}
+    return _sha256(into / path.lstrip("/")) not in versions
 
 
 def run(scenario: Scenario, done: Done) -> Results:
-    """Do both jobs on both sides, all at once; return side -> job -> result.
+    """Do all jobs on both sides, all at once; return side -> job -> result.
 
     done: told of each (side, job, result) as it ends, from the thread that did it.
     """
@@ -263,7 +314,7 @@ def run(scenario: Scenario, done: Done) -> Results:
     without, held = Without(scenario, stopped), With(scenario)
     with (
         tempfile.TemporaryDirectory(prefix="holdfast-demo-") as room,
-        ThreadPoolExecutor(4) as pool,
+        ThreadPoolExecutor(8) as pool,
         scenario.server() as left,
         scenario.server() as right,
     ):
@@ -272,10 +323,8 @@ def run(scenario: Scenario, done: Done) -> Results:
             for side, server in ((without, left), (held, right)):
                 into = Path(room) / str(server.port)
                 into.mkdir()
-                running[side.name] = {
-                    "calls": pool.submit(run_calls, side, server, scenario, stopped),
-                    "file": pool.submit(run_download, side, server, into),
-                }
+                jobs = _jobs(side, server, scenario, stopped, into)
+                running[side.name] = {job: pool.submit(work) for job, work in jobs.items()}
                 for job, future in running[side.name].items():
                     future.add_done_callback(partial(_tell, done, side.name, job))
             return {
@@ -287,6 +336,24 @@ def run(scenario: Scenario, done: Done) -> Results:
             # behind the user's back, and the pool waits for it.
             stopped.set()
             held.stop()
+
+
+def _jobs(
+    side: Side, server: chaos.Server, scenario: Scenario, stopped: Event, room: Path
+) -> dict[str, Callable[[], Result]]:
+    """Return what one side has to do, each with a directory of its own."""
+    into = {job: room / job for job in ("file", "files", "aria2")}
+    for directory in into.values():
+        directory.mkdir()
+    jobs: dict[str, Callable[[], Result]] = {
+        "calls": partial(run_calls, side, server, scenario, stopped),
+        "file": partial(run_download, side, server, into["file"]),
+        "files": partial(run_batch, side, server, BATCH, scenario.files, into["files"]),
+    }
+    if scenario.aria2_files:
+        count = scenario.aria2_files
+        jobs["aria2"] = partial(run_batch, side, server, ARIA2, count, into["aria2"])
+    return jobs
 
 
 def _tell(done: Done, side: str, job: str, ended: Future[Result]) -> None:
@@ -304,8 +371,8 @@ def _reason(error: Exception) -> str:
     return f"{type(error).__name__}: {error}".strip(": ")[:200]
 
 
-def _result(server: chaos.Server, path: str, ends: list[_End], seconds: float) -> Result:
-    entries = [entry for entry in server.log if entry.path == path]
+def _result(server: chaos.Server, paths: set[str], ends: list[_End], seconds: float) -> Result:
+    entries = [entry for entry in server.log if entry.path in paths]
     return Result(
         asked=len(ends),
         finished=sum(not end.why for end in ends),

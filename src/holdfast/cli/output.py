@@ -120,7 +120,7 @@ class Console:
     @property
     def live(self) -> bool:
         """Whether lines on stderr may be redrawn."""
-        return not self.json and os.environ.get("TERM") != "dumb" and self.err.isatty()
+        return not self.json and _may_decorate(self.err)
 
     def line(self, text: str) -> None:
         """Write one line of result to stdout; silent under `--json`."""
@@ -156,7 +156,9 @@ class Console:
             return
         tail = f"{next_step} [{code}]" if next_step else f"[{code}]"
         mark = self.paint("error:", "red")
-        self.err.write(f"{mark} {printable(text)}\n  {printable(tail)}\n")
+        # Lines of a text are indented, which nobody else's line break is.
+        shown = "\n  ".join(printable(line) for line in text.split("\n  "))
+        self.err.write(f"{mark} {shown}\n  {printable(tail)}\n")
         self.err.flush()
 
     def paint(self, text: str, colour: str) -> str:

@@ -1,213 +1,226 @@
-"""How downloads look while they run: a block that is redrawn, plain lines, or JSON events.
+"""How downloads look while they run: a live block on a terminal, plain lines, or JSON events.
 
-On a terminal, five times a second:
-
-    era5_t.nc   ######............  34 %   1.2 GiB of 3.5 GiB   48 MiB/s   49 s
-    era5_u.nc   waits 4 s: http 503
-    2 files: 1 active, 1 waits   1.2 GiB   48 MiB/s
-
-Elsewhere one line per change of state, per wait, and every ten seconds of progress.
+On a terminal Rich draws it (see `live`). Without Rich, when piped, under `NO_COLOR` or
+`TERM=dumb` there is one line per file that ended, one per wait (one a second at most), and
+one about all files every ten seconds.
 """
 
 from __future__ import annotations
 
-import shutil
 import threading
-from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Self
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any, Self
 
-from holdfast.cli.output import printable, size_text, time_text
+from holdfast.cli.board import Board
+from holdfast.cli.output import size_text
 from holdfast.core import events
 from holdfast.downloads.failures import CODES
-from holdfast.downloads.items import FileState
+from holdfast.downloads.items import FileState, ListingPage
 from holdfast.runtime.clock import clock
+from holdfast.telemetry import redact
 
 if TYPE_CHECKING:
+    from holdfast.cli.board import Row
+    from holdfast.cli.live import LiveDisplay
     from holdfast.cli.output import Console
     from holdfast.core.events import Event
     from holdfast.downloads.items import ItemEvent
 
-REDRAW = 0.2
-MAX_LINES = 10
 PLAIN_EVERY = 10.0
-_BAR = 18
-_INTERNAL = {"time", "policy", "call_id", "key"}
+WAIT_EVERY = 1.0
+FEW = 20
+"""With so many files at most a terminal gets a line for each that is done, not only a count."""
+NO_RICH = "For a live display: pip install 'holdfast[cli]'"
+
+# What a JSON event always has, and what it has where there is something to say.
+SCHEMA: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "FileState": (
+        ("state", "reason"),
+        ("code", "text", "size", "verified", "source", "ignored"),
+    ),
+    "Attempt": (("no", "verdict", "sent", "seconds"), ("reason", "host")),
+    "Waited": (("seconds", "why"), ("host",)),
+    "MirrorChosen": (("host", "no", "how"), ()),
+    "ResumeAccepted": (("rung", "offset"), ("host",)),
+    "ResumeDeclined": (("reason", "offset"), ("host",)),
+    "Progress": (("bytes", "size", "rate", "eta"), ()),
+    "EndpointState": (("host", "limit", "until"), ("state", "reason")),
+    "Alert": (("name", "text", "cleared"), ()),
+    "ListingPage": (("source", "objects", "bytes", "seen", "ended"), ()),
+}
 
 
-def event_fields(heard: ItemEvent) -> dict[str, object]:
-    """Return an event as JSON fields: id and path first, then its own."""
+def event_fields(heard: ItemEvent) -> dict[str, object] | None:
+    """Return an event as JSON fields: id and path first, then its own. None: not shown."""
     event = heard.event
-    own = {f.name: getattr(event, f.name) for f in fields(event) if f.name not in _INTERNAL}
-    kept = {name: value for name, value in own.items() if value is not None and value != ""}
-    host = {"host": event.key} if event.key else {}
-    return {"id": heard.id, "path": heard.path, **kept, **host}
+    schema = SCHEMA.get(type(event).__name__)
+    if schema is None:
+        return None
+    own: dict[str, Any] = {spec.name: getattr(event, spec.name) for spec in fields(event)}
+    own["host"] = event.key
+    if isinstance(event, ListingPage):
+        own["source"] = heard.path
+    elif isinstance(event, events.Attempt):
+        own["verdict"] = event.kind
+    elif isinstance(event, events.EndpointState) and event.until is not None:
+        # Monotonic times mean nothing to a reader; `t` is wall time, and so is this.
+        own["until"] = round(clock.wall() + event.until - clock.monotonic(), 3)
+    about = {"id": heard.id, "path": heard.path} if heard.id else {}
+    always, sometimes = schema
+    found = {name: own[name] for name in always}
+    return {**about, **found, **{n: own[n] for n in sometimes if own.get(n) not in _NOTHING}}
 
 
-@dataclass(slots=True)
-class _Line:
-    """One file on the screen."""
-
-    path: str
-    kept: int = 0
-    size: int | None = None
-    rate: float = 0.0
-    eta: float | None = None
-    wait_until: float = 0.0
-    why: str = ""
-    said_at: float = 0.0
+_NOTHING = (None, "", ())
 
 
 class Display:
-    """Shows the events of a run. Enter it; give `heard` to `Downloads.watch`."""
+    """Shows the events of a run. Enter it; give `heard` to `Downloads.watch`.
+
+    failed: ids of the files whose end was told with its reason.
+    """
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._live = console.live
         self._lock = threading.Lock()
-        self._lines: dict[str, _Line] = {}
-        self._drawn = 0
-        self._ended = threading.Event()
-        self._painter = threading.Thread(target=self._paint, name="holdfast-display", daemon=True)
+        self._board = Board()
+        self._said_at = clock.monotonic()
+        self._waited_at = float("-inf")
+        self._live: LiveDisplay | None = None
         self.failed: set[str] = set()
 
     def __enter__(self) -> Self:
-        if self._live:
-            self._painter.start()
+        if self._console.live:
+            try:
+                from holdfast.cli.live import LiveDisplay  # noqa: PLC0415 - loads Rich: 60 ms
+            except ModuleNotFoundError:
+                self._console.note(NO_RICH)
+            else:
+                self._live = LiveDisplay(self._console, self._board, self._lock)
+                self._live.start()
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self._ended.set()
-        if self._live:
-            self._painter.join()
-            with self._lock:
-                self._erase()
+        live, self._live = self._live, None
+        if live is not None:
+            live.stop()
 
-    # -- events --------------------------------------------------------------------------
+    # -- before the run ----------------------------------------------------------------------
+
+    def listing(self, text: str) -> None:
+        """Say what is read or listed; an empty text: that is over."""
+        with self._lock:
+            if self._live is not None:
+                self._live.listing = text
+                self._board.changes += 1
+            elif text and self._is_time():
+                self._console.note(text)
+
+    def expect(self, files: int, size: int | None) -> None:
+        """Say how many files there are in all, and their bytes if all are known."""
+        with self._lock:
+            self._board.files, self._board.size = files, size
+
+    # -- events --------------------------------------------------------------------------------
 
     def heard(self, heard: ItemEvent) -> None:
         """Take one event, on whatever thread."""
+        if self._console.json:
+            found = event_fields(heard)
+            if found is not None:
+                with self._lock:
+                    self._console.event(type(heard.event).__name__, found)
+            return
+        if isinstance(heard.event, ListingPage):
+            self.listing(_listing_text(heard.path, heard.event))
+            return
         with self._lock:
-            if self._console.json:
-                self._console.event(type(heard.event).__name__, event_fields(heard))
-                return
-            line = self._lines.setdefault(heard.id, _Line(heard.path))
-            self._take(heard.id, line, heard.event)
+            row = self._board.take(heard)
+            live = self._live
+            if live is None:
+                self._plain(row, heard.event)
+        # Written without the lock: a terminal that is stopped must not stop the workers' locks,
+        # and the painter, which takes both locks, takes them in the other order.
+        self._tell(heard, live)
 
-    def _take(self, item_id: str, line: _Line, event: Event) -> None:
-        if isinstance(event, events.Progress):
-            line.kept, line.size = event.bytes, event.size
-            line.rate, line.eta = event.rate, event.eta
-            line.why = ""
-            if event.time - line.said_at >= PLAIN_EVERY:
-                self._plain(f"{line.path}: {_amount(line)}", line)
-        elif isinstance(event, events.Attempt) and event.kind != "ok":
-            line.why = event.reason
-        elif isinstance(event, events.Waited):
-            line.wait_until = event.next_at
-            line.rate = 0.0
-            self._plain(f"{line.path}: {line.why}; waits {event.seconds:.1f} s", line)
-        elif isinstance(event, events.ResumeAccepted):
-            self._plain(f"{line.path}: goes on at {size_text(event.offset)}", line)
-        elif isinstance(event, events.ResumeDeclined):
-            self._plain(f"{line.path}: starts over ({event.reason})", line)
-        elif isinstance(event, FileState):
-            self._state(item_id, line, event)
-
-    def _state(self, item_id: str, line: _Line, event: FileState) -> None:
-        if event.state == "active":
-            self._plain(f"{line.path}: begins", line)
+    def _tell(self, heard: ItemEvent, live: LiveDisplay | None) -> None:
+        event = heard.event
+        if isinstance(event, events.Alert):
+            self._note(redact.text(event.text), live)
+        if not isinstance(event, FileState):
             return
-        if event.state in {"verifying", "finishing"}:
-            line.why = event.state
-            return
-        self._lines.pop(item_id, None)
         if event.state == "done":
             size = size_text(event.size or 0)
-            self._say(f"done: `{line.path}` ({size}, {_verified_text(event.verified)})")
+            self._result(f"done: `{heard.path}` ({size}, {verified_text(event.verified)})", live)
         elif event.state == "skipped":
-            how = f" ({_verified_text(event.verified)})" if event.verified else ""
-            self._say(f"skipped: `{line.path}` is there already{how}")
+            how = f" ({verified_text(event.verified)})" if event.verified else ""
+            self._result(f"skipped: `{heard.path}` is there already{how}", live)
+        elif event.reason in CODES and event.state not in {"active", "verifying", "finishing"}:
+            self.failed.add(heard.id)
+            self._ended(heard.path, event, live)
+
+    def _ended(self, path: str, event: FileState, live: LiveDisplay | None) -> None:
+        row = CODES[event.reason]
+        text = redact.text(f"`{path}`: {event.text}")
+        if live is not None:
+            failed = event.state == "failed"
+            live.line(f" {text}" if failed else f"{event.state}: {text}", mark="error:" * failed)
+            live.line(f"  {row.next} [{row.code}]")
+        elif event.state == "failed":
+            self._console.error(text, next_step=row.next, code=row.code)
         else:
-            self.failed.add(item_id)
-            self._erase()
-            row = CODES[event.reason]
-            if event.state == "failed":
-                self._console.error(
-                    f"`{line.path}`: {event.text}", next_step=row.next, code=row.code
-                )
-            else:
-                self._console.note(f"{event.state}: `{line.path}`: {event.text}")
-                self._console.note(f"  {row.next} [{row.code}]")
+            self._console.note(f"{event.state}: {text}")
+            self._console.note(f"  {row.next} [{row.code}]")
 
-    def _say(self, text: str) -> None:
-        """Write a line of result above the block."""
-        self._erase()
-        self._console.line(text)
+    def _result(self, text: str, live: LiveDisplay | None) -> None:
+        """Write a line of result; on a terminal only if there are few of them."""
+        if not self._console.out.isatty() or live is None:
+            self._console.line(text)
+        elif (self._board.files or 0) <= FEW:
+            live.line(text)
 
-    def _plain(self, text: str, line: _Line) -> None:
-        if not self._live:
-            line.said_at = clock.monotonic()
+    def _note(self, text: str, live: LiveDisplay | None) -> None:
+        if live is None:
             self._console.note(text)
+        else:
+            live.line(text)
 
-    # -- the block ---------------------------------------------------------------------------
+    # -- plain lines ---------------------------------------------------------------------------
 
-    def _paint(self) -> None:
-        while not clock.wait(self._ended, REDRAW):
-            with self._lock:
-                self._erase()
-                self._draw()
+    def _plain(self, row: Row, event: Event) -> None:
+        if self._is_time():
+            self._board.look(event.time)
+            self._console.note(self._board.total_text())
+        if isinstance(event, events.Waited):
+            if event.time - self._waited_at >= WAIT_EVERY:
+                self._waited_at = event.time
+                self._console.note(f"{row.path}: {row.why}; waits {event.seconds:.1f} s")
+        elif isinstance(event, events.MirrorChosen):
+            self._console.note(f"{row.path}: turns to {event.key}")
+        elif isinstance(event, events.ResumeAccepted):
+            self._console.note(f"{row.path}: goes on at {size_text(event.offset)}")
+        elif isinstance(event, events.ResumeDeclined):
+            self._console.note(f"{row.path}: starts over ({event.reason})")
+        elif isinstance(event, events.EndpointState) and event.until is not None:
+            seconds = event.until - event.time
+            self._console.note(f"{event.key} asked to wait {seconds:.0f} s: {event.reason}")
 
-    def _erase(self) -> None:
-        if self._drawn:
-            # Up to the first line of the block, then clear to the end of the screen.
-            self._console.err.write(f"\x1b[{self._drawn}F\x1b[J")
-            self._console.err.flush()
-            self._drawn = 0
-
-    def _draw(self) -> None:
-        if not self._lines:
-            return
-        width = shutil.get_terminal_size().columns - 1
+    def _is_time(self) -> bool:
         now = clock.monotonic()
-        lines = [_row(line, now) for line in list(self._lines.values())[:MAX_LINES]]
-        lines.append(self._total(now))
-        self._console.err.write("".join(f"{printable(text)[:width]}\n" for text in lines))
-        self._console.err.flush()
-        self._drawn = len(lines)
-
-    def _total(self, now: float) -> str:
-        lines = self._lines.values()
-        waiting = sum(line.wait_until > now for line in lines)
-        rate = sum(line.rate for line in lines if line.wait_until <= now)
-        kept = sum(line.kept for line in lines)
-        what = f"{len(lines)} active" + (f", {waiting} of them wait" if waiting else "")
-        return f"{what}   {size_text(kept)}   {size_text(rate)}/s"
+        if now - self._said_at < PLAIN_EVERY:
+            return False
+        self._said_at = now
+        return True
 
 
-def _row(line: _Line, now: float) -> str:
-    name = line.path if len(line.path) <= 40 else f"\u2026{line.path[-39:]}"
-    if line.wait_until > now:
-        return f"{name}   waits {line.wait_until - now:.0f} s: {line.why}"
-    return f"{name}   {line.why or _amount(line)}"
+def _listing_text(source: str, event: ListingPage) -> str:
+    if event.ended:
+        return ""
+    found = f"{event.objects} files, {size_text(event.bytes)}"
+    return f"listing {source}: {found}, of {event.seen} objects so far"
 
 
-def _amount(line: _Line) -> str:
-    parts = [size_text(line.kept)]
-    if line.size:
-        share = line.kept / line.size
-        bar = "#" * int(share * _BAR)
-        parts = [
-            f"{bar:.<{_BAR}} {share:4.0%}",
-            f"{size_text(line.kept)} of {size_text(line.size)}",
-        ]
-    if line.rate:
-        parts.append(f"{size_text(line.rate)}/s")
-    if line.eta is not None:
-        parts.append(time_text(line.eta))
-    return "   ".join(parts)
-
-
-def _verified_text(verified: str) -> str:
+def verified_text(verified: str) -> str:
     """Return what was verified, for people."""
     words = {
         "size-only": "size checked, no digest known",

@@ -164,6 +164,18 @@ class Unclassified(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MirrorChosen(Event):
+    """A transfer turned to another address of its object. key: the host.
+
+    no: which of its addresses, 0 is the first.  how: "home", its bytes are those at hand;
+    "join", an equal ETag vouches; "borrow", a digest does; "fresh", it begins anew.
+    """
+
+    no: int
+    how: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ResumeAccepted(Event):
     """A transfer continues. rung: which validator vouches for it; offset: bytes kept."""
 

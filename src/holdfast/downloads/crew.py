@@ -13,22 +13,21 @@ from __future__ import annotations
 import threading
 from collections import deque
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from holdfast.core.classify import verdict_for_status
-from holdfast.core.events import EndpointState
-from holdfast.core.verdict import Kind, Sent, Verdict
-from holdfast.downloads.hosts import Bucket, HostLimit, Pace, crawls, laggards
+from holdfast.core.verdict import Kind, Sent
+from holdfast.downloads.flows import Flow, Host, Job, tell, wants_hours
+from holdfast.downloads.hosts import Bucket, HostLimit, crawls, laggards
 from holdfast.runtime.clock import clock
-from holdfast.runtime.hub import hub
-from holdfast.transfer.failures import LONGEST_WAIT, Reason, TransferFailed
+from holdfast.transfer.failures import LONGEST_WAIT
 from holdfast.transfer.plane import End
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from holdfast.downloads.items import Item
+    from holdfast.downloads.rows import Small
     from holdfast.transfer.plane import Received
     from holdfast.transfer.traffic import Flow as Flowing
     from holdfast.transfer.traffic import Shared
@@ -41,82 +40,53 @@ MANY_HOSTS = 1000
 GATE_EVERY = 0.1
 
 
-class Job(NamedTuple):
-    """What a thread is to do: fetch `item`, or be one more stream of `work` for it."""
-
-    item: Item
-    host: str
-    work: Shared | None = None
-
-
-class Flow:
-    """One exchange (see `transfer.traffic.Flow`)."""
-
-    def __init__(self, crew: Crew, host: Host, cancel: Cancel) -> None:
-        self.cancel = cancel
-        self.too_slow = False
-        self.pace = Pace()
-        self._crew = crew
-        self._host = host
-
-    def moved(self, n: int) -> None:
-        """Count bytes, and wait as long as the bandwidth limit asks."""
-        self.pace.began = True
-        self.pace.moved += n
-        self._crew.moved(self._host, n, self.cancel)
-
-    def ended(self, received: Received, *, resumed: bool) -> None:
-        """Let the limit of the host learn from it."""
-        self._crew.learn(self._host, received, resumed=resumed)
-
-
-@dataclass(eq=False)
-class Host:
-    """What is known of one host.
-
-    jobs: threads that work on it.  flows: exchanges under way.  moved: bytes so far.
-    """
-
-    name: str
-    limit: HostLimit
-    jobs: int = 0
-    files: int = 0
-    moved: int = 0
-    flows: dict[Flow, None] = field(default_factory=dict)
-    waiting: deque[Item] = field(default_factory=deque)
-
-
 class Crew:
     """Hands out jobs and connections. Thread-safe.
 
     items: what is open, in order.  host_of: whom an item is fetched from.
-    limit_rate: bytes per second, all together.  called: told when more hands are wanted.
+    workers: connections at most, all hosts together.  limit_rate: bytes per second, all together.
+    called: told when more hands are wanted.  starving: told when a thread waits for items that
+    are expected.
     """
 
     def __init__(
         self,
-        items: Iterator[Item],
-        host_of: Callable[[Item], str],
+        items: Iterator[Item | Small],
+        host_of: Callable[[Item | Small], str],
         *,
+        others_of: Callable[[Item | Small], Sequence[str]] = lambda _: (),
         per_host: int,
+        workers: int = 1 << 16,
         limit_rate: float | None = None,
         called: Callable[[], object] = lambda: None,
+        starving: Callable[[], object] = lambda: None,
     ) -> None:
         self.here = threading.local()
         self._items = items
         self._host_of = host_of
+        self._others_of = others_of
         self._per_host = per_host
         self._bucket = Bucket(limit_rate) if limit_rate else None
         self.piece = self._bucket.piece if self._bucket else None
         self._called = called
+        self._starving = starving
+        self._workers = workers
+        self._connections = 0
+        self._expected = 0
+        self._turns: dict[threading.Event, None] = {}  # of threads that wait for a connection
         self._lock = threading.RLock()
         self._hosts: dict[str, Host] = {}
         self._ahead = 0  # items that wait for their host
         self._exhausted = False
         self._files = 0
-        self._offers: dict[Shared, Item] = {}
+        self._offers: dict[Shared, Item | Small] = {}
         self._idle: deque[threading.Event] = deque()
         self._stopped = False
+
+    def host(self, name: str) -> Host:
+        """Return what is known of a host."""
+        with self._lock:
+            return self._host(name)
 
     def _host(self, name: str) -> Host:
         found = self._hosts.get(name)
@@ -135,11 +105,14 @@ class Crew:
                 job = self._pick()
                 if job is not None:
                     return job
-                if self._exhausted and not self._ahead and not self._files:
+                if self._exhausted and not (self._ahead or self._files or self._expected):
                     self._wake(len(self._idle))
                     return None
                 event = threading.Event()
                 self._idle.append(event)
+                expected = self._expected
+            if expected:
+                self._starving()
             clock.wait(event, None)
 
     def _pick(self) -> Job | None:
@@ -156,9 +129,11 @@ class Crew:
 
     def _pick_item(self, now: float) -> Job | None:
         for name, host in self._hosts.items():
-            if host.waiting and self._has_room(host, now):
-                self._ahead -= 1
-                return Job(host.waiting.popleft(), name)
+            if host.waiting:
+                way = name if self._has_room(host, now) else self._other_way(host, now)
+                if way is not None:
+                    self._ahead -= 1
+                    return Job(host.waiting.popleft(), way)
         while self._look_ahead():
             # What was put last is at the end of its host's line; a free host has only that.
             name, host = self._newest
@@ -167,13 +142,51 @@ class Crew:
                 return Job(host.waiting.popleft(), name)
         return None
 
+    def _other_way(self, host: Host, now: float) -> str | None:
+        """Return a mirror's host for the first in the line of a host that wants no request."""
+        if host.limit.wait(now):
+            for name in self._others_of(host.waiting[0]):
+                other = self._hosts.get(name)
+                if other is None or (not other.limit.wait(now) and self._has_room(other, now)):
+                    return name
+        return None
+
+    def held(self, name: str) -> float:
+        """Return the seconds for which a host wants no request."""
+        with self._lock:
+            host = self._hosts.get(name)
+            return host.limit.wait(clock.monotonic()) if host is not None else 0.0
+
     def add(self, item: Item) -> None:
         """Take one more item into the line of its host."""
         with self._lock:
             self._put(item)
             self._wake(1)
+        self._called()
 
-    def _put(self, item: Item) -> None:
+    @property
+    def connections(self) -> int:
+        """How many connections are in use, or may be at any moment."""
+        return self._connections
+
+    @property
+    def ahead(self) -> int:
+        """How many items wait for a thread."""
+        return self._ahead
+
+    @property
+    def has_work(self) -> bool:
+        """Whether items wait, or may yet be added."""
+        return not self._stopped and bool(self._ahead or self._expected)
+
+    def expect(self, count: int) -> None:
+        """Note that so many items more (less, if negative) may yet be added: nobody leaves."""
+        with self._lock:
+            self._expected += count
+            if not self._expected:
+                self._wake(len(self._idle))
+
+    def _put(self, item: Item | Small) -> None:
         name = self._host_of(item)
         host = self._host(name)
         host.waiting.append(item)
@@ -212,7 +225,7 @@ class Crew:
             if job.work is None:
                 host.files -= 1
                 self._files -= 1
-                if len(self._hosts) > MANY_HOSTS and not (host.jobs or host.waiting):
+                if len(self._hosts) > MANY_HOSTS and not (host.jobs or host.waiting or host.slots):
                     del self._hosts[job.host]
             self.here.item = None
             self._wake(1 if self._files or self._ahead or not self._exhausted else len(self._idle))
@@ -270,18 +283,77 @@ class Crew:
                 yield flow
             finally:
                 with self._lock:
-                    at.flows.pop(flow, None)
+                    if at.flows.pop(flow, 0) is None:
+                        self._freed()
 
     def _admit(self, host: Host, flow: Flow) -> None:
-        while not flow.cancel.is_set():
-            with self._lock:
-                wait = host.limit.wait(clock.monotonic())
-                if not wait and len(host.flows) < host.limit.limit:
-                    host.flows[flow] = None
-                    return
-            if wait > LONGEST_WAIT:
-                raise _wants_hours(wait)
-            clock.wait(flow.cancel.event, min(wait, GATE_EVERY) or GATE_EVERY)
+        turn: threading.Event | None = None
+        try:
+            while not flow.cancel.is_set():
+                with self._lock:
+                    wait = host.limit.wait(clock.monotonic())
+                    if not wait and self._is_open(host):
+                        host.flows[flow] = None
+                        self._connections += 1
+                        return
+                    if turn is None and not wait:
+                        turn = threading.Event()
+                        self._turns[turn] = None
+                if wait > LONGEST_WAIT:
+                    raise wants_hours(wait)
+                event = flow.cancel.event if turn is None else turn
+                clock.wait(event, min(wait, GATE_EVERY) or GATE_EVERY)
+                if turn is not None:
+                    turn.clear()
+        finally:
+            if turn is not None:
+                with self._lock:
+                    self._turns.pop(turn, None)
+
+    def _is_open(self, host: Host) -> bool:
+        return host.connections < host.limit.limit and self._connections < self._workers
+
+    def _freed(self) -> None:
+        """Note that a connection is free, and let those look who wait for one."""
+        self._connections -= 1
+        for turn in self._turns:
+            turn.set()
+
+    # -- the lane of small files -----------------------------------------------------------------
+
+    def take_slot(self, host: Host) -> bool:
+        """Let the lane have one more connection to a host; False if it may not."""
+        with self._lock:
+            now = clock.monotonic()
+            if self._stopped or self._turns or host.limit.wait(now) or not self._is_open(host):
+                return False
+            host.slots += 1
+            self._connections += 1
+            return True
+
+    def give_slot(self, host: Host) -> None:
+        """Take a connection of the lane back."""
+        with self._lock:
+            host.slots -= 1
+            self._freed()
+
+    def may_go_on(self, host: Host, now: float) -> bool:
+        """Whether a connection of the lane may be asked again. Without the lock: it is a look."""
+        limit = host.limit
+        may = limit.held_until <= now and host.connections <= limit.limit
+        return may and not (self._turns or self._stopped)
+
+    def bears(self, host: Host) -> bool:
+        """Whether a host bears all the connections that it has; then one may be kept."""
+        return host.connections <= host.limit.limit and not self._turns
+
+    def counted(self, host: Host, count: int, n: int) -> float:
+        """Count files that the lane has, `n` bytes; return the seconds to wait before more."""
+        now = clock.monotonic()
+        with self._lock:
+            host.moved += n
+            host.limit.ended(now, broken=False, count=count)
+            return self._bucket.take(n, now) if self._bucket else 0.0
 
     def offer(self, work: Shared) -> None:
         """Let free threads help with it."""
@@ -313,7 +385,7 @@ class Crew:
             if fault is not None:
                 if fault.reason == "ECONNREFUSED":
                     why = "refused"
-                    limit.refused(now, len(host.flows))
+                    limit.refused(now, host.connections)
                 elif fault.kind is not Kind.CANCELLED and fault.sent is not Sent.NO:
                     limit.ended(now, broken=True)
             elif head is not None and head.status >= 400:
@@ -323,12 +395,12 @@ class Crew:
                     limit.throttled(now, said.retry_after)
                 elif head.status == 403 and resumed:
                     why = "refused"
-                    limit.refused(now, len(host.flows))
+                    limit.refused(now, host.connections)
             elif received.end is not End.UNREAD:
                 limit.ended(now, broken=False)
             changed = before != (limit.limit, limit.held_until)
         if changed:  # told without the lock: who hears it may ask us something
-            _tell(host, now, why)
+            tell(host, now, why)
 
     def tick(self) -> None:
         """Look at all hosts: let limits grow, end what stalls, wake who finds work."""
@@ -336,7 +408,7 @@ class Crew:
         raised: list[Host] = []
         with self._lock:
             for host in self._hosts.values():
-                if host.limit.tick(now, host.moved, len(host.flows)):
+                if host.limit.tick(now, host.moved, host.connections):
                     raised.append(host)
                     self._wake(1)
                 if self._bucket is None:
@@ -344,7 +416,7 @@ class Crew:
             if self._idle:
                 self._wake(1)
         for host in raised:
-            _tell(host, now, "room")
+            tell(host, now, "room")
 
     @staticmethod
     def _watch(host: Host, now: float) -> None:
@@ -357,34 +429,3 @@ class Crew:
             if crawls(pace, now):
                 flow.too_slow = True
                 flow.cancel.set()
-
-
-def _tell(host: Host, now: float, why: str) -> None:
-    """Publish what is known of a host now."""
-    if not hub.listening:
-        return
-    held = host.limit.wait(now) > 0
-    hub.publish(
-        EndpointState(
-            time=now,
-            policy="downloads",
-            key=host.name,
-            state="held" if held else "limited",
-            reason=why,
-            limit=host.limit.limit,
-            until=host.limit.held_until if held else None,
-        )
-    )
-
-
-def _wants_hours(wait: float) -> TransferFailed:
-    verdict = Verdict(
-        Kind.THROTTLED,
-        Sent.NO,
-        "host asked to wait",
-        retry_after=wait,
-        max_retries=0,
-        evidence="transfer",
-    )
-    text = f"the host asked to come back in {wait:.0f} s"
-    return TransferFailed(Reason.STATUS, text, verdict)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 import posixpath
-from contextlib import closing
+import threading
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, Self
 
@@ -13,35 +15,40 @@ from holdfast.core.budget import Budget
 from holdfast.core.retry import Retry
 from holdfast.core.verdict import THROTTLED, TRANSIENT
 from holdfast.downloads.engine import Engine
-from holdfast.downloads.failures import DownloadError, Failure
-from holdfast.downloads.fetch import WISHED, Options
-from holdfast.downloads.items import FailedItem, Item, ItemEvent, Report, item_id
-from holdfast.downloads.names import name_from_url, part_path, safe_path
-from holdfast.downloads.opening import journal_path, open_store, refusing
-from holdfast.downloads.states import TRANSITIONS, Input, State, after, is_open
+from holdfast.downloads.failures import DownloadError
+from holdfast.downloads.fetch import Options
+from holdfast.downloads.items import Item, ItemEvent, Report
+from holdfast.downloads.listings import Listing, Listings
+from holdfast.downloads.opening import journal_path, open_store, rebuild_journal, refusing
+from holdfast.downloads.present import EXISTS, Exists
+from holdfast.downloads.room import check_room
+from holdfast.downloads.sidecars import Sidecars
+from holdfast.downloads.steering import Steering
 from holdfast.downloads.store import Store
-from holdfast.runtime.files import files
+from holdfast.downloads.through import Through, Way
+from holdfast.runtime.clock import clock
 from holdfast.runtime.policy import Policy, policy
-from holdfast.transfer.object import MAX_SIZE
 from holdfast.transfer.plane import Timeouts
-from holdfast.transfer.repair import Pieces
-from holdfast.transfer.verify import Digest
-from holdfast.wire.http1 import request_head
-from holdfast.wire.urls import BadUrl, Url, parse
+from holdfast.transfer.wanted import MAX_SIZE
+from holdfast.wire.urls import BadUrl
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    import asyncio
+    from collections.abc import Callable, Mapping
+
+    from holdfast.telemetry.secret import Secret
 
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """What a journal says. counts: items per state."""
+    """What a journal says. counts: items per state.  unlisted: what is not listed to its end."""
 
     counts: Mapping[str, int]
     items: tuple[Item, ...]
+    unlisted: tuple[Listing, ...] = ()
 
 
-class Downloads:
+class Downloads(Steering):
     """Files to be fetched into one directory, remembered in a journal beside them.
 
         with hf.Downloads(into="data", workers=8) as d:
@@ -62,6 +69,22 @@ class Downloads:
     max_size: bytes, the limit for one file.  on_full: what a full disk means: "wait" looks
     every 5 s and goes on when there is room, "fail" leaves the file.
     policy: in place of the one made of `attempts`; its state is per host.
+    max_time: seconds after which a run stops, with what is left; None for no limit.
+    space_check: refuse a run whose files, so far as their sizes are known, do not fit.
+    allow_private: True: loopback and private addresses may be asked whoever names them, False:
+    never; None: if the user of this machine typed the URL, and no public address redirects there.
+    rebuild: let a journal that cannot be trusted be made anew from what can (`rebuilt` then
+    says what was found); without it such a journal is refused.
+    plane: how small files are fetched: "asyncio" on one event loop (uvloop if it is installed),
+    "threads" on the workers; "auto" takes the loop for 32 and more.
+    exists: what becomes of a file that is there and not ours: "verify" skips it if it is right
+    and fails else, "skip" never looks into it, "overwrite" replaces it once the new one is whole
+    and verified, "fail" fails.
+    sidecar: look for a digest beside each file (`URL.sha256`, `SHA256SUMS` and their like).
+    allow_dot: names may begin with a dot.  rename: a second file of one name gets a number.
+    content_disposition: a server may say what a file is called that was given no `path`.
+    via: an aria2 service that fetches in our place, `aria2://HOST:PORT` or `aria2://local`.
+    aria2_secret: its secret, a `Secret`, `env:NAME` or `file:PATH`.
 
     Raises DownloadError (HF-1003 to HF-1007) if directory or journal cannot be used.
     Not for several threads at once, but for `stop`, `pause`, `resume` and `cancel`.
@@ -82,31 +105,76 @@ class Downloads:
         max_size: int = MAX_SIZE,
         on_full: Literal["wait", "fail"] = "wait",
         policy: Policy | None = None,
+        max_time: float | None = None,
+        space_check: bool = True,
+        allow_private: bool | None = None,
+        rebuild: bool = False,
+        plane: Literal["auto", "threads", "asyncio"] = "auto",
+        via: str | None = None,
+        aria2_secret: Secret | str | None = None,
+        exists: Exists = "verify",
+        sidecar: bool = False,
+        allow_dot: bool = False,
+        rename: bool = False,
+        content_disposition: bool = False,
     ) -> None:
-        _check("workers", workers, 1, 256)
-        _check("per_host", per_host, 1, 256)
-        if limit_rate is not None:
-            _check("limit_rate", limit_rate, 1024, 1 << 50)
-        _check("attempts", attempts, 1, 1_000_000)
-        _check("max_size", max_size, 1, 1 << 62)
-        if durability not in {"power", "process"}:
-            raise DownloadError("bad-option", f"`durability`: {durability!r}: power or process")
-        if on_full not in {"wait", "fail"}:
-            raise DownloadError("bad-option", f"`on_full`: {on_full!r}: wait or fail")
+        _check_numbers(
+            workers=workers,
+            per_host=per_host,
+            attempts=attempts,
+            limit_rate=limit_rate,
+            max_size=max_size,
+            max_time=max_time,
+        )
+        _check_words(durability=durability, on_full=on_full, plane=plane, exists=exists)
         self.into = posixpath.normpath(os.fspath(into))
         self.journal = journal_path(self.into, journal)
+        self._plane = plane
         self._workers = workers
         self._per_host = per_host
         self._limit_rate = limit_rate
         self._options = Options(
-            timeouts or Timeouts(), durability == "power", allow_html, max_size, on_full == "wait"
+            timeouts or Timeouts(),
+            durability == "power",
+            allow_html,
+            max_size,
+            on_full == "wait",
+            allow_private,
+            exists,
+            Sidecars() if sidecar else None,
+            allow_dot,
+            rename,
+            content_disposition,
         )
         self._policy = policy or default_policy(attempts)
-        self._addresses: dict[str, tuple[Url, Mapping[str, str]]] = {}
-        self._heard: Callable[[ItemEvent], None] | None = None
-        self._engine: Engine | None = None
-        self._stopped = False
-        self._store = open_store(self.into, self.journal)
+        self._max_time = max_time
+        self._space_check = space_check
+        self.rebuilt = rebuild_journal(self.into, self.journal) if rebuild else None
+        _check_beside_via(
+            via,
+            aria2_secret,
+            {
+                "limit_rate": limit_rate,
+                "plane": None if plane == "auto" else plane,
+                "timeouts": timeouts,
+                "allow_html": allow_html or None,
+                "allow_private": allow_private,
+                "content_disposition": content_disposition or None,
+            },
+        )
+        self._through = None
+        if via is not None:
+            self._through = Through.of(
+                via, self.into, aria2_secret, attempts=attempts, most=workers
+            )
+        super().__init__(
+            self.into,
+            open_store(self.into, self.journal),
+            lambda: policy or _listing_policy(attempts),
+            self._options.timeouts,
+            rename=rename,
+            allow_dot=allow_dot,
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -114,106 +182,48 @@ class Downloads:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        self.close()
+
     def close(self) -> None:
         """Close the journal; a second call does nothing."""
         self._store.close()
 
-    # -- the plan -----------------------------------------------------------------------------
-
-    def add(
-        self,
-        url: str,
-        *,
-        path: str | None = None,
-        size: int | None = None,
-        sha256: str | None = None,
-        md5: str | None = None,
-        pieces: tuple[int, str, Sequence[str]] | None = None,
-        headers: Mapping[str, str] | None = None,
-    ) -> str:
-        """Put a file into the journal and return its id; nothing is fetched yet.
-
-        path: where, below `into`; default the last part of the URL. It is made safe (see
-        `names`).  size, sha256, md5: what the content must be.
-        pieces: (bytes of a piece, sha1 | sha256 | sha512 | md5, digests in order): what is
-        damaged on the way is then found, and only that is fetched again.  headers: sent along, but
-        neither stored nor sent to another origin.
-        The same URL and path is the same item, whatever signature the URL carries: adding it
-        again changes only what is promised, and starts a failed one afresh.
-        Raises BadUrl or DownloadError.
-        """
-        source = parse(url)
-        name = name_from_url(source) if path is None else safe_path(path)
-        if size is not None and size < 0:
-            raise DownloadError("bad-option", f"`size`: {size}: it must not be negative")
-        sums = _pieces(pieces)
-        _check_headers(source, headers or {})
-        item = Item(
-            item_id(source.canonical(), name),
-            name,
-            source.canonical(),
-            secret=source.is_signed or bool(headers),
-            size=size,
-            digests=_digests(sha256, md5),
-        )
-        with refusing():
-            known = self._store.item(item.id)
-            if known is None:
-                self._store.insert(item)
-            else:
-                self._add_again(known, item)
-            if sums is not None:
-                self._store.promise_pieces(item.id, sums)
-            self._check_name(item)
-        if item.secret:
-            self._addresses[item.id] = (source, dict(headers or {}))
-        return item.id
-
-    def _add_again(self, known: Item, item: Item) -> None:
-        state = after(known.state, Input.ADD)
-        if known.state in {State.FAILED, State.CANCELLED}:
-            self._store.renew(item.id)
-        self._store.ask_again(
-            replace(
-                item,
-                state=state,
-                size=known.size if item.size is None else item.size,
-                digests=item.digests or known.digests,
-            )
-        )
-
-    def _check_name(self, item: Item) -> None:
-        """Give the name to one item. What has failed, or holds no byte, does not keep it.
-
-        So a URL that was mistyped does not block the right one, which often has its name.
-        """
-        other = self._store.holder_of(item)
-        if other is None:
-            return
-        if other.kept == 0 and is_open(other.state) and other.session < self._store.session:
-            self._sweep(other)
-            cancelled = after(other.state, Input.CANCEL)
-            text = f"`{item.url}` took its place"
-            self._store.ended(other.id, cancelled, Failure("cancelled", text))
-            return
-        text = f"another item has the same name (`{other.url}`)"
-        self._store.ended(item.id, State.FAILED, Failure("name-collision", text))
-
-    def _sweep(self, item: Item) -> None:
-        part = part_path(posixpath.join(self.into, item.path), item.id)
-        if files().stat(part) is not None:
-            files().unlink(part)
-
     # -- the work ------------------------------------------------------------------------------
 
-    def run(self) -> Report:
+    def run(self, *, only_failed: bool = False) -> Report:
         """Fetch all that is open in the journal, and report.
 
-        Failures of files are in the report, not raised. Raises DownloadError if the journal
-        breaks on the way. KeyboardInterrupt is raised again when what was received is safe.
+        only_failed: only what `retry_failed` has put back since this object was made.
+        A listing that was interrupted is ended first. Failures of files are in the report, not
+        raised. Raises DownloadError if there is no room (HF-1012), or the journal breaks on the
+        way. KeyboardInterrupt is raised again when what was received is safe.
         """
+        store = self._store.retried() if only_failed else self._store
+        try:
+            with refusing():
+                began = clock.monotonic()
+                until = math.inf if self._max_time is None else began + self._max_time
+                self._list(self._unlisted(), until)
+                if self._through is None:
+                    return self._checked(store, began, None)
+                with self._through.opened(lambda: self._stopped) as way:
+                    return self._checked(store, began, way)
+        finally:
+            self._engine = None
+            self._stopped = False
+
+    def _checked(self, store: Store, began: float, way: Way | None) -> Report:
+        if self._space_check and (way is None or way.seen):
+            check_room(store, self.into)
+        return self._work(store, began, way)
+
+    def _work(self, store: Store, began: float, way: Way | None) -> Report:
         self._engine = engine = Engine(
-            self._store,
+            store,
             self.into,
             self._policy,
             workers=self._workers,
@@ -222,89 +232,52 @@ class Downloads:
             options=self._options,
             addresses=self._addresses,
             heard=self._heard,
+            until=None if self._max_time is None else began + self._max_time,
+            lane=self._plane,
+            way=way,
         )
         if self._stopped:
             engine.stop()
+        report = engine.run()
+        unlisted = len(self._unlisted())
+        if not unlisted:
+            return report
+        why = tuple(sorted({*report.left_why, "listing"}))
+        left = report.left + unlisted
+        return replace(report, left=left, left_why=why, interrupted=self._stopped)
+
+    async def arun(self, *, only_failed: bool = False) -> Report:
+        """Do the same as `run`, on a thread of its own.
+
+        A cancelled task stops the run, which takes at most two seconds, and keeps what came.
+        """
+        import asyncio  # noqa: PLC0415 - only for who has it loaded already
+
+        loop = asyncio.get_running_loop()
+        over: asyncio.Future[Report] = loop.create_future()
+
+        def work() -> None:
+            try:
+                report = self.run(only_failed=only_failed)
+            except BaseException as error:  # noqa: BLE001 - raised again, in the task that waits
+                loop.call_soon_threadsafe(_settle, over, None, error)
+            else:
+                loop.call_soon_threadsafe(_settle, over, report, None)
+
+        threading.Thread(target=work, name="holdfast-run", daemon=True).start()
         try:
-            with refusing():
-                return engine.run()
-        finally:
-            self._engine = None
-            self._stopped = False
+            return await asyncio.shield(over)
+        except asyncio.CancelledError:
+            self.stop()
+            with suppress(BaseException):
+                await asyncio.shield(over)
+            raise
 
     def stop(self) -> None:
         """End `run` within two seconds; what was received is kept. For any thread or handler."""
         self._stopped = True
         if self._engine is not None:
             self._engine.stop()
-
-    # -- steering: for any thread, also while `run` works ---------------------------------------
-
-    def pause(self, item_id: str | None = None) -> int:
-        """Stop an item, or all, until `resume`; return how many. What was received is kept."""
-        return self._steer(item_id, Input.PAUSE)
-
-    def cancel(self, item_id: str | None = None) -> int:
-        """Give an item up, or all, with what was received of it; return how many.
-
-        Files that are done stay.
-        """
-        return self._steer(item_id, Input.CANCEL)
-
-    def resume(self, item_id: str | None = None) -> int:
-        """Take up an item that was paused, or all of them; return how many.
-
-        A run that works takes them up at once; one that has ended has to be started again.
-        """
-        with refusing():
-            held = [item for item in self._chosen(item_id, State.PAUSED) if item.is_held]
-            for item in held:
-                self._store.update(item.id, state=State.QUEUED.value, reason="", text="")
-                engine, queued = self._engine, self._store.item(item.id)
-                if engine is not None and queued is not None:
-                    engine.resume(queued)
-            return len(held)
-
-    def retry_failed(self) -> int:
-        """Put all that failed into the plan again, counters afresh; return how many.
-
-        What was kept of their bytes is used by the next run.
-        """
-        with refusing():
-            failed = list(self._store.items(State.FAILED))
-            for item in failed:
-                self._add_again(item, item)
-                self._check_name(item)
-            return len(failed)
-
-    def failed(self) -> tuple[FailedItem, ...]:
-        """Return all that ended without its file, with the reasons."""
-        with refusing():
-            return tuple(self._store.failed_list())
-
-    def _chosen(self, item_id: str | None, *states: State) -> list[Item]:
-        if item_id is None:
-            return list(self._store.items(*states))
-        item = self._store.item(item_id)
-        return [item] if item is not None and item.state in states else []
-
-    def _steer(self, item_id: str | None, wish: Input) -> int:
-        states = [state for state in State if (state, wish) in TRANSITIONS]
-        count = 0
-        with refusing():
-            for item in self._chosen(item_id, *states):
-                if item.is_held and wish is Input.PAUSE:
-                    continue
-                count += 1
-                engine = self._engine
-                if engine is not None and engine.steer(item.id, wish):
-                    continue  # the thread that has it sees to the rest
-                self._store.ended(item.id, after(item.state, wish), WISHED[wish])
-                if wish is Input.CANCEL:
-                    self._sweep(item)
-                if engine is not None:
-                    engine.steer(item.id, wish)  # a thread may have taken it just now
-        return count
 
     def watch(self, heard: Callable[[ItemEvent], None]) -> None:
         """Call `heard` with every event of the next run, on the threads where they happen."""
@@ -313,7 +286,7 @@ class Downloads:
     def status(self) -> Status:
         """Return what the journal says now; reading changes nothing."""
         with refusing():
-            return Status(self._store.counts(), tuple(self._store.items()))
+            return _status_of(self._store)
 
 
 def read_status(into: str, journal: str | None = None) -> Status:
@@ -322,7 +295,11 @@ def read_status(into: str, journal: str | None = None) -> Status:
     if not os.path.isfile(path):  # noqa: PTH113 - a plain question
         raise DownloadError("no-journal", f"`{path}`: there is no journal")
     with refusing(), closing(Store(path, read_only=True)) as store:
-        return Status(store.counts(), tuple(store.items()))
+        return _status_of(store)
+
+
+def _status_of(store: Store) -> Status:
+    return Status(store.counts(), tuple(store.items()), tuple(Listings(store).all("open")))
 
 
 def default_policy(attempts: int) -> Policy:
@@ -338,34 +315,63 @@ def default_policy(attempts: int) -> Policy:
     return policy(retry, name="downloads", key=lambda call: call.host)
 
 
-def _digests(sha256: str | None, md5: str | None) -> tuple[Digest, ...]:
-    try:
-        given = (("sha256", sha256), ("md5", md5))
-        return tuple(Digest(name, text.strip().lower()) for name, text in given if text is not None)
-    except ValueError as error:
-        raise DownloadError("bad-digest", str(error)) from None
+def _listing_policy(attempts: int) -> Policy:
+    from holdfast.downloads.s3 import default_policy as made  # noqa: PLC0415 - only who lists
+
+    return made(attempts)
 
 
-def _pieces(given: tuple[int, str, Sequence[str]] | None) -> Pieces | None:
-    if given is None:
-        return None
-    size, algorithm, hexes = given
-    try:
-        return Pieces(size, algorithm, tuple(text.strip().lower() for text in hexes))
-    except ValueError as error:
-        raise DownloadError("bad-digest", str(error)) from None
+def _check_beside_via(
+    via: str | None, secret: Secret | str | None, given: Mapping[str, object]
+) -> None:
+    if via is None and secret is not None:
+        raise DownloadError("bad-option", "`aria2_secret` has no effect without `via`")
+    for name, value in given.items():
+        if via is not None and value is not None:
+            text = f"`{name}` has no effect with `via`: aria2 moves the bytes, with its own options"
+            raise DownloadError("bad-option", text)
 
 
-def _check_headers(url: Url, headers: Mapping[str, str]) -> None:
-    try:
-        request_head(url, headers)
-    except ValueError as error:
-        raise DownloadError("bad-option", str(error)) from None
+def _settle(
+    over: asyncio.Future[Report], report: Report | None, error: BaseException | None
+) -> None:
+    if over.done():
+        return
+    if report is not None:
+        over.set_result(report)
+    elif error is not None:
+        over.set_exception(error)
 
 
-def _check(name: str, value: float, low: int, high: int) -> None:
-    if not low <= value <= high:
-        raise DownloadError("bad-option", f"`{name}`: {value}: it must be from {low} to {high}")
+_RANGES = {
+    "workers": (1, 256),
+    "per_host": (1, 256),
+    "attempts": (1, 1_000_000),
+    "limit_rate": (1024, 1 << 50),
+    "max_size": (1, 1 << 62),
+    "max_time": (0, 1 << 40),
+}
+_WORDS = {
+    "durability": ("power", "process"),
+    "on_full": ("wait", "fail"),
+    "plane": ("auto", "threads", "asyncio"),
+    "exists": EXISTS,
+}
+
+
+def _check_numbers(**given: float | None) -> None:
+    for name, value in given.items():
+        low, high = _RANGES[name]
+        if value is not None and not low <= value <= high:
+            text = f"`{name}`: {value}: it must be from {low} to {high}"
+            raise DownloadError("bad-option", text)
+
+
+def _check_words(**given: str) -> None:
+    for name, value in given.items():
+        if value not in _WORDS[name]:
+            text = f"`{name}`: {value!r}: not one of {', '.join(_WORDS[name])}"
+            raise DownloadError("bad-option", text)
 
 
 __all__ = ["BadUrl", "DownloadError", "Downloads", "Report", "Status", "read_status"]

@@ -10,40 +10,55 @@ it should it wake.
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from holdfast.core.errors import Stopped
 from holdfast.core.events import Alert, EndpointState
-from holdfast.downloads.crew import Crew, Job
+from holdfast.downloads.crew import Crew
 from holdfast.downloads.fetch import WISHED, Fetch, Options, Outcome
+from holdfast.downloads.hands import Threads
 from holdfast.downloads.items import FailedItem, FileState, Item, ItemEvent, Report
+from holdfast.downloads.room import is_there
+from holdfast.downloads.smallrun import SmallRun
 from holdfast.downloads.states import Input, State, after, is_open
 from holdfast.downloads.tally import Tally
+from holdfast.downloads.through import Way
 from holdfast.runtime.clock import clock
 from holdfast.runtime.files import files
 from holdfast.runtime.hub import hub
 from holdfast.transfer.failures import Interrupted
 from holdfast.transfer.plane_threads import ThreadPlane
+from holdfast.transfer.scores import Ledger
 from holdfast.wire.cancel import Cancel
+from holdfast.wire.resolve import Resolver
+from holdfast.wire.urls import parse
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from holdfast.core.events import Event
     from holdfast.downloads.addresses import Addresses
+    from holdfast.downloads.flows import Job
+    from holdfast.downloads.hands import Hand, Hands
+    from holdfast.downloads.rows import Done, Small
     from holdfast.downloads.store import Store
     from holdfast.runtime.policy import Policy
-    from holdfast.transfer.object import Attempt
     from holdfast.transfer.plane import Plane
+    from holdfast.transfer.wanted import Attempt
 
 LOOK_EVERY = 0.1
 ROOM_EVERY = 5.0
 """Seconds between two looks at a full disk."""
 ROOM_LEAST = 1 << 20
-ROOM_MOST = 64 << 20
-"""Bytes that must be free for a paused file to go on: what it lacks, within these bounds."""
+"""Bytes that must be free for a paused file to go on: what it lacks, but at least so many."""
+MANY_HOSTS = 1000
+"""Names of hosts that are remembered."""
 GRACE = 1.5
 """Seconds that a stop waits for workers to commit what they have."""
+
+
+def _is_wanted(item: Item) -> bool:
+    return is_open(item.state) and not item.is_held
 
 
 class Engine:
@@ -53,6 +68,8 @@ class Engine:
     second, all together.
     addresses: where items are asked, with what is secret in it.
     heard: called with every event of an item, on the thread where it happened.
+    way: how items are fetched, if not by ourselves (see `through`).
+    until: the moment of the clock at which the run stops by itself.
     """
 
     def __init__(
@@ -67,7 +84,12 @@ class Engine:
         limit_rate: float | None = None,
         addresses: Addresses,
         heard: Callable[[ItemEvent], None] | None = None,
+        until: float | None = None,
         plane: Plane | None = None,
+        lane: Literal["auto", "threads", "asyncio"] | None = None,
+        resolver: Resolver | None = None,
+        hands: Hands | None = None,
+        way: Way | None = None,
     ) -> None:
         self._store = store.view()
         self._into = into
@@ -76,27 +98,86 @@ class Engine:
         self._options = options
         self._addresses = addresses
         self._heard = heard
-        self._plane = plane or ThreadPlane()
+        resolver = resolver or Resolver()
+        self._hands_of: Hands = hands or Threads()
+        self._plane = plane or ThreadPlane(resolver)
         self._cancel = Cancel()
         self._lock = threading.Lock()
         self._changed = threading.Event()
-        self._threads: list[threading.Thread] = []
+        self._threads: list[Hand] = []
         self._active: dict[str, Cancel] = {}
         self._wishes: dict[str, Input] = {}
         self._steered: set[str] = set()
+        self._hosts: dict[str, str] = {}
         self._closed = False
         self._stop_asked = False
+        self._until = until
+        self._out_of_time = False
         self._full = False
-        self._running = 0
+        self._running = self._hands = 0
+        self._finisher: Hand | None = None
+        self._stop_at: float | None = None
         self._tally = Tally()
         self._crash: BaseException | None = None
-        self._crew = Crew(
-            self._store.open_items(),
-            addresses.host,
+        self._crew = self._new_crew(per_host, limit_rate)
+        self._ledger = Ledger(self._crew.held)
+        self._way = way or Way()
+        # A plane or way of somebody's own is meant for all files, unless he says otherwise.
+        self._lane = lane or ("auto" if plane is None else None)
+        if way is not None:
+            self._lane = None
+        self._small = self._small_run(policy, resolver)
+
+    def _new_crew(self, per_host: int, limit_rate: float | None) -> Crew:
+        return Crew(
+            self._open_items(),
+            self._host_of,
+            others_of=self._others_of,
             per_host=per_host,
+            workers=self._workers,
             limit_rate=limit_rate,
             called=self._changed.set,
+            starving=self._hurry,
         )
+
+    def _small_run(self, policy: Policy, resolver: Resolver) -> SmallRun:
+        return SmallRun(
+            self._store,
+            self._into,
+            policy,
+            crew=self._crew,
+            options=self._options,
+            hands=self._hands_of,
+            resolver=resolver,
+            steered=self._steered,
+            done=self._done,
+            left=self._left,
+            stopping=lambda: self._stop_asked,
+        )
+
+    def _hurry(self) -> None:
+        self._small.group.hurry()
+
+    def _open_items(self) -> Iterator[Item | Small]:
+        yield from self._small.items()
+
+    def _others_of(self, item: Item | Small) -> Sequence[str]:
+        return self._addresses.others(item) if isinstance(item, Item) else ()
+
+    def _host_of(self, item: Item | Small) -> str:
+        if isinstance(item, Item):
+            return self._addresses.host(item)
+        host = self._hosts.get(item.origin)
+        if host is None:
+            if len(self._hosts) >= MANY_HOSTS:
+                self._hosts.clear()
+            host = self._hosts[item.origin] = parse(item.origin + "/").host
+        return host
+
+    @property
+    def connections(self) -> int:
+        """How many connections are in use, or may be at any moment; none after a run."""
+        return self._crew.connections
 
     def stop(self) -> None:
         """Ask the run to end; what was received is kept.
@@ -130,46 +211,73 @@ class Engine:
         fine = 0
         session = self._store.session
         for item in self._store.items(State.DONE, State.SKIPPED, session=session):
-            if self._is_there(item):
+            if not self._way.seen or is_there(item, self._into):
                 fine += 1
                 self._tell(item, Outcome(State.SKIPPED, size=item.known_size or 0))
             else:
                 self._store.update(item.id, state=after(item.state, Input.LOST).value)
         return fine
 
-    def _is_there(self, item: Item) -> bool:
-        info = files().stat(f"{self._into}/{item.path}")
-        if info is None or not info.regular:
-            return False
-        # Another mtime means that somebody wrote to it. A digest that was promised since
-        # then must have been the one that was checked.
-        same = info.size == item.known_size and info.mtime == item.mtime
-        promised = {digest.hex for digest in item.digests}
-        return same and promised <= {item.digest}
-
     # -- threads -----------------------------------------------------------------------------
 
     def _work(self) -> None:
         try:
-            self._start(min(self._workers, max(1, self._store.open_count())))
+            lane = self._lane is not None and self._small.open(self._lane)
+            if self._small.is_used:
+                self._finisher = self._spawn(self._small.group.run, "finish", counted=False)
+            if lane:
+                self._spawn(self._small.run_lane, "small")
+            else:
+                self._start(min(self._workers, max(1, self._store.open_count())))
             self._wait()
         except KeyboardInterrupt:
             self.stop()
             self._wait()
             raise
+        finally:
+            self._end_groups()
         if not self._cancel.is_set():
             for thread in self._threads:
                 thread.join()
 
+    def _end_groups(self) -> None:
+        """Let what is in a group have its end; after a stop, within the time that is left."""
+        self._small.group.close()
+        if self._finisher is not None:
+            limit = None if self._stop_at is None else self._stop_at + GRACE - clock.monotonic()
+            self._finisher.join(None if limit is None else max(0.1, limit))
+
     def _start(self, count: int) -> None:
         """Start so many more threads, if there may be so many."""
-        for _ in range(min(count, self._workers - len(self._threads))):
-            name = f"holdfast-get-{len(self._threads) + 1}"
-            thread = threading.Thread(target=self._worker, name=name, daemon=True)
-            self._threads.append(thread)
+        for _ in range(min(count, self._workers - self._hands)):
+            self._hands += 1
+            self._spawn(self._worker, f"get-{self._hands}")
+
+    def _spawn(self, work: Callable[[], None], name: str, *, counted: bool = True) -> Hand:
+        """Start a thread. counted: the run goes on for as long as it does."""
+        if counted:
             with self._lock:
                 self._running += 1
-            thread.start()
+        hand = self._hands_of.start(
+            lambda: self._run_thread(work, counted=counted), f"holdfast-{name}"
+        )
+        if counted:
+            self._threads.append(hand)
+        return hand
+
+    def _run_thread(self, work: Callable[[], None], *, counted: bool) -> None:
+        try:
+            work()
+        except BaseException as error:  # noqa: BLE001 - raised again by `run`, on its thread
+            with self._lock:
+                if not self._closed:
+                    self._crash = self._crash or error
+            self.stop()
+        finally:
+            if counted:
+                with self._lock:
+                    self._running -= 1
+            self._changed.set()
 
     def _wait(self) -> None:
         """Wait until all workers have ended; after a stop, for `GRACE` seconds at most."""
@@ -178,10 +286,14 @@ class Engine:
             self._changed.clear()
             with self._lock:
                 busy = self._running
-            if not busy:
+            if not busy and not self._crew.has_work:
                 return
             now = clock.monotonic()
+            if self._until is not None and now >= self._until and not self._stop_asked:
+                self._out_of_time = True
+                self.stop()
             if self._stop_asked and until is None:
+                self._stop_at = now
                 until = now + GRACE
                 self._cancel.set()
                 self._crew.stop()
@@ -199,15 +311,8 @@ class Engine:
                     self._do(job)
                 finally:
                     self._crew.ended(job)
-        except BaseException as error:  # noqa: BLE001 - raised again by `run`, on its thread
-            with self._lock:
-                if not self._closed:
-                    self._crash = self._crash or error
-            self.stop()
         finally:
-            with self._lock:
-                self._running -= 1
-            self._changed.set()
+            self._small.leave()
 
     def _do(self, job: Job) -> None:
         if job.work is not None:
@@ -218,12 +323,15 @@ class Engine:
             try:
                 while item is not None:
                     outcome = self._fetch(item, mine).run(lambda host: self._attempts(host, mine))
+                    if outcome.state is State.DONE:
+                        self._small.ended(job.item, outcome.size)
                     item = self._room_made(item, outcome, mine)
                     with self._lock:
                         self._tally.add(job.item, outcome, again=item is not None)
             finally:
                 with self._lock:
-                    self._active.pop(job.item.id, None)
+                    if self._active.get(job.item.id) is mine:
+                        del self._active[job.item.id]
 
     # -- steered from outside ------------------------------------------------------------------
 
@@ -236,23 +344,30 @@ class Engine:
                 self._wishes[item_id] = wish
         if mine is not None:
             mine.set()
-        return mine is not None
+            return True
+        return self._small.steer(item_id, wish)
 
     def resume(self, item: Item) -> None:
         """Take up an item that was paused."""
         self._crew.add(item)
 
-    def _begin(self, item: Item, mine: Cancel) -> Item | None:
-        """Make an item known as active; None if somebody has taken it back meanwhile."""
+    def _begin(self, item: Item | Small, mine: Cancel) -> Item | None:
+        """Make an item known as active; None if there is nothing to do for it (any more)."""
         with self._lock:
-            known = self._store.item(item.id) if item.id in self._steered else item
-            if known is None or not is_open(known.state) or known.is_held:
+            steered = item.id in self._steered
+            known = self._store.item(item.id) if steered else item
+            if known is None or (isinstance(known, Item) and not _is_wanted(known)):
                 return None
             if item.id in self._active:
                 return None  # it was resumed while it still stood in the line
             self._active[item.id] = mine
             self._wishes.pop(item.id, None)
+        if isinstance(known, Item):
             return known
+        if self._small.try_small(known, mine):
+            return None
+        whole = self._store.item(item.id)
+        return whole if whole is not None and _is_wanted(whole) else None
 
     def _room_made(self, item: Item, outcome: Outcome, mine: Cancel) -> Item | None:
         """Wait until a full disk has room again; return the item as it is then."""
@@ -261,8 +376,9 @@ class Engine:
             return None
         if why is None or why.reason != "disk":
             return None
-        left = (item.known_size or 0) - item.kept
-        needed = min(max(left, ROOM_LEAST), ROOM_MOST)
+        known = self._store.item(item.id) or item  # its size may be news
+        # All that it lacks: room is taken beforehand, so with less it would stop again at once.
+        needed = max((known.known_size or 0) - known.kept, ROOM_LEAST)
         self._alert("the disk is full: downloads wait until there is room")
         while not clock.wait(mine.event, ROOM_EVERY):
             if files().free_space(self._into) >= needed:
@@ -292,22 +408,60 @@ class Engine:
             raise Interrupted from None
 
     def _fetch(self, item: Item, mine: Cancel) -> Fetch:
-        return Fetch(
+        plane, traffic = self._small.way_of(item.id, self._plane, self._crew)
+        return self._way.maker(
             item,
             self._addresses.of(item),
             into=self._into,
             store=self._store,
             options=self._options,
-            plane=self._plane,
+            plane=plane,
             cancel=mine,
             wish=lambda: self._wishes.get(item.id),
-            traffic=self._crew,
+            traffic=traffic,
+            ledger=self._ledger,
             told=lambda at: self._tell(item, at),
         )
 
+    # -- small files (see `smallrun`) ------------------------------------------------------------
+
+    def _done(self, group: Sequence[Done]) -> None:
+        with self._lock:
+            tally = self._tally
+            tally.done += len(group)
+            size = sum(done.whole.size for done in group)
+            tally.bytes += size
+            for done in group:
+                tally.count(done.whole.verified)
+            tally.fetched += size
+        if self._heard is not None:
+            for done in group:
+                whole = done.whole
+                for state in (State.ACTIVE, State.VERIFYING, State.FINISHING):
+                    self._tell(done, Outcome(state, received=whole.size))
+                self._tell(
+                    done,
+                    Outcome(
+                        State.DONE,
+                        size=whole.size,
+                        received=whole.size,
+                        verified=whole.verified,
+                        source=whole.source,
+                        ignored=whole.ignored,
+                    ),
+                )
+
+    def _left(self, group: Sequence[Done], outcome: Outcome) -> None:
+        with self._lock:
+            if outcome.failure is not None:
+                self._tally.left_why.add(outcome.failure.reason)
+            self._tally.fetched += sum(done.whole.size for done in group)
+        for done in group:
+            self._tell(done, outcome)
+
     # -- events --------------------------------------------------------------------------------
 
-    def _tell(self, item: Item, at: Outcome) -> None:
+    def _tell(self, item: Item | Done, at: Outcome) -> None:
         if self._heard is not None and not self._closed:
             why = at.failure
             event = FileState(
@@ -319,8 +473,10 @@ class Engine:
                 text=why.text if why else "",
                 size=at.size or None,
                 verified=at.verified,
+                source=at.source,
+                ignored=at.ignored,
             )
-            self._heard(ItemEvent(item.id, item.path, event))
+            self._heard(ItemEvent(item.id, at.path or item.path, event))
 
     def _forward(self, event: Event) -> None:
         """Pass on what the policy and the transfer publish on a worker's thread."""
@@ -344,9 +500,12 @@ class Engine:
     def _report(self, seconds: float) -> Report:
         tally = self._tally
         left = self._store.open_count()
-        interrupted = self._stop_asked and left > 0
+        interrupted = self._stop_asked and left > 0 and not self._out_of_time
         if interrupted:
             tally.left_why.add("interrupted")
+        elif self._out_of_time and left:
+            tally.left_why.discard("interrupted")  # what was under way says that
+            tally.left_why.add("max-time")
         if left and self._store.held_count():
             tally.left_why.add("paused")
         return Report(
@@ -356,6 +515,7 @@ class Engine:
             left=left,
             left_why=tuple(sorted(tally.left_why)),
             unverified=tally.unverified,
+            checked=dict(sorted(tally.checked.items())),
             bytes=tally.bytes,
             fetched=tally.fetched,
             waste=tally.waste,

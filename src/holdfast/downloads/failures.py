@@ -47,7 +47,7 @@ CODES = {
     "journal-broken": Row(
         "HF-1006",
         "the journal cannot be trusted",
-        "Move it away and start again: finished files stay, and are checked and skipped.",
+        "Add `--rebuild-journal`: what can be trusted of it is kept, and finished files stay.",
     ),
     "journal-newer": Row("HF-1007", "a newer version wrote the journal", "Update holdfast."),
     "no-journal": Row(
@@ -67,6 +67,11 @@ CODES = {
         "HF-1011",
         "no credentials can be found",
         "Set AWS_ACCESS_KEY_ID or AWS_PROFILE, or try `--s3-auth anonymous`.",
+    ),
+    "no-room": Row(
+        "HF-1012",
+        "there is no room for all that is planned",
+        "Make room, choose less, or add `--no-space-check`.",
     ),
     # -- the way there -------------------------------------------------------------------------
     "no-such-host": Row(
@@ -92,6 +97,19 @@ CODES = {
     "redirects": Row("HF-1109", "a redirect that is not followed", "Check the address by hand."),
     "bad-answer": Row(
         "HF-1110", "the server's answers make no sense", "Check that this port speaks HTTP."
+    ),
+    "denied-address": Row(
+        "HF-1111",
+        "an address that may not be asked",
+        "If you trust who named it, add `--allow-private`; a metadata service is never asked.",
+    ),
+    "proxy": Row(
+        "HF-1112",
+        "the proxy does not do it",
+        "Check `http_proxy`, `https_proxy`, `all_proxy` and `no_proxy`.",
+    ),
+    "no-aria2": Row(
+        "HF-1113", "the aria2 service does not answer", "Check that it runs, then run it again."
     ),
     # -- local files -----------------------------------------------------------------------------
     "exists": Row(
@@ -220,7 +238,7 @@ _BY_ERRNO = {
 }
 _BY_STATUS = {
     401: "unauthorized",
-    407: "unauthorized",
+    407: "proxy",
     403: "forbidden",
     404: "not-found",
     410: "not-found",
@@ -236,12 +254,15 @@ _BY_REASON = {
     Reason.REDIRECTS: "redirects",
     Reason.ANSWER: "bad-answer",
     Reason.NEEDS_URL: "needs-url",
+    Reason.CREDENTIALS: "no-credentials",
     Reason.CANCELLED: "interrupted",
 }
 _BY_WORD = {
     "ECONNREFUSED": "refused",
     "ETIMEDOUT": "connect-timeout",
     "certificate": "certificate",
+    "address": "denied-address",
+    "proxy": "proxy",
     "EHOSTUNREACH": "unreachable",
     "ENETUNREACH": "unreachable",
     "EHOSTDOWN": "unreachable",

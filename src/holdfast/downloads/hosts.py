@@ -6,7 +6,6 @@ all of it runs in a simulation.
 
 from __future__ import annotations
 
-import statistics
 from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -48,7 +47,7 @@ class HostLimit:
         self.limit = min(START, most)
         self.held_until = 0.0
         self._halved_at = float("-inf")
-        self._ends: deque[tuple[float, bool]] = deque()
+        self._ends: deque[list[int]] = deque()  # of each second: [second, ends, broken]
         self._since: float | None = None
         self._moved = 0
         self._best = 0.0
@@ -71,14 +70,20 @@ class HostLimit:
         if connections > 1:
             self._halve(now)
 
-    def ended(self, now: float, *, broken: bool) -> None:
-        """Note the end of an exchange. broken: reset, or cut short."""
-        ends = self._ends
-        ends.append((now, broken))
-        while now - ends[0][0] > RESET_SECONDS:
-            ends.popleft()
-        bad = sum(one for _, one in ends)
-        if len(ends) >= RESETS_OF and bad > RESET_SHARE * len(ends):
+    def ended(self, now: float, *, broken: bool, count: int = 1) -> None:
+        """Note the ends of exchanges. broken: reset, or cut short."""
+        ends, second = self._ends, int(now)
+        if not ends or ends[-1][0] != second:
+            # Counted by the second: there may be thousands in each.
+            ends.append([second, 0, 0])
+            while second - ends[0][0] > RESET_SECONDS:
+                ends.popleft()
+        ends[-1][1] += count
+        if not broken:
+            return
+        ends[-1][2] += count
+        all_, bad = sum(one[1] for one in ends), sum(one[2] for one in ends)
+        if all_ >= RESETS_OF and bad > RESET_SHARE * all_:
             ends.clear()
             self._halve(now)
 
@@ -157,9 +162,16 @@ def laggards(paces: Sequence[Pace], now: float) -> list[Pace]:
         peers = [other for one, other in rates.items() if one is not pace and other is not None]
         if rate is None or len(peers) < PEERS:
             continue
-        if rate < SLOW_SHARE * statistics.median(peers):
+        if rate < SLOW_SHARE * _median(peers):
             found.append(pace)
     return found
+
+
+def _median(values: Sequence[float]) -> float:
+    # That of `statistics` is exact with fractions, too, and takes 5 ms to import.
+    ordered = sorted(values)
+    middle = len(ordered) // 2
+    return (ordered[middle] + ordered[-middle - 1]) / 2
 
 
 def crawls(pace: Pace, now: float) -> bool:

@@ -50,6 +50,7 @@ class Entry:
 
     path: as written, or made of `dir` and the URL; not yet made safe (see `names`). None: the
     name is the URL's own.  line: where it begins, from 1.
+    typed: the user of this machine named it; False for what came from elsewhere.
     """
 
     url: str = field(repr=False)
@@ -59,6 +60,7 @@ class Entry:
     digests: tuple[Digest, ...] = ()
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     line: int = 0
+    typed: bool = True
 
 
 @dataclass(frozen=True, slots=True)

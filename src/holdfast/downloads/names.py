@@ -11,6 +11,7 @@ output directory on every system, and no surprise in a shell or a terminal.
     final dot or space                              _ in its place
     more than 240 bytes                             cut, 8 hash digits, suffix kept
     nothing left                                    index
+    .holdfast.db   .NAME.0123abcd.part              _holdfast.db   _NAME.0123abcd.part (ours)
     a//b                                            a/b
 """
 
@@ -37,6 +38,7 @@ _DEVICES = frozenset(
 # Marks that turn the direction of what follows (Unicode 15, bidirectional formatting).
 _BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 _REPLACEMENT = "\ufffd"
+_OURS = re.compile(r"\.(?:holdfast.*|.*\.[0-9a-f]{8}\.part)\Z", re.IGNORECASE | re.DOTALL)
 
 
 def name_from_url(url: Url, *, allow_dot: bool = False) -> str:
@@ -52,15 +54,33 @@ def safe_path(text: str, *, allow_dot: bool = False) -> str:
 
     allow_dot: let names begin with a dot. Decoding is the caller's, once.
     """
+    if is_plain_path(text):
+        return text
     text = text.replace("\\", "_")
     text = text[2:] if _DRIVE.match(text) and text[2:3] in {"", "/", "_"} else text
     parts = [part for part in text.split("/") if part not in {"", ".", ".."}]
     return "/".join(_safe_name(part, allow_dot=allow_dot) for part in parts) or "index"
 
 
+# Names that no rule changes: letters, digits, `_`, `-`, dots inside, and no device's name.
+_PLAIN = (
+    r"(?!(?:con|prn|aux|nul|com[0-9]|lpt[0-9])(?:[./]|\Z))"
+    r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,198}[A-Za-z0-9_-])?"
+)
+_PLAIN_PATH = re.compile(rf"{_PLAIN}(?:/{_PLAIN})*\Z", re.IGNORECASE | re.ASCII)
+
+
+def is_plain_path(path: str) -> bool:
+    """Whether `safe_path` would leave it as it is; seen at a glance, so not of every such path."""
+    return _PLAIN_PATH.match(path) is not None
+
+
 def _safe_name(name: str, *, allow_dot: bool) -> str:
     name = "".join("_" if _is_unsafe(char) else char for char in name)
-    if name.startswith(".") and not (allow_dot and name.strip(".")):
+    # Our own names are nobody else's: a journal must not be written over by what it fetches.
+    if name.startswith(".") and not (
+        allow_dot and name.strip(".") and not _OURS.match(collision_key(name))
+    ):
         name = "_" + name[1:]
     if name.endswith((".", " ")):
         name = name[:-1] + "_"
@@ -91,6 +111,15 @@ def _shortened(name: str) -> str:
     return f"{cut}-{digest}{suffix}"
 
 
+def numbered(path: str, n: int) -> str:
+    """Return `path` with ` (n)` before its suffix: what the n-th of one name is called."""
+    directory, name = posixpath.split(path)
+    stem, suffix = posixpath.splitext(name)
+    if suffix and stem.lower().endswith(".tar"):
+        stem, suffix = stem[:-4], stem[-4:] + suffix
+    return posixpath.join(directory, _shortened(f"{stem} ({n}){suffix}"))
+
+
 def collision_key(path: str) -> str:
     """Return what two paths share if some file system takes them for one name."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", path).casefold())
@@ -99,7 +128,12 @@ def collision_key(path: str) -> str:
 def part_path(path: str, item_id: str) -> str:
     """Return where the part of `path` lies: beside it, so that a rename stays on one disk."""
     directory, name = posixpath.split(path)
-    return posixpath.join(directory, f".{name}.{item_id[:8]}.part")
+    return posixpath.join(directory, part_name(name, item_id))
+
+
+def part_name(name: str, item_id: str) -> str:
+    """Return the name of the part of the file `name`."""
+    return f".{name}.{item_id[:8]}.part"
 
 
 # What is hardly ever a page: HTML under such a name, after a redirect to another site, is a

@@ -17,16 +17,17 @@ another region than the one that was asked, and a clock that differs from the se
 
 from __future__ import annotations
 
+import math
 import re
-from contextlib import suppress
+import threading
 from dataclasses import dataclass, replace
-from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from holdfast.core.backoff import Exponential
 from holdfast.core.errors import DeadlineExceeded, HoldfastError, Rejected, Stopped
 from holdfast.core.retry import Retry
+from holdfast.core.retry_after import parse_http_date
 from holdfast.core.verdict import THROTTLED, TRANSIENT
 from holdfast.downloads.failures import CODES, Failure, failure_of
 from holdfast.downloads.listing import Listed, Page, S3Error
@@ -39,6 +40,7 @@ from holdfast.runtime.policy import Policy, policy
 from holdfast.transfer.failures import Interrupted, TransferFailed
 from holdfast.transfer.plane import Plane, Request, Timeouts
 from holdfast.transfer.plane_threads import ThreadPlane
+from holdfast.transfer.verify import ASK_CHECKSUMS
 from holdfast.wire.cancel import Cancel
 from holdfast.wire.urls import parse
 
@@ -49,6 +51,7 @@ if TYPE_CHECKING:
 
 ATTEMPTS = 8
 MAX_EMPTY_PAGES = 10_000
+RENEW_EVERY = 60.0
 # A region becomes part of a host name and of a signature, and a server may name it.
 _REGION = re.compile(r"[a-z0-9-]{1,32}\Z")
 
@@ -118,7 +121,10 @@ class Bucket:
         timeouts: Timeouts | None = None,
     ) -> None:
         self.source = source
+        self._auth = auth
         self._found = find(auth) if found is None else found
+        self._renewing = threading.Lock()
+        self._renewed_at = -math.inf
         base = None if endpoint is None else endpoint_of(endpoint)
         self.place = Place(source.bucket, base, region or self._found.region)
         self._requester_pays = requester_pays
@@ -140,9 +146,16 @@ class Bucket:
         """Return the address of an object."""
         return self.place.url(key)
 
-    def headers_for(self, url: str, method: str = "GET") -> dict[str, str]:
-        """Return the headers with which `url` is asked now; a signature is good for minutes."""
+    def headers_for(
+        self, url: str, method: str = "GET", *, checksums: bool = False
+    ) -> dict[str, str]:
+        """Return the headers with which `url` is asked now; a signature is good for minutes.
+
+        checksums: those that are stored with an object are wanted.
+        """
         headers = {"x-amz-request-payer": "requester"} if self._requester_pays else {}
+        if checksums:
+            headers[ASK_CHECKSUMS] = "ENABLED"
         if self._found.signer is None:
             return headers
         signer = replace(self._found.signer, region=self.place.asked_region)
@@ -153,11 +166,28 @@ class Bucket:
 
         headers: of its answer.  Returns whether to sign again.
         """
-        with suppress(ValueError, TypeError, OverflowError):
-            date = parsedate_to_datetime(headers.get("date", ""))
-            self._skew = date.timestamp() - clock.wall()
-            return self.is_signed
-        return False
+        date = parse_http_date(headers.get("date", ""))
+        if date is None:
+            return False
+        self._skew = date - clock.wall()
+        return self.is_signed
+
+    def renew(self) -> bool:
+        """Look for credentials anew, as a server calls the ones there are expired.
+
+        Returns whether there are others now. Those who ask within a minute share one look.
+        """
+        with self._renewing:
+            now = clock.monotonic()
+            if now - self._renewed_at < RENEW_EVERY:
+                return True
+            found = find(self._auth)
+            if found.signer is None or self._found.signer is None:
+                return False
+            if found.signer.same_as(self._found.signer):
+                return False
+            self._found, self._renewed_at = found, now
+            return True
 
     # -- the listing -----------------------------------------------------------------------------
 
@@ -279,7 +309,7 @@ class Bucket:
         raise RuntimeError("the attempts ended without an outcome")
 
     def _attempt(self, query: str, *, resumes: bool) -> Page:
-        corrected = False
+        corrected = renewed = False
         while True:
             if self._cancel.is_set():
                 raise Interrupted
@@ -294,6 +324,9 @@ class Bucket:
             skewed = answer.error.code == "RequestTimeTooSkewed"
             if skewed and not corrected and self.set_clock(answer.headers):
                 corrected = True
+                continue
+            if answer.error.code == "ExpiredToken" and not renewed and self.renew():
+                renewed = True
                 continue
             raise refusal(
                 answer,

@@ -128,7 +128,7 @@ _BY_CODE = {"NoSuchBucket": "no-bucket", "InvalidBucketName": "no-bucket"}
 _UNSIGNED = {"UnsupportedAlgorithm", "MissingSecurityHeader"}
 _BY_STATUS = {401: "unauthorized", 403: "forbidden", 404: "not-found"}
 # Who asks is not known, or cannot prove it: then it is not about the bucket.
-_ABOUT_CREDENTIALS = {
+ABOUT_CREDENTIALS = {
     "InvalidAccessKeyId": "the access key is not known there",
     "SignatureDoesNotMatch": "the signature is wrong: check the secret key",
     "ExpiredToken": "the session token has expired: renew the credentials",
@@ -177,9 +177,9 @@ def _explained(answer: Answer, note: str) -> str:
     word = f"{code}, status: {answer.status}" if code else f"status: {answer.status}"
     if code == "NoSuchBucket":
         return f"there is no such bucket ({word})"
-    if code in _ABOUT_CREDENTIALS:
+    if code in ABOUT_CREDENTIALS:
         anonymous = "; a public bucket can be read with `--s3-auth anonymous`"
-        return f"{_ABOUT_CREDENTIALS[code]} ({word}){anonymous}"
+        return f"{ABOUT_CREDENTIALS[code]} ({word}){anonymous}"
     if answer.status in {401, 403} or (note and code in _UNSIGNED):
         if note:
             return (

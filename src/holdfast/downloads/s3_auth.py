@@ -83,6 +83,10 @@ class Signer:
         )
         return {**headers, **added, "Authorization": proof}
 
+    def same_as(self, other: Signer) -> bool:
+        """Whether both prove the same now."""
+        return bool(self._frozen() == other._frozen())
+
     def _frozen(self) -> Any:  # noqa: ANN401 - a named tuple of botocore's
         from botocore.exceptions import BotoCoreError  # type: ignore[import-untyped]  # noqa: PLC0415 - it has no types; see above
 

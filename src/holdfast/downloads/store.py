@@ -6,25 +6,27 @@ checked when they are read: a journal is a file, and files come from anywhere.
 
 from __future__ import annotations
 
+import zlib
 from contextlib import contextmanager
 from copy import copy
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from holdfast.downloads.failures import CODES, Failure
 from holdfast.downloads.items import FailedItem, Item
-from holdfast.downloads.names import collision_key, safe_path
+from holdfast.downloads.items import item_id as made_id
+from holdfast.downloads.names import collision_key, numbered, part_path, safe_path
 from holdfast.downloads.states import State, is_open
 from holdfast.runtime.clock import clock
 from holdfast.storage.journal import Journal, JournalBroken
 from holdfast.transfer.extents import Extent
-from holdfast.transfer.object import Standing
 from holdfast.transfer.repair import Pieces
-from holdfast.transfer.validators import Rung, Validators
+from holdfast.transfer.validators import Rung, Validators, is_version_id
 from holdfast.transfer.verify import Digest
+from holdfast.transfer.wanted import Standing
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from holdfast.core.verdict import Verdict
 
@@ -100,16 +102,80 @@ MIGRATIONS = (
         hexes TEXT NOT NULL
     ) WITHOUT ROWID
     """,
+    # A listing is continued with its token, so each page is committed together with the token
+    # of the next one. `key` says what was asked; no credential is in it or in `options`.
+    """
+    ALTER TABLE item ADD COLUMN listing INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE item ADD COLUMN listed INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE item ADD COLUMN retried INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE item ADD COLUMN promised TEXT NOT NULL DEFAULT '';
+    ALTER TABLE item ADD COLUMN typed INTEGER NOT NULL DEFAULT 1;
+    ALTER TABLE attempt ADD COLUMN host TEXT NOT NULL DEFAULT '';
+    CREATE TABLE listing (
+        n INTEGER PRIMARY KEY,
+        key TEXT NOT NULL UNIQUE,
+        source TEXT NOT NULL,
+        options TEXT NOT NULL,
+        state TEXT NOT NULL,
+        token TEXT NOT NULL DEFAULT '',
+        seen INTEGER NOT NULL DEFAULT 0,
+        taken INTEGER NOT NULL DEFAULT 0,
+        bytes INTEGER NOT NULL DEFAULT 0
+    )
+    """,
+    # `asked`: the path that makes the id and the part's name, where the file got another one.
+    """
+    ALTER TABLE item ADD COLUMN version TEXT NOT NULL DEFAULT '';
+    ALTER TABLE item ADD COLUMN asked TEXT NOT NULL DEFAULT '';
+    ALTER TABLE item ADD COLUMN vouched_by TEXT NOT NULL DEFAULT '';
+    ALTER TABLE item ADD COLUMN ignored TEXT NOT NULL DEFAULT ''
+    """,
 )
 
 _COLUMNS = (
     "id, path, state, secret, want_size, digests, pinned, etag, last_modified, dated, size,"
     " media_type, coding, rung, weak, changes, mismatches, nodes, reason, text, fetched,"
-    " attempts, verified, digest, mtime, ended_at, session,"
+    " attempts, verified, digest, mtime, ended_at, session, listing, listed, promised, typed,"
+    " version, asked, vouched_by, ignored,"
     " (SELECT url FROM source WHERE source.item = item.id AND no = 0),"
+    " (SELECT group_concat(url, char(10)) FROM"
+    " (SELECT url FROM source WHERE source.item = item.id AND no > 0 ORDER BY no)),"
     " (SELECT coalesce(sum(len), 0) FROM extent WHERE extent.item = item.id)"
 )
+KNOWN_SIZE = "CASE WHEN pinned AND size IS NOT NULL THEN size ELSE want_size END"
+MOST_AT_ONCE = 500
+"""Rows of one transaction or one question; SQLite takes 32,766 values in one statement."""
+MOST_OF_A_NAME = 10_000
+"""Files of one name that get a number each."""
 _OPEN_STATES = tuple(state for state in State if is_open(state))
+
+
+class Holder(NamedTuple):
+    """Who has a name. session: in which it was last asked for; kept: whether it has a byte.
+
+    asked: the path that names its part.
+    """
+
+    id: str
+    asked: str
+    state: str
+    session: int
+    url: str
+    kept: bool = False
+
+    @property
+    def part(self) -> str:
+        """Where its part lies, relative to the output directory."""
+        return part_path(self.asked, self.id)
+
+
+class Totals(NamedTuple):
+    """Items to be fetched, their bytes, how many have no size, and names that are taken."""
+
+    files: int
+    bytes: int
+    unknown_sizes: int
+    collisions: int
 
 
 class Retired(RuntimeError):
@@ -117,12 +183,16 @@ class Retired(RuntimeError):
 
 
 class Store:
-    """The journal of one output directory. Thread-safe."""
+    """The journal of one output directory. Thread-safe.
+
+    shown: of items, only those put back in this session or later; 0 for all (see `retried`).
+    """
 
     def __init__(self, path: str, *, read_only: bool = False) -> None:
         """Open or create it; raises as `storage.Journal` does."""
         self._journal = Journal(path, MIGRATIONS, read_only=read_only)
         self._retired = False
+        self.shown = 0
         self.path = path
         self.session = 0
         if not read_only:
@@ -144,6 +214,12 @@ class Store:
         other._retired = False  # noqa: SLF001 - of this class
         return other
 
+    def retried(self) -> Store:
+        """Return a face that shows only the items that were put back by `retry` since opening."""
+        other = self.view()
+        other.shown = self.session
+        return other
+
     def retire(self) -> None:
         """Refuse all further changes through this face: its user was left behind."""
         self._retired = True
@@ -154,6 +230,16 @@ class Store:
             if self._retired:
                 raise Retired("this run has ended")
             yield db
+
+    @contextmanager
+    def writing(self) -> Iterator[sqlite3.Connection]:
+        """Run the block as one commit; for statements on many rows (see `rows`)."""
+        with self._write() as db:
+            yield db
+
+    def read(self, sql: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
+        """Return the rows of a question; for those of many rows (see `rows`)."""
+        return self._journal.read(sql, values)
 
     def meta(self, key: str) -> str | None:
         """Return a fact about the whole journal."""
@@ -171,25 +257,35 @@ class Store:
 
     # -- items -----------------------------------------------------------------------------
 
-    def insert(self, item: Item) -> None:
-        """Add a new item and its source."""
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Make one commit of all changes of the block."""
+        with self._write():
+            yield
+
+    def insert(self, items: Iterable[Item]) -> None:
+        """Add new items and their sources; what failed already, with its reason."""
+        now = clock.wall()
+        rows, sources = [], []
+        for item in items:
+            why, seen = item.failure, item.standing.pinned or Validators()
+            rows.append((
+                item.id, item.path, collision_key(item.path), item.state.value, item.secret,
+                item.size, _digests_text(item.digests), self.session, now, item.listing,
+                item.standing.listed, item.standing.pinned is not None, seen.etag, seen.size,
+                why.reason if why else "", why.text if why else "", now if why else 0.0,
+                item.typed, item.asked,
+            ))  # fmt: skip
+            sources.append((item.id, 0, item.url))
+            sources += [(item.id, no, url) for no, url in enumerate(item.mirrors, 1)]
         with self._write() as db:
-            db.execute(
-                "INSERT INTO item (id, path, name_key, state, secret, want_size, digests,"
-                " session, added_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (
-                    item.id,
-                    item.path,
-                    collision_key(item.path),
-                    item.state.value,
-                    item.secret,
-                    item.size,
-                    _digests_text(item.digests),
-                    self.session,
-                    clock.wall(),
-                ),
+            db.executemany(
+                "INSERT INTO item (id, path, name_key, state, secret, want_size, digests, session,"
+                " added_at, listing, listed, pinned, etag, size, reason, text, ended_at, typed,"
+                " asked) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                rows,
             )
-            db.execute("INSERT INTO source (item, no, url) VALUES (?, 0, ?)", (item.id, item.url))
+            db.executemany("INSERT INTO source (item, no, url) VALUES (?, ?, ?)", sources)
 
     def update(self, item_id: str, **columns: object) -> None:
         """Set columns of one item. Names are the program's own, never input."""
@@ -197,16 +293,63 @@ class Store:
         with self._write() as db:
             db.execute(f"UPDATE item SET {sets} WHERE id = ?", (*columns.values(), item_id))  # noqa: S608 - see above
 
-    def ask_again(self, item: Item) -> None:
-        """Commit that a known item was asked for again: what was promised, and its state."""
+    def rename(self, item_id: str, path: str, asked: str) -> None:
+        """Give an item another name than the one that it was asked for by; its part keeps that."""
         self.update(
-            item.id,
-            state=item.state.value,
-            want_size=item.size,
-            digests=_digests_text(item.digests),
-            secret=item.secret,
-            session=self.session,
+            item_id,
+            path=path,
+            name_key=collision_key(path),
+            asked=asked if asked != path else "",
         )
+
+    def claim(self, item: Item, path: str, *, rename: bool) -> str | None:
+        """Give an item the name `path`; return the name that it got, None if another has it.
+
+        rename: then it gets a number. One transaction: no two items can be given one name.
+        """
+        with self._write():
+            name, n = path, 0
+            while (holder := self.holders([collision_key(name)])) and (
+                holder[collision_key(name)].id != item.id
+            ):
+                n += 1
+                if not rename or n > MOST_OF_A_NAME:
+                    return None
+                name = numbered(path, n)
+            self.rename(item.id, name, item.asked or item.path)
+        return name
+
+    def ask_again(self, known: Item, item: Item) -> None:
+        """Commit that a known item was asked for again: what was promised, and its state.
+
+        The version that a listing tells counts while there is no byte of another one.
+        """
+        columns: dict[str, object] = {"session": self.session}
+        if item.typed and not known.typed:
+            columns["typed"] = 1  # whoever asked first, now it is the user of this machine
+        if (known.state, known.size, known.digests, known.secret, known.listing) != (
+            item.state, item.size, item.digests, item.secret, item.listing,
+        ):  # fmt: skip
+            columns |= {
+                "state": item.state.value,
+                "want_size": item.size,
+                "digests": _digests_text(item.digests),
+                "secret": item.secret,
+                "listing": item.listing,
+            }
+        if is_open(item.state) and not known.kept and item.standing != known.standing:
+            pinned = item.standing.pinned
+            if pinned is not None and item.standing.listed:
+                # Nothing else that an answer once said is of this version.
+                columns |= dict.fromkeys(("last_modified", "media_type", "coding", "version"), "")
+                columns |= {"listed": 1, "pinned": 1, "dated": 0}
+                columns |= {"etag": pinned.etag, "size": pinned.size}
+        with self._write() as db:
+            self.update(item.id, **columns)
+            if (item.url, item.mirrors) != (known.url, known.mirrors):
+                db.execute("DELETE FROM source WHERE item = ?", (item.id,))
+                rows = [(item.id, no, url) for no, url in enumerate((item.url, *item.mirrors))]
+                db.executemany("INSERT INTO source (item, no, url) VALUES (?, ?, ?)", rows)
 
     def renew(self, item_id: str) -> None:
         """Start the counters afresh; extents are kept."""
@@ -214,19 +357,48 @@ class Store:
             item_id, changes=0, mismatches=0, attempts=0, reason="", text="", rung="if-match"
         )
 
+    def drop(self, item_id: str) -> None:
+        """Forget an item altogether."""
+        with self._write() as db:
+            db.execute("DELETE FROM item WHERE id = ?", (item_id,))
+
+    def mark_retried(self, ids: Iterable[str]) -> None:
+        """Commit that failed items were put back (see `retried`)."""
+        with self._write() as db:
+            rows = [(self.session, item_id) for item_id in ids]
+            db.executemany("UPDATE item SET retried = ? WHERE id = ?", rows)
+
     def item(self, item_id: str) -> Item | None:
         """Return one item."""
         found = self._journal.read(f"SELECT {_COLUMNS} FROM item WHERE id = ?", (item_id,))  # noqa: S608 - constant
         return self._item(found[0]) if found else None
 
-    def holder_of(self, item: Item) -> Item | None:
-        """Return another item that has this name, or one like it, and has not given it up."""
-        found = self._journal.read(
-            f"SELECT {_COLUMNS} FROM item"  # noqa: S608 - constants
-            " WHERE name_key = ? AND id <> ? AND state NOT IN (?, ?) ORDER BY n",
-            (collision_key(item.path), item.id, State.FAILED.value, State.CANCELLED.value),
+    def find(self, ids: Sequence[str]) -> dict[str, Item]:
+        """Return the items of these ids that are known, at most `MOST_AT_ONCE`."""
+        marks = ", ".join("?" * len(ids))
+        rows = self._journal.read(f"SELECT {_COLUMNS} FROM item WHERE id IN ({marks})", ids)  # noqa: S608 - constants
+        return {row[0]: self._item(row) for row in rows}
+
+    def holders(self, keys: Sequence[str]) -> dict[str, Holder]:
+        """Return, by `collision_key`, who has these names and keeps them.
+
+        keys: at most `MOST_AT_ONCE`. What failed or was cancelled has given its name up.
+        """
+        marks = ", ".join("?" * len(keys))
+        rows = self._journal.read(
+            "SELECT name_key, id, coalesce(nullif(asked, ''), path), state, session,"  # noqa: S608 - constants
+            " (SELECT url FROM source WHERE source.item = item.id AND no = 0),"
+            " EXISTS (SELECT 1 FROM extent WHERE extent.item = item.id) FROM item"
+            f" WHERE name_key IN ({marks}) AND state NOT IN (?, ?) ORDER BY n DESC",
+            (*keys, State.FAILED.value, State.CANCELLED.value),
         )
-        return self._item(found[0]) if found else None
+        return {row[0]: Holder(*row[1:]) for row in rows}
+
+    def asked_again(self, ids: Iterable[str]) -> None:
+        """Commit that known items were asked for again, and nothing else about them."""
+        with self._write() as db:
+            rows = [(self.session, item_id) for item_id in ids]
+            db.executemany("UPDATE item SET session = ? WHERE id = ?", rows)
 
     def items(self, *states: State, session: int = 0) -> Iterator[Item]:
         """Yield the items in these states (none: all), in the order of adding.
@@ -238,12 +410,12 @@ class Store:
         """
         marks = ", ".join("?" * len(states))
         chosen = f"state IN ({marks}) AND" if states else ""
-        chosen += " session >= ? AND"
+        chosen += " session >= ? AND retried >= ? AND"
         after = 0
         while True:
             page = self._journal.read(
                 f"SELECT n, {_COLUMNS} FROM item WHERE {chosen} n > ? ORDER BY n LIMIT 500",  # noqa: S608 - constants
-                (*(state.value for state in states), session, after),
+                (*(state.value for state in states), session, self.shown, after),
             )
             if not page:
                 return
@@ -253,7 +425,8 @@ class Store:
 
     def counts(self) -> dict[str, int]:
         """Return how many items are in each state."""
-        return dict(self._journal.read("SELECT state, count(*) FROM item GROUP BY state"))
+        sql = "SELECT state, count(*) FROM item WHERE retried >= ? GROUP BY state"
+        return dict(self._journal.read(sql, (self.shown,)))
 
     def _item(self, row: tuple[Any, ...]) -> Item:
         try:
@@ -269,7 +442,7 @@ class Store:
             "SELECT off, len, crc32 FROM extent WHERE item = ? ORDER BY off", (item_id,)
         )
         try:
-            return [Extent(*row) for row in rows]
+            return [_extent_of(item_id, *row) for row in rows]
         except (ValueError, TypeError) as error:
             raise JournalBroken(self.path, f"an extent makes no sense ({error})") from None
 
@@ -279,7 +452,7 @@ class Store:
             db.executemany(
                 "INSERT INTO extent (item, off, len, crc32) VALUES (?, ?, ?, ?)"
                 " ON CONFLICT (item, off) DO UPDATE SET len = excluded.len, crc32 = excluded.crc32",
-                [(item_id, extent.off, extent.len, extent.crc32) for extent in extents],
+                [(item_id, e.off, e.len, _guarded(item_id, e)) for e in extents],
             )
 
     def forget(self, item_id: str, extents: Sequence[Extent]) -> None:
@@ -331,14 +504,17 @@ class Store:
                 changes=standing.changes,
                 mismatches=standing.mismatches,
                 nodes=standing.nodes,
+                listed=standing.listed,
+                version=pinned.version,
+                promised="\n".join(f"{d.algorithm}={d.hex}={d.source}" for d in standing.promised),
             )
 
-    def attempt_failed(self, item_id: str, verdict: Verdict, received: int) -> None:
-        """Remember a failed attempt; received: bytes that it brought."""
+    def attempt_failed(self, item_id: str, verdict: Verdict, received: int, host: str = "") -> None:
+        """Remember a failed attempt; received: bytes that it brought.  host: that was asked."""
         with self._write() as db:
             db.execute(
-                "INSERT INTO attempt (item, no, at, kind, sent, reason, bytes)"
-                " SELECT ?1, coalesce(max(no), 0) + 1, ?2, ?3, ?4, ?5, ?6"
+                "INSERT INTO attempt (item, no, at, kind, sent, reason, bytes, host)"
+                " SELECT ?1, coalesce(max(no), 0) + 1, ?2, ?3, ?4, ?5, ?6, ?7"
                 " FROM attempt WHERE item = ?1",
                 (
                     item_id,
@@ -347,6 +523,7 @@ class Store:
                     verdict.sent.value,
                     verdict.reason[:100],
                     received,
+                    host[:254],
                 ),
             )
             db.execute(
@@ -372,6 +549,23 @@ class Store:
                 **columns,
             )
 
+    # -- a journal that is rebuilt ---------------------------------------------------------------
+
+    def check_rows(self) -> None:
+        """Read all there is. Raises JournalBroken for a row that makes no sense."""
+        for item in self.items():
+            self.extents(item.id)
+            self.pieces(item.id)
+
+    def ids(self) -> list[str]:
+        """Return the ids of all items, whatever else their rows say."""
+        return [str(row[0]) for row in self._journal.read("SELECT id FROM item ORDER BY n")]
+
+    def forget_all(self, item_id: str) -> None:
+        """Forget what is on disk of an item."""
+        with self._write() as db:
+            db.execute("DELETE FROM extent WHERE item = ?", (item_id,))
+
     # -- the whole --------------------------------------------------------------------------------
 
     def failed_list(self, *, session: int = 0) -> list[FailedItem]:
@@ -391,6 +585,38 @@ class Store:
             if item.failure is not None
         ]
 
+    def totals(self) -> Totals:
+        """Return what a run would fetch: what is open and not held."""
+        marks = ", ".join("?" * len(_OPEN_STATES))
+        ((count, size, unknown),) = self._journal.read(
+            f"SELECT count(*), total({KNOWN_SIZE}), count(*) - count({KNOWN_SIZE})"  # noqa: S608 - constants
+            f" FROM item WHERE state IN ({marks}) AND NOT (state = ? AND reason = 'paused')"
+            " AND retried >= ?",
+            (*(state.value for state in _OPEN_STATES), State.PAUSED.value, self.shown),
+        )
+        ((collisions,),) = self._journal.read(
+            "SELECT count(*) FROM item WHERE state = ? AND reason = 'name-collision'",
+            (State.FAILED.value,),
+        )
+        return Totals(count, int(size), unknown, collisions)
+
+    def finished_bytes(self) -> int:
+        """Return the sizes of all files that are there and were asked for in this session."""
+        states = (State.DONE.value, State.SKIPPED.value)
+        sql = f"SELECT total({KNOWN_SIZE}) FROM item WHERE state IN (?, ?) AND session >= ?"  # noqa: S608 - constants
+        return int(self._journal.read(sql, (*states, self.session))[0][0])
+
+    def begun_items(self) -> Iterator[Item]:
+        """Yield open items that may have a part: they have a byte, or were under way."""
+        marks = ", ".join("?" * len(_OPEN_STATES))
+        rows = self._journal.read(
+            f"SELECT id FROM item WHERE state IN ({marks}) AND retried >= ?"  # noqa: S608 - constants
+            " AND (state <> ? OR id IN (SELECT item FROM extent))",
+            (*(state.value for state in _OPEN_STATES), self.shown, State.QUEUED.value),
+        )
+        found = (self.item(row[0]) for row in rows)
+        return (item for item in found if item is not None and not item.is_held)
+
     def open_items(self) -> Iterator[Item]:
         """Yield the items that have work left and are not held (see `Item.is_held`)."""
         return (item for item in self.items(*_OPEN_STATES) if not item.is_held)
@@ -398,8 +624,8 @@ class Store:
     def held_count(self) -> int:
         """Return how many items somebody paused."""
         found = self._journal.read(
-            "SELECT count(*) FROM item WHERE state = ? AND reason = 'paused'",
-            (State.PAUSED.value,),
+            "SELECT count(*) FROM item WHERE state = ? AND reason = 'paused' AND retried >= ?",
+            (State.PAUSED.value, self.shown),
         )
         return int(found[0][0])
 
@@ -407,6 +633,25 @@ class Store:
         """Return how many items have work left."""
         counts = self.counts()
         return sum(counts.get(state, 0) for state in _OPEN_STATES)
+
+
+def _guarded(item_id: str, extent: Extent) -> int:
+    """Return an extent's CRC with a guard of the row itself in the bits above.
+
+    SQLite's own check finds damaged pages, not a flipped bit in a number. An extent that
+    moved by such a bit would vouch for bytes that were never fetched, and unlike a wrong
+    length or CRC this is not found when the bytes are read again: only some are.
+    """
+    told = f"{item_id} {extent.off} {extent.len} {extent.crc32}"
+    return zlib.crc32(told.encode()) >> 1 << 32 | extent.crc32
+
+
+def _extent_of(item_id: str, off: int, length: int, stored: int) -> Extent:
+    extent = Extent(off, length, stored & 0xFFFFFFFF)
+    # Rows of before there were guards have none.
+    if stored >> 32 and stored != _guarded(item_id, extent):
+        raise ValueError(f"offset {off}, length {length}: altered")
+    return extent
 
 
 def _digests_text(digests: Sequence[Digest]) -> str:
@@ -418,19 +663,59 @@ def _digests_of(text: str) -> tuple[Digest, ...]:
     return tuple(Digest(algorithm, value) for algorithm, _, value in pairs)
 
 
+def _check_types(
+    texts: Sequence[object], counts: Sequence[object], sizes: Sequence[object]
+) -> None:
+    """Refuse values of another type: a column of SQLite takes any."""
+    if not (
+        all(isinstance(value, str) for value in texts)
+        and all(isinstance(value, int | float) for value in counts)
+        and all(value is None or isinstance(value, int) for value in sizes)
+    ):
+        raise ValueError("a value of another type")
+
+
+_FINE: set[tuple[type, ...]] = set()
+"""The types of whole rows that were checked; few differ, and a check costs 5 us."""
+
+
+def _promised_of(text: str) -> tuple[Digest, ...]:
+    return tuple(Digest(*part.split("=", 2)) for part in text.splitlines())
+
+
+def _check_texts(item_id: str, url: str, path: str, asked: str, reason: str, version: str) -> None:
+    if len(item_id) != 16 or not set(item_id) <= set("0123456789abcdef"):
+        raise ValueError(f"id {item_id!r}")
+    for name in (path, asked or path):
+        if safe_path(name, allow_dot=True) != name:
+            raise ValueError(f"path {name!r}")
+    if reason and reason not in CODES:
+        raise ValueError(f"reason {reason!r}")
+    if version and not is_version_id(version):
+        raise ValueError(f"version {version[:40]!r}")
+    if item_id != made_id(url, asked or path):
+        raise ValueError(f"id {item_id!r} is not that of its address and path")
+
+
 def _item_of(row: tuple[Any, ...]) -> Item:
     (
         item_id, path, state, secret, want_size, digests, pinned, etag, last_modified, dated, size,
         media_type, coding, rung, weak, changes, mismatches, nodes, reason, text, fetched,
-        attempts, verified, digest, mtime, ended_at, session, url, kept,
+        attempts, verified, digest, mtime, ended_at, session, listing, listed, promised, typed,
+        version, asked, vouched_by, ignored, url, mirrors, kept,
     ) = row  # fmt: skip
-    if len(item_id) != 16 or not set(item_id) <= set("0123456789abcdef"):
-        raise ValueError(f"id {item_id!r}")
-    if safe_path(path, allow_dot=True) != path:
-        raise ValueError(f"path {path!r}")
-    if reason and reason not in CODES:
-        raise ValueError(f"reason {reason!r}")
-    validators = Validators(etag, last_modified, size, media_type, coding, bool(dated))
+    kinds = tuple(map(type, row))
+    if kinds not in _FINE:
+        _check_types(
+            (path, url, digests, etag, last_modified, media_type, coding, text, verified, digest,
+             version, asked, vouched_by, ignored),
+            (secret, pinned, dated, weak, changes, mismatches, nodes, fetched, attempts, session,
+             kept, mtime, ended_at, listing, listed, typed),
+            (want_size, size),
+        )  # fmt: skip
+        _FINE.add(kinds)
+    _check_texts(item_id, url, path, asked, reason, version)
+    validators = Validators(etag, last_modified, size, media_type, coding, bool(dated), version)
     return Item(
         id=item_id,
         path=path,
@@ -440,7 +725,14 @@ def _item_of(row: tuple[Any, ...]) -> Item:
         size=want_size,
         digests=_digests_of(digests),
         standing=Standing(
-            validators if pinned else None, Rung(rung), bool(weak), changes, mismatches, bool(nodes)
+            validators if pinned else None,
+            Rung(rung),
+            bool(weak),
+            changes,
+            mismatches,
+            bool(nodes),
+            _promised_of(promised),
+            bool(listed),
         ),
         failure=Failure(reason, text) if reason else None,
         kept=kept,
@@ -451,4 +743,10 @@ def _item_of(row: tuple[Any, ...]) -> Item:
         mtime=mtime,
         ended_at=ended_at,
         session=session,
+        mirrors=tuple(mirrors.split("\n")) if mirrors else (),
+        listing=listing,
+        typed=bool(typed),
+        asked=asked,
+        vouched_by=vouched_by,
+        ignored=tuple(ignored.splitlines()),
     )

@@ -9,6 +9,7 @@ from holdfast.downloads.states import State
 if TYPE_CHECKING:
     from holdfast.downloads.fetch import Outcome
     from holdfast.downloads.items import Item
+    from holdfast.downloads.rows import Small
 
 
 class Tally:
@@ -18,13 +19,19 @@ class Tally:
         self.done = 0
         self.skipped = 0
         self.unverified = 0
+        self.checked: dict[str, int] = {}
         self.bytes = 0
         self.fetched = 0
         self.waste = 0
         self.left_why: set[str] = set()
         self.failed: set[str] = set()
 
-    def add(self, item: Item, outcome: Outcome, *, again: bool) -> None:
+    def count(self, verified: str) -> None:
+        """Count by what a file was checked."""
+        self.unverified += verified == "unverified"
+        self.checked[verified] = self.checked.get(verified, 0) + 1
+
+    def add(self, item: Item | Small, outcome: Outcome, *, again: bool) -> None:
         """Count an end. again: the item goes on, so only its bytes count."""
         self.fetched += outcome.received
         self.waste += outcome.wasted
@@ -33,7 +40,7 @@ class Tally:
         if outcome.state is State.DONE:
             self.done += 1
             self.bytes += outcome.size
-            self.unverified += outcome.verified == "unverified"
+            self.count(outcome.verified)
         elif outcome.state is State.SKIPPED:
             self.skipped += 1
         elif outcome.failure is not None:

@@ -58,6 +58,7 @@ _TEXTS: dict[type[events.Event], str] = {
     events.EndpointState: "the endpoint is {state}: {reason}",
     events.Alert: "alert {name}: {text}",
     events.Unclassified: "no table knows the exception type {type}",
+    events.MirrorChosen: "turns to address {no}: {how}",
     events.ResumeAccepted: "goes on at {offset} bytes: {rung}",
     events.ResumeDeclined: "starts over, {offset} bytes are lost: {reason}",
 }

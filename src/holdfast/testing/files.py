@@ -120,7 +120,7 @@ class SimFiles:
         self._ops: list[_Op] = []
         self._plans: list[_Plan] = []
         self._epoch = 0
-        self._open: dict[SimFile, str] = {}
+        self._open: dict[SimFile | SimVolume, str] = {}
 
     # -- what a test may order -------------------------------------------------------------------
 
@@ -133,7 +133,8 @@ class SimFiles:
         """Let call number `at` from now (1 = the next) raise `OSError(error)`.
 
         ops: count only these operations ("create", "open", "pwrite", "pread", "truncate",
-        "datasync", "rename", "unlink", "makedirs", "sync_dir", "stat", "listdir"); default all.
+        "allocate", "datasync", "rename", "unlink", "makedirs", "sync_dir", "stat", "listdir",
+        "free_space"); default all.
         onwards: all later ones fail too, until `heal`.
         """
         self._plans.append(_Plan(at, error, short=False, cut=False, onwards=onwards, ops=ops))
@@ -275,7 +276,8 @@ class SimFiles:
             if parent not in self._dirs and self._why_not(parent) == errno.ENOTDIR:
                 raise _error(errno.ENOTDIR, path)
             return None
-        return FileInfo(len(inode.data), inode.mtime, regular=inode.kind == "file")
+        taken = SECTOR * len(inode.sectors)
+        return FileInfo(len(inode.data), inode.mtime, inode.kind == "file", taken)
 
     @_whole
     def listdir(self, path: str) -> list[str]:
@@ -293,6 +295,13 @@ class SimFiles:
         """Return the bytes that still fit."""
         self.enter("free_space", path)
         return max(0, self.capacity - self._used())
+
+    @_whole
+    def volume(self, path: str) -> SimVolume:
+        """Open the whole file system."""
+        path = self.enter("volume", path)
+        self._names(path, path)
+        return SimVolume(self, path, self._epoch)
 
     # -- inside ------------------------------------------------------------------------------------
 
@@ -337,11 +346,40 @@ class SimFiles:
             free -= 1
         return size
 
+    @_whole
+    def sync_all(self) -> None:
+        """Make all bytes and names durable. If it fails, what was pending never will be."""
+        inodes = dict.fromkeys(i for names in self._dirs.values() for i in names.values())
+        try:
+            self.enter("syncfs", "/")
+        except OSError:
+            for inode in inodes:
+                inode.pending.clear()
+            raise
+        for inode in inodes:
+            for write in inode.pending:
+                inode.durable = _applied(inode.durable, write, None)
+            inode.pending.clear()
+        for op in self._ops:
+            self._commit(op)
+        self._ops.clear()
+
+    def allocate(self, inode: _Inode, size: int) -> None:
+        """Take the sectors of `size` bytes, all or none."""
+        wanted = set(range(-(-size // SECTOR))) - inode.sectors
+        if len(wanted) * SECTOR > self.capacity - self._used():
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        inode.sectors |= wanted
+
     def alive(self, epoch: int) -> bool:
         """Return whether a handle of this epoch survived (no power cut since)."""
         return epoch == self._epoch
 
-    def closed(self, handle: SimFile) -> None:
+    def opened(self, handle: SimFile | SimVolume, path: str) -> None:
+        """Remember an open handle."""
+        self._open[handle] = path
+
+    def closed(self, handle: SimFile | SimVolume) -> None:
         """Forget an open handle."""
         self._open.pop(handle, None)
 
@@ -377,7 +415,7 @@ class SimFiles:
 
     def _handle(self, inode: _Inode, path: str, *, write: bool) -> SimFile:
         handle = SimFile(self, inode, path, self._epoch, write=write)
-        self._open[handle] = path
+        self.opened(handle, path)
         return handle
 
     def _make(self, path: str) -> None:
@@ -441,14 +479,19 @@ class SimFile:
         """Cut or extend with zeros."""
         self._check("truncate", write=True)
         data = self._inode.data
-        if size < len(data):
-            del data[size:]
-            kept = -(-size // SECTOR)
-            self._inode.sectors = {sector for sector in self._inode.sectors if sector < kept}
-        else:
-            data.extend(bytes(size - len(data)))
+        del data[size:]
+        data.extend(bytes(size - len(data)))
+        kept = -(-size // SECTOR)  # also of what was only allocated
+        self._inode.sectors = {sector for sector in self._inode.sectors if sector < kept}
         self._inode.pending.append(_Write(size, None, size))
         self._inode.mtime = clock.wall()
+
+    @_whole
+    def allocate(self, size: int) -> bool:
+        """Take the room of `size` bytes; the length stays."""
+        self._check("allocate", write=True)
+        self._files.allocate(self._inode, size)
+        return True
 
     @_whole
     def datasync(self) -> None:
@@ -483,6 +526,28 @@ class SimFile:
     def _check_open(self, *, write: bool = False) -> None:
         if self._closed or not self._files.alive(self._epoch) or (write and not self._write):
             raise _error(errno.EBADF, self._path)
+
+
+class SimVolume:
+    """The whole of `SimFiles`, held open."""
+
+    def __init__(self, files: SimFiles, path: str, epoch: int) -> None:
+        self._files = files
+        self._path = path
+        self._epoch = epoch
+        self._closed = False
+        files.opened(self, path)
+
+    def sync(self) -> None:
+        """Make everything durable; see `SimFiles.sync_all`."""
+        if self._closed or not self._files.alive(self._epoch):
+            raise _error(errno.EBADF, self._path)
+        self._files.sync_all()
+
+    def close(self) -> None:
+        """Give the handle back; a second call does nothing."""
+        self._closed = True
+        self._files.closed(self)
 
 
 def _settle(inode: _Inode, source: SeededRandom | None) -> None:

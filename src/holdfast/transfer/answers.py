@@ -16,6 +16,7 @@ from holdfast.transfer.validators import (
     Match,
     Rung,
     Validators,
+    linked_etag,
     parse_content_range,
     validators_of,
 )
@@ -71,6 +72,8 @@ class Question:
     cross_site: redirects led to another site.  data_suffix: the name ends like data.
     nodes: it is known that several servers give this object each an ETag of its own.
     ranged: a range was asked although it starts at 0.
+    linked: the ETag that the last redirect gave to the object.
+    listed: the whole of the version that a listing told was asked for.
     """
 
     start: int = 0
@@ -82,6 +85,8 @@ class Question:
     data_suffix: bool = False
     nodes: bool = False
     ranged: bool = False
+    linked: str = ""
+    listed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +101,7 @@ class Facts:
 
     def __post_init__(self) -> None:
         pinned = self.question.pinned
-        seen = validators_of(self.head)
+        seen = validators_of(self.head, self.question.linked)
         object.__setattr__(self, "seen", seen)
         given = parse_content_range(self.head.headers.get("content-range"))
         object.__setattr__(self, "given", given)
@@ -140,10 +145,18 @@ class Facts:
         return given.start == self.question.start and fits
 
     @property
+    def until(self) -> int | None:
+        """Where the bytes end by Content-Range; a body without a length may go on behind it."""
+        return None if self.given is None or self.given.end is None else self.given.end + 1
+
+    @property
     def vouched(self) -> bool:
         """The answer carries what its rung relies on."""
         if self.question.rung in {Rung.IF_MATCH, Rung.IF_RANGE}:
             return self.match is Match.STRONG
+        if self.question.rung is Rung.VERSION and self.question.pinned is not None:
+            version = self.question.pinned.version
+            return bool(version) and version == self.seen.version and not self.changed
         if self.question.rung is Rung.DATE:
             return self.match in {Match.WEAK, Match.STRONG}
         return not self.changed
@@ -180,6 +193,13 @@ class Row(NamedTuple):
     action: Action
 
 
+def _links_elsewhere(facts: Facts) -> bool:
+    # The redirect tells what it leads to: no need to go there with a range of something else.
+    pinned, linked = facts.question.pinned, linked_etag(facts.head)
+    known = pinned is not None and pinned.has_strong_etag and pinned.etag != linked
+    return bool(linked) and known and facts.resuming
+
+
 def _is(*statuses: int) -> Callable[[Facts], bool]:
     return lambda facts: facts.status in statuses
 
@@ -204,6 +224,11 @@ def _size_is_kept(facts: Facts) -> bool:
 
 
 TABLE = (
+    Row(
+        "redirect to another version",
+        lambda f: f.status in REDIRECTS and "location" in f.head.headers and _links_elsewhere(f),
+        Action.CHANGED,
+    ),
     Row(
         "redirect",
         lambda f: f.status in REDIRECTS and "location" in f.head.headers,
@@ -243,6 +268,12 @@ TABLE = (
         Action.NEXT_RUNG,
     ),
     Row("200, whole", _ok, Action.FROM_ZERO),
+    Row(
+        "the version is not given",
+        # It is gone, or not everybody may ask for versions; the object itself is still there.
+        lambda f: f.question.rung is Rung.VERSION and f.status in {400, 403, 404, 405, 412},
+        Action.NEXT_RUNG,
+    ),
     Row("416, other version", lambda f: f.status == 416 and f.changed, Action.CHANGED),
     Row("416, size is what we have", lambda f: f.status == 416 and _size_is_kept(f), Action.WHOLE),
     Row(
@@ -255,6 +286,12 @@ TABLE = (
         "412 to a condition",
         lambda f: f.status == 412 and f.resuming and f.question.rung is Rung.IF_MATCH,
         Action.NEXT_RUNG,
+    ),
+    Row(
+        # Nothing is on disk, so its word is enough: what is there now is asked for, whole.
+        "412, replaced since it was listed",
+        lambda f: f.status == 412 and f.question.listed,
+        Action.CHANGED,
     ),
     Row("412 to none", lambda f: f.status == 412 and f.resuming, Action.CHANGED),
     Row("any other status", lambda _: True, Action.FAIL),

@@ -22,6 +22,9 @@ MANY = 1024
 SPLIT_FROM = 16 * 1024 * 1024
 """Bytes from which on an object is fetched by several streams."""
 
+MIN_CHECKPOINT = 1024 * 1024
+MAX_CHECKPOINT = 8 * 1024 * 1024
+
 
 def extent_size(size: int | None) -> int:
     """Return the extent of an object of `size` bytes: 8 MiB, for huge ones up to 64 MiB."""
@@ -29,6 +32,17 @@ def extent_size(size: int | None) -> int:
     while size is not None and extent * MANY < size and extent < MAX_EXTENT:
         extent *= 2
     return extent
+
+
+def checkpoint_size(size: int) -> int:
+    """Return after how many bytes of an object they are made safe: what a crash costs.
+
+    A 128th of it, within 1 and 8 MiB. A small one, of one stream, is not worth more than one
+    commit per 8 MiB.
+    """
+    if size < SPLIT_FROM:
+        return MAX_CHECKPOINT
+    return min(MAX_CHECKPOINT, max(MIN_CHECKPOINT, size // 128))
 
 
 @dataclass(frozen=True, slots=True)

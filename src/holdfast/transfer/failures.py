@@ -41,6 +41,7 @@ class Reason(enum.StrEnum):
     REDIRECTS  too many, in a circle, or to where we do not go
     ANSWER     an answer that makes no sense
     NEEDS_URL  the signed address has expired
+    CREDENTIALS  nobody can vouch for who asks, until there are other credentials
     CANCELLED  asked to end
     """
 
@@ -56,13 +57,14 @@ class Reason(enum.StrEnum):
     REDIRECTS = "redirects"
     ANSWER = "answer"
     NEEDS_URL = "needs-url"
+    CREDENTIALS = "credentials"
     CANCELLED = "cancelled"
 
 
 class TransferFailed(HoldfastError):
     """An attempt failed. verdict: what retries are decided by.  text: for people.
 
-    status: of the answer, or 0.
+    status: of the answer, or 0.  host: that was asked last, if that was noted.
     """
 
     code = "HF-1300"
@@ -72,6 +74,7 @@ class TransferFailed(HoldfastError):
         self.reason = reason
         self.verdict = verdict
         self.status = status
+        self.host = ""
 
     def __reduce__(self) -> tuple[object, ...]:
         return (type(self), (self.reason, str(self), self.verdict), self.__dict__)
@@ -106,6 +109,15 @@ def wrong_digest(wanted: Digest, found: str, *, again: bool) -> TransferFailed:
     )
     verdict = transient("digest") if again else permanent("digest")
     return TransferFailed(Reason.DIGEST, text, verdict)
+
+
+def contradicting(one: Digest, other: Digest) -> TransferFailed:
+    """Name two digests that cannot both be right, and where each came from."""
+    text = (
+        f"two sources contradict each other about the {one.algorithm} "
+        f"({one.source}: {one.hex}, {other.source}: {other.hex})"
+    )
+    return TransferFailed(Reason.DIGEST, text, permanent("digest"))
 
 
 def failed_exchange(received: Received) -> TransferFailed:

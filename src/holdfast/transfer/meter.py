@@ -67,5 +67,11 @@ class Meter:
         if hub.listening:
             hub.publish(events.ResumeDeclined(**self._labels(), reason=reason, offset=offset))
 
+    def turned(self, host: str, no: int, how: str) -> None:
+        """Say that another mirror is asked."""
+        if hub.listening:
+            labels: _Labels = {**self._labels(), "key": host}
+            hub.publish(events.MirrorChosen(**labels, no=no, how=how))
+
     def _labels(self) -> _Labels:
         return {"time": clock.monotonic(), "policy": "downloads", "key": self._host}

@@ -15,16 +15,19 @@ gets nowhere, and must not be asked for ever.
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Protocol, Self
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from holdfast.transfer import extents
 from holdfast.transfer.answers import Action, Decision, Facts, Question
+from holdfast.transfer.asking import Asking
+from holdfast.transfer.crc import crc32_of
 from holdfast.transfer.failures import (
     Interrupted,
     Reason,
     TransferFailed,
     captive,
+    contradicting,
     failed_exchange,
     failed_status,
     permanent,
@@ -32,110 +35,51 @@ from holdfast.transfer.failures import (
     wrong_digest,
 )
 from holdfast.transfer.meter import Meter
-from holdfast.transfer.plane import End, Plane, Received, Request, Take, Timeouts
-from holdfast.transfer.repair import ROUNDS, Pieces, Repair
+from holdfast.transfer.mirrors import How, Mirrors, Need, Pick, Place, disagrees
+from holdfast.transfer.plane import End, Plane, Received, Take
+from holdfast.transfer.repair import ROUNDS, Repair
 from holdfast.transfer.sink import Sink, Stream
 from holdfast.transfer.streams import Streams
 from holdfast.transfer.traffic import Alone, Traffic
-from holdfast.transfer.validators import Rung, Validators, conditions, overlap_start
-from holdfast.transfer.verify import Digest, Hasher, contradiction, digests_in, to_check
-from holdfast.wire.urls import BadUrl, Url, is_cross_site, redirected
+from holdfast.transfer.turns import Turns
+from holdfast.transfer.validators import (
+    Rung,
+    Validators,
+    overlap_start,
+)
+from holdfast.transfer.verify import Digest, Hasher, contradiction, promises_in, to_check
+from holdfast.transfer.wanted import Attempt, Standing, Wanted, Whole
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
-    from types import TracebackType
+    from collections.abc import Callable, Iterable, Sequence
 
     from holdfast.transfer.extents import Extent
     from holdfast.transfer.part import Part
+    from holdfast.transfer.scores import Ledger
     from holdfast.wire.cancel import Cancel
     from holdfast.wire.http1 import Head
 
-MAX_REDIRECTS = 10
-_ANYWHERE = frozenset({Rung.IF_MATCH, Rung.IF_RANGE, Rung.DATE})
+_ANYWHERE = frozenset({Rung.IF_MATCH, Rung.IF_RANGE, Rung.VERSION, Rung.DATE})
 """Rungs on which a range may begin anywhere, also at zero."""
+_STRONG = frozenset({Rung.IF_MATCH, Rung.IF_RANGE, Rung.VERSION})
 MAX_CHANGES = 3
-MAX_SIZE = 1 << 40
 
 
-class Attempt(Protocol):
-    """What the block form of a policy yields."""
-
-    def progress(self) -> None:
-        """Start the count of attempts afresh."""
-
-    def __enter__(self) -> Self:
-        """Begin it."""
-        ...
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> bool:
-        """End it; True: the failure is taken, another attempt follows."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """What is to be fetched.
-
-    size, digests, pieces: what the caller says that they are.
-    data_suffix: the name ends like data, so that a page in its place is suspicious.
-    max_size: bytes; bounds what has no size.
-    """
-
-    url: Url
-    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
-    size: int | None = None
-    digests: tuple[Digest, ...] = ()
-    pieces: Pieces | None = None
-    allow_html: bool = False
-    data_suffix: bool = False
-    max_size: int = MAX_SIZE
-    timeouts: Timeouts = field(default_factory=Timeouts)
-
-
-@dataclass(frozen=True, slots=True)
-class Standing:
-    """What is remembered of an object between attempts and processes, beside its extents.
-
-    pinned: the version that the extents are of.  limit: the best rung that this server
-    honours.  weak: a resume relied on a weak rung.  changes, mismatches: counted to their
-    ends, 3 and 2.  nodes: several servers give the object each its own ETag.
-    """
-
-    pinned: Validators | None = None
-    limit: Rung = Rung.IF_MATCH
-    weak: bool = False
-    changes: int = 0
-    mismatches: int = 0
-    nodes: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Whole:
-    """A finished object. verified: the algorithm that was checked, `size-only` or `unverified`."""
-
-    size: int
-    verified: str
-    digest: str = ""
-
-
-class _OverlapDiffers(Exception):
-    """The bytes that were fetched again are not the ones on disk."""
+class _Differs(Exception):
+    """What came shows that the bytes on disk are of another version. str: what it was."""
 
 
 class ObjectTransfer:
     """Fetches one object into its part.
 
     note: commits the standing, and drops all extents in the same commit if told so.
-    look: called with the first head that carries the object; what it raises ends the transfer.
+    look: called with the first head that carries the object, and what was read from it; what it
+    raises ends the transfer.
     phase: called when all bytes are there and are verified, and when they were wrong.
     failed: called with each failed attempt and the bytes that it received.
     traffic: who lends connections and company; by default it is alone.
-    received: bytes that came over the network, all attempts together; exchanges: requests.
+    ledger: how well the hosts of a run do; by default it is this transfer's own.
+    received: bytes that came over the network, all attempts together.
     """
 
     def __init__(
@@ -147,27 +91,31 @@ class ObjectTransfer:
         note: Callable[[Standing, bool], None],
         plane: Plane,
         cancel: Cancel,
-        look: Callable[[Validators], None] | None = None,
+        look: Callable[[Validators, Head], None] | None = None,
         phase: Callable[[bool], None] = lambda _: None,
         failed: Callable[[TransferFailed, int], None] = lambda *_: None,
         traffic: Traffic | None = None,
+        ledger: Ledger | None = None,
     ) -> None:
         self.wanted = wanted
         self.part = part
         self.standing = standing
         self.received = 0
-        self.exchanges = 0
         self._note = note
-        self._plane = plane
         self._cancel = cancel
         self._look = look
         self._phase = phase
         self._failed = failed
-        self._checks = to_check(wanted.digests, [])
+        self._checks = to_check(wanted.digests, standing.promised)
+        self._ignored: tuple[str, ...] = ()
         self._meter = Meter(wanted.url.host)
         self._counting = threading.Lock()
+        self.mirrors = Mirrors((wanted.url, *wanted.mirrors), ledger)
+        self._doubtful = False  # the bytes at hand are not the ones promised
+        self._found_first = ""  # the digest before the bytes of one mirror were read again
+        self._first = Stream(Pick(0, wanted.url), reached=part.saved)
         self._streams = Streams(self, part, traffic or Alone(), cancel)
-        self._first = Stream(reached=part.saved)
+        self._asking = Asking(wanted, plane, self._streams)
         self._repair: Repair | None = None
         self._repairing = False
         self._rounds = 0
@@ -191,7 +139,7 @@ class ObjectTransfer:
         return whole
 
     def _attempt(self) -> Whole:
-        before = self._first.received
+        turns = Turns(self, self._first)
         try:
             while True:
                 if self._is_whole() and (whole := self._verified()) is not None:
@@ -200,12 +148,12 @@ class ObjectTransfer:
                     raise Interrupted
                 self._streams.settle()
                 if self._streams.assign(self._first, self.size, company=self._foresees_company()):
-                    self._exchange()
+                    turns.ask(self._exchange)
                 else:
                     self._streams.wait()  # the others have all that is left
         except TransferFailed as error:
             self.count_progress(self._first)
-            self.failed(error, self._first.received - before)
+            turns.tell(error)
             raise
 
     def failed(self, error: TransferFailed, received: int) -> None:
@@ -217,8 +165,33 @@ class ObjectTransfer:
         """The size of the version that is pinned, if it is known."""
         return self.standing.pinned.size if self.standing.pinned else None
 
+    def release(self, stream: Stream) -> None:
+        """Take back the range of a stream that asks nobody."""
+        self._streams.release(stream)
+
+    def turned(self, pick: Pick, *, helping: bool) -> None:
+        """Tell that a stream turns to another mirror."""
+        if not helping:
+            self._meter.turned(pick.url.host, pick.no, pick.how)
+
+    @property
+    def host(self) -> str:
+        """Whom it is fetched from now."""
+        return self._first.pick.url.host
+
+    @property
+    def need(self) -> Need:
+        """What the bytes at hand ask of a mirror."""
+        pinned = self.standing.pinned
+        if pinned is not None and pinned.coding:
+            return Need(self.part.held)  # two codings of one object need not be equal
+        strong = pinned is not None and self._rung(pinned) in {Rung.IF_MATCH, Rung.IF_RANGE}
+        digest = bool(self._checks) or self.wanted.pieces is not None
+        return Need(self.part.held, digest, strong, self._doubtful)
+
     def _is_whole(self) -> bool:
-        return self.size is not None and self.size == self.part.held
+        # A listing may be of yesterday: an empty object, too, is asked for.
+        return self.size is not None and self.size == self.part.held and not self.standing.listed
 
     # -- one exchange ------------------------------------------------------------------------
 
@@ -226,10 +199,13 @@ class ObjectTransfer:
         stream = self._first
         question = self.question(stream)
         try:
-            received, decision = self.follow(question, Sink(self, question, stream), self._cancel)
-        except _OverlapDiffers:
+            sink = Sink(self, question, stream, only_append=stream.pick.is_foreign)
+            received, decision = self.follow(sink, self._cancel)
+        except _Differs as differs:
+            if stream.pick.is_foreign:
+                raise disagrees(str(differs)) from None
             self._count_change()
-            self._drop("the overlap differs")
+            self._drop(str(differs))
             return
         finally:
             # Whatever happened, what was received is kept to the byte.
@@ -241,14 +217,30 @@ class ObjectTransfer:
             raise failed_exchange(received)
         if decision is None:
             raise RuntimeError("an exchange without fault shows its head")
+        self.check_mirror(stream, decision)
         self._conclude(question, received, decision)
+
+    @staticmethod
+    def check_mirror(stream: Stream, decision: Decision) -> None:
+        """Tell a mirror that has another version from one that does not answer well.
+
+        Whatever it has, it says nothing of the version at hand, which is another mirror's.
+        """
+        told = {Action.APPEND, Action.FAIL, Action.CAPTIVE, Action.WRONG_SIZE}
+        if stream.pick.is_foreign and decision.action not in told:
+            raise disagrees(decision.row)
 
     def question(self, stream: Stream) -> Question:
         """Return what a stream asks for the range that it was assigned."""
         standing, wanted, at = self.standing, self.wanted, stream.at
+        if stream.pick.how is How.BORROW:
+            return self._borrowed(at)
+        if stream.pick.how is How.FRESH:
+            standing = Standing()
         pinned = standing.pinned
-        joins = self.part.held > 0 or stream is not self._first
-        rung = pinned.rung(standing.limit) if pinned and joins else Rung.RESTART
+        # While it is repaired all may have been given back; it is still read in ranges.
+        joins = self.part.held > 0 or stream is not self._first or self._repair is not None
+        rung = self._rung(pinned) if pinned and joins else Rung.RESTART
         start = overlap_start(rung, at)
         if rung is Rung.OVERLAP and start < self.part.run_start(at):
             rung, start = Rung.RESTART, 0  # there is nothing to compare
@@ -261,53 +253,44 @@ class ObjectTransfer:
             data_suffix=wanted.data_suffix,
             nodes=standing.nodes,
             ranged=at == 0 and rung in _ANYWHERE,
+            listed=standing.listed and rung is Rung.RESTART,
         )
 
-    def follow(
-        self, question: Question, sink: Sink, cancel: Cancel
-    ) -> tuple[Received, Decision | None]:
-        """Do the exchange at the original address and go where it redirects.
+    def _borrowed(self, at: int) -> Question:
+        """Return the question for a range of whatever a mirror has; a digest is checked later.
 
-        Each attempt begins at the original: a target that was signed for some minutes must
-        be asked for anew.
+        Its size must be the same, and so must the last bytes before the range, if there are any.
         """
-        first = url = self.wanted.url
-        seen = {url.full()}
-        while True:
-            request = self._request(url, question, sink.stream)
-            with self._streams.flow(sink.stream, cancel) as flow:
-                received = self._plane.fetch(request, sink, flow.cancel)
-                flow.ended(received, resumed=self.part.held > 0)
-            with self._counting:
-                self.exchanges += 1
-            decision = sink.decision
-            if decision is None or decision.action is not Action.REDIRECT:
-                return received, decision
-            url = self._target(url, decision)
-            if url.full() in seen or len(seen) > MAX_REDIRECTS:
-                kind = "in a circle" if url.full() in seen else f"more than {MAX_REDIRECTS} times"
-                text = f"the server redirects {kind}"
-                raise TransferFailed(Reason.REDIRECTS, text, permanent("redirects"))
-            seen.add(url.full())
-            asked = sink.question
-            cross = asked.cross_site or is_cross_site(first, url)
-            sink = sink.again(replace(asked, cross_site=cross))
+        start = overlap_start(Rung.OVERLAP, at)
+        if self._doubtful or start == 0 or start < self.part.run_start(at):
+            start = at
+        return Question(
+            start=start,
+            rung=Rung.OVERLAP,
+            pinned=Validators(size=self.size),
+            size=self.wanted.size,
+            allow_html=self.wanted.allow_html,
+            data_suffix=self.wanted.data_suffix,
+            ranged=True,
+        )
 
-    @staticmethod
-    def _target(url: Url, decision: Decision) -> Url:
-        try:
-            return redirected(url, decision.facts.head.headers["location"])
-        except BadUrl as error:
-            text = f"a redirect that is not followed: {error}"
-            raise TransferFailed(Reason.REDIRECTS, text, permanent("redirects")) from None
+    def _rung(self, pinned: Validators) -> Rung:
+        """Return the rung on which `pinned` is resumed now."""
+        if not self._gives_versions:
+            pinned = replace(pinned, version="")
+        if pinned.version and self.standing.changes:
+            return Rung.VERSION  # it changed under our hands once: hold what we have
+        return pinned.rung(self.standing.limit)
 
-    def _request(self, url: Url, question: Question, stream: Stream) -> Request:
-        # Headers of the caller may hold credentials, so they stay within the origin.
-        own = self.wanted.headers if url.origin == self.wanted.url.origin else {}
-        pinned = question.pinned
-        end = None if stream.end in {None, self.size} and not question.ranged else stream.end
-        added = conditions(pinned, question.rung, stream.at, end) if pinned else {}
-        return Request(url, {**own, **added}, self.wanted.timeouts)
+    @property
+    def _gives_versions(self) -> bool:
+        # A version that is part of a signed address cannot be put into it.
+        url = self.wanted.url
+        return self.wanted.s3 and not url.is_signed and "versionid=" not in url.query.lower()
+
+    def follow(self, sink: Sink, cancel: Cancel) -> tuple[Received, Decision | None]:
+        """Do the exchange of `sink` (see `asking`)."""
+        return self._asking.follow(sink, cancel, self.size, joins=self.part.held > 0)
 
     def save(self, stream: Stream) -> None:
         """Make safe what has come."""
@@ -320,6 +303,7 @@ class ObjectTransfer:
         if saved > stream.reached:
             stream.reached = saved
             stream.progress()
+            self.mirrors.progressed()
 
     # -- beginning a body ----------------------------------------------------------------------
 
@@ -327,16 +311,18 @@ class ObjectTransfer:
         """Prepare for the body that `decision` lets in, and say how much of it is wanted."""
         facts = decision.facts
         if stream is not self._first:
-            return self._streams.take(stream, facts.question.start)
+            self.mirrors.gave(stream.pick)
+            return self._streams.take(stream, facts.question.start, facts.until)
         if self._look is not None:
-            self._look(facts.seen)
+            self._look(facts.seen, facts.head)
             self._look = None
-        self._check_promises(facts.head)
         resuming = decision.action is Action.APPEND and facts.resuming
+        promised = self._promised(facts.head, resuming=resuming)
         if resuming:
-            self._resume(decision, stream)
+            self._resume(decision, stream, promised)
         else:
-            self._start_over(decision)
+            self._start_over(decision, promised)
+        self.mirrors.gave(stream.pick)
         start, size = facts.question.start if resuming else 0, self.size
         if size is None:
             # One byte beyond the limit tells a body that is too long from one that just fits.
@@ -344,8 +330,9 @@ class ObjectTransfer:
         if size > self.wanted.max_size:
             text = f"larger than the limit (size: {size}, limit: {self.wanted.max_size})"
             raise TransferFailed(Reason.TOO_BIG, text, permanent("too big"))
+        self.part.allocate(size)
         self._streams.begin(stream, size, shared=self._may_share(facts))
-        return self._streams.take(stream, start)
+        return self._streams.take(stream, start, facts.until if resuming else None)
 
     def _may_share(self, facts: Facts) -> bool:
         """Whether several streams may fetch it: ranges, and something that vouches for each.
@@ -356,47 +343,73 @@ class ObjectTransfer:
         if pinned is None or self.standing.nodes or (pinned.size or 0) < extents.SPLIT_FROM:
             return False
         ranges = facts.status == 206 or "bytes" in facts.head.headers.get("accept-ranges", "")
-        rung = pinned.rung(self.standing.limit)
-        vouched = rung in {Rung.IF_MATCH, Rung.IF_RANGE} or (rung is Rung.DATE and self._checks)
+        rung = self._rung(pinned)
+        vouched = rung in _STRONG or (rung is Rung.DATE and self._checks)
         return ranges and bool(vouched)
 
-    def _check_promises(self, head: Head) -> None:
-        sent = digests_in(head)
-        pair = contradiction(self.wanted.digests, sent)
+    def _promised(self, head: Head, *, resuming: bool) -> tuple[Digest, ...]:
+        """Return the digests that the server promises of this version, and check them so far."""
+        found = promises_in(head, s3=self.wanted.s3)
+        known = self.standing.promised if resuming else ()
+        new = tuple(digest for digest in found.digests if digest not in known)
+        pair = contradiction(self.wanted.digests, found.digests)
         if pair is not None:
-            raise wrong_digest(pair[0], pair[1].hex, again=False)
-        self._checks = to_check(self.wanted.digests, sent) or self._checks
+            raise contradicting(*pair)
+        if contradiction(known, new) is not None:
+            raise _Differs("another digest is promised")
+        self._ignored = found.ignored or (self._ignored if resuming else ())
+        self._checks = to_check(self.wanted.digests, (*known, *new))
+        return (*known, *new)
 
     def _foresees_company(self) -> bool:
         """Whether a transfer that goes on will be shared, so far as its version tells."""
         large = (self.size or 0) >= extents.SPLIT_FROM
         return large and self.part.held > 0 and not self.standing.nodes and self._can_ask_anywhere()
 
-    def _resume(self, decision: Decision, stream: Stream) -> None:
+    def _resume(self, decision: Decision, stream: Stream, promised: tuple[Digest, ...]) -> None:
         facts = decision.facts
         rung = facts.question.rung
         pinned = self.standing.pinned or facts.seen
         if pinned.size is None:
             pinned = replace(pinned, size=facts.seen.size)
-        weak = self.standing.weak or rung.is_weak
-        self._stand(replace(self.standing, pinned=pinned, weak=weak))
+        borrowed = self._first.pick.how is How.BORROW
+        weak = self.standing.weak or (rung.is_weak and not borrowed)
+        self.mirrors.recognised(stream.pick)
+        standing = replace(self.standing, pinned=pinned, weak=weak, promised=promised, listed=False)
+        self._stand(standing)
         self._meter.resumed(rung, stream.at)
 
-    def _start_over(self, decision: Decision) -> None:
+    def _start_over(self, decision: Decision, promised: tuple[Digest, ...]) -> None:
         facts = decision.facts
         if decision.action is Action.NEW_VERSION:
             self._count_change(sibling=facts.sibling)
-        if self.part.held:
+        if self.part.held or decision.action is Action.NEW_VERSION:
             self._meter.declined(decision.row, self.part.held)
+        changes = self.standing.changes
+        if self._first.pick.how is How.FRESH:
+            changes, self._first.reached = 0, 0  # it was another mirror's object that changed
+        self.mirrors.settled(self._first.pick)
+        self._doubtful = False
         # From here on all bytes come from one answer, so nothing weak is left.
         pinned = facts.seen
         if self.standing.nodes and self.wanted.digests:
             # Any node will do: the digest of the whole vouches for what is joined.
             pinned = replace(pinned, etag="")
         self._streams.restart()
+        # One that cannot be read in ranges has been read as a whole: that ends, too.
+        mismatches = self.standing.mismatches + (self._repair is not None)
         self._repair, self._wrong = None, None
-        self._stand(replace(self.standing, pinned=pinned, weak=False), drop=True)
-        algorithms = [digest.algorithm for digest in self._checks]
+        standing = replace(
+            self.standing,
+            pinned=pinned,
+            mismatches=mismatches,
+            weak=False,
+            promised=promised,
+            listed=False,
+            changes=changes,
+        )
+        self._stand(standing, drop=True)
+        algorithms = self._hashed_algorithms
         self.part.restart(Hasher(algorithms) if algorithms else None)
         self._streams.assign(self._first, self.size)
 
@@ -408,7 +421,8 @@ class ObjectTransfer:
         if overlap:
             same = data[:overlap]
             if self.part.read(len(same), stream.at - overlap) != same:
-                raise _OverlapDiffers
+                text = "the overlap differs"
+                raise disagrees(text) if stream.pick.is_foreign else _Differs(text)
             data = data[overlap:]
         self._streams.write(stream, data)
         self.count_progress(stream)
@@ -426,7 +440,7 @@ class ObjectTransfer:
                 self._drop(decision.row)
             case Action.NEXT_RUNG if question.start or question.ranged:
                 self._meter.declined(decision.row, self.part.held)
-                self._stand(replace(self.standing, limit=question.rung.below))
+                self._step_down(question)
             case Action.WHOLE:
                 self._pin_size(self.part.offset)
             case Action.RESTART:
@@ -442,11 +456,18 @@ class ObjectTransfer:
             case Action.FAIL:
                 # An object that was served before, a signed address, and now a refusal: the
                 # signature has run out.
-                expired = self.wanted.url.is_signed and self.part.held > 0
+                expired = self._first.pick.url.is_signed and self.part.held > 0
                 raise failed_status(decision.facts.head, signed=expired)
             case _:
                 text = f"an answer that does not fit the question: {decision.row}"
                 raise TransferFailed(Reason.ANSWER, text, transient("answer"))
+
+    def _step_down(self, question: Question) -> None:
+        if question.rung is Rung.VERSION and question.pinned is not None:
+            # Not for good: the rungs above may never have been tried.
+            self._stand(replace(self.standing, pinned=replace(question.pinned, version="")))
+        else:
+            self._stand(replace(self.standing, limit=question.rung.below))
 
     def _end_body(self, received: Received) -> None:
         size, at = self.size, self.part.offset
@@ -503,9 +524,11 @@ class ObjectTransfer:
         """Forget all bytes, journal first."""
         self._meter.declined(why, self.part.held)
         self._streams.restart()
-        self._stand(replace(self.standing, pinned=None, weak=False), drop=True)
+        standing = replace(self.standing, pinned=None, weak=False, promised=(), listed=False)
+        self._stand(standing, drop=True)
         self.part.restart()
         self._repair, self._wrong = None, None
+        self._doubtful = False
 
     def _stand(self, standing: Standing, *, drop: bool = False) -> None:
         if drop or standing != self.standing:
@@ -544,22 +567,30 @@ class ObjectTransfer:
             self._mismatch(*wrong)
             return None
         if self._checks:
-            return Whole(size, self._checks[0].algorithm, self._checks[0].hex)
+            best = self._checks[0]
+            return Whole(size, best.algorithm, best.hex, best.source, self._ignored)
         if pieces is None:
-            return Whole(size, "unverified" if self.standing.weak else "size-only")
+            word = "unverified" if self.standing.weak else "size-only"
+            return Whole(size, word, ignored=self._ignored)
         bad = pieces.bad(self.part, size)
         if not bad:
-            return Whole(size, pieces.algorithm)
+            return Whole(size, pieces.algorithm, "", "pieces", self._ignored)
         if not self._refetch(bad):
             text = f"{len(bad)} of {len(pieces.hexes)} pieces are not the ones expected"
-            raise TransferFailed(Reason.DIGEST, text, permanent("digest"))
+            error = TransferFailed(Reason.DIGEST, text, permanent("digest"))
+            if not self._elsewhere(str(bad), error):
+                raise error
         return None
 
     def _wrong_one(self) -> tuple[Digest, str] | None:
         """Return a digest that is wrong, and what it is instead."""
-        hasher = self._hashed() if self._checks else None
-        for digest in self._checks if hasher is not None else ():
-            found = hasher.hex(digest.algorithm) if hasher is not None else ""
+        hasher = self._hashed()
+        for digest in self._checks:
+            if digest.algorithm == "crc32":
+                # The extents have theirs, computed as the bytes came: nothing is read again.
+                found = f"{crc32_of(self.part.extents):08x}"
+            else:
+                found = hasher.hex(digest.algorithm)
             if found != digest.hex:
                 return digest, found
         return None
@@ -578,17 +609,25 @@ class ObjectTransfer:
         if not self._repairing:
             self._phase(False)  # noqa: FBT003 - see the class
         self._repairing = True
+        if self.mirrors.several and not self._doubtful:
+            self._doubtful = True
+            self.mirrors.doubt()
         self._meter.declined("digest mismatch", sum(extent.len for extent in hit))
         self.part.forget(hit)
         self._first.reached = self.part.saved
         self._streams.reopen()
 
+    @property
+    def _hashed_algorithms(self) -> list[str]:
+        return [digest.algorithm for digest in self._checks if digest.algorithm != "crc32"]
+
     def _hashed(self) -> Hasher:
-        algorithms = [digest.algorithm for digest in self._checks]
+        algorithms = self._hashed_algorithms
         running = self.part.hasher
         if running is None or not set(algorithms) <= set(running.algorithms):
             running = Hasher(algorithms)
-        self.part.digest_all(running)  # what was hashed on the way is not read again
+        if algorithms:
+            self.part.digest_all(running)  # what was hashed on the way is not read again
         return running
 
     def _mismatch(self, digest: Digest, found: str) -> None:
@@ -602,13 +641,17 @@ class ObjectTransfer:
         if bad and self._refetch(bad):
             return
         mismatches = self.standing.mismatches + 1
-        if mismatches < 2 and len(self.part.extents) > 1 and self._can_ask_anywhere():
+        if mismatches < 2 and (self._repair is not None or self._can_repair()):
+            if self._repair is None and len(self.mirrors.givers) == 1:
+                self._found_first = found
             self._repair = self._repair or Repair(self.part.extents)
             chosen = self._repair.next(self._streams.expected)
             if chosen:
                 self._again(chosen)
                 return
             mismatches = 2
+        if self._elsewhere(found, wrong_digest(digest, found, again=False)):
+            return
         again = mismatches < 2
         self._stand(replace(self.standing, mismatches=mismatches))
         if again:
@@ -617,8 +660,42 @@ class ObjectTransfer:
             self._drop(f"{digest.algorithm} mismatch")
         raise wrong_digest(digest, found, again=again)
 
+    def _elsewhere(self, found: str, error: TransferFailed) -> bool:
+        """Begin anew with other mirrors than those that gave what is wrong; False: there are none.
+
+        found: what there is in place of what was promised.
+        """
+        mirrors = self.mirrors
+        if not mirrors.several:
+            return False
+        if len(mirrors.givers) > 1 and mirrors.mixing and found != self._found_first:
+            mirrors.mixing = False  # each may be right by itself
+        elif not mirrors.quarantine(error):
+            return False
+        if not self._repairing:
+            self._phase(False)  # noqa: FBT003 - see the class
+        self._repairing = False
+        self._rounds = 0
+        self._first.reached = 0
+        self._drop("digest mismatch")
+        self._stand(replace(self.standing, mismatches=0))
+        return True
+
+    def _can_repair(self) -> bool:
+        """Whether ranges can be read again: of a mirror that has not given any, if there are some.
+
+        What two have given is rather fetched from each by itself. And one that has another
+        version, if there is nobody else, says that this version is the wrong one.
+        """
+        mirrors = self.mirrors
+        if len(self.part.extents) < 2 or (mirrors.mixing and len(mirrors.givers) > 1):
+            return False
+        others = mirrors.others()
+        if others is None:
+            return self._can_ask_anywhere()
+        return others is Place.OPEN and mirrors.mixing
+
     def _can_ask_anywhere(self) -> bool:
         """Whether any range of this version can be asked for."""
         pinned = self.standing.pinned
-        strong = {Rung.IF_MATCH, Rung.IF_RANGE}
-        return pinned is not None and pinned.rung(self.standing.limit) in strong
+        return pinned is not None and self._rung(pinned) in _STRONG

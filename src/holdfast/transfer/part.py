@@ -15,12 +15,13 @@ from __future__ import annotations
 
 import posixpath
 import threading
-import zlib
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from holdfast.runtime.clock import clock
 from holdfast.runtime.files import File, files
 from holdfast.transfer import extents as _extents
+from holdfast.transfer.crc import crc32
 from holdfast.transfer.extents import Extent, Extents
 
 if TYPE_CHECKING:
@@ -28,9 +29,11 @@ if TYPE_CHECKING:
 
     from holdfast.transfer.verify import Hasher
 
-CHECKPOINT_BYTES = 8 * 1024 * 1024
+CHECKPOINT_BYTES = _extents.MAX_CHECKPOINT
 CHECKPOINT_SECONDS = 1.0
 _READ = 1024 * 1024
+ALLOCATE_FROM = 1024 * 1024
+"""Bytes from which on room is taken beforehand; what is smaller is written before it matters."""
 
 
 class UnsafePart(OSError):
@@ -41,7 +44,8 @@ class Part:
     """The part file of one object; with several streams it has gaps.
 
     offset: bytes from the start that are there without a gap.  held: all that were received;
-    saved: those of them that are journaled.  streams: how many write; set by their owner.
+    saved: those of them that are journaled.  streams: how many write; step: bytes after which
+    they are made safe, 8 MiB at most; both set by their owner.
     grown: called when `offset` has moved on; who sets it does the hashing from then on.
 
     path: of the part.  extents: what the journal knows; only these bytes are trusted.
@@ -62,6 +66,7 @@ class Part:
         self.path = path
         self.extent = _extents.EXTENT_SIZE
         self.streams = 1
+        self.step = CHECKPOINT_BYTES
         self.hasher: Hasher | None = None
         self.grown: Callable[[], None] | None = None
         self._keep = keep
@@ -74,6 +79,7 @@ class Part:
         self._saving = threading.Lock()  # held during a sync; the streams go on meanwhile
         self._dirty: dict[int, Extent] = {}
         self._saved_at = 0.0
+        self._allocated = 0
         self._believe(extents)
 
     def _believe(self, extents: Extents) -> None:
@@ -124,11 +130,27 @@ class Part:
             data = self._opened.pread(min(_READ, extent.end - at), at)
             if not data:
                 return False
-            crc = zlib.crc32(data, crc)
+            crc = crc32(data, crc)
             if hasher is not None and hasher.position == at:
                 hasher.update(data)
             at += len(data)
         return crc == extent.crc32
+
+    def allocate(self, size: int) -> None:
+        """Take the room for `size` bytes, so that a full disk is met before a byte is fetched.
+
+        The length of the file stays: what was only allocated is never taken for data. Nothing is
+        done where the file system cannot. Raises OSError if there is no room.
+        """
+        if size >= ALLOCATE_FROM and size != self._allocated:
+            try:
+                self._opened.allocate(size)
+            except OSError:
+                # Some file systems keep what they could get, and others could use it.
+                with suppress(OSError):
+                    self._opened.truncate(self._opened.size())
+                raise
+            self._allocated = size
 
     @property
     def _opened(self) -> File:
@@ -154,7 +176,7 @@ class Part:
             piece, data = piece[:n], data[n:]
             grows = self._tails.get(at) if at % self.extent else None
             off, known = (grows.off, grows.crc32) if grows else (at, 0)
-            self._took(Extent(off, at + n - off, zlib.crc32(piece, known)), n)
+            self._took(Extent(off, at + n - off, crc32(piece, known)), n)
             hasher = self.hasher
             if hasher is not None and self.grown is None and hasher.position == at:
                 hasher.update(piece)
@@ -178,7 +200,8 @@ class Part:
 
     def _save_if_due(self) -> None:
         unsaved = self.held - self.saved
-        if unsaved < CHECKPOINT_BYTES and clock.monotonic() - self._saved_at < CHECKPOINT_SECONDS:
+        step = min(self.step, CHECKPOINT_BYTES)
+        if unsaved < step and clock.monotonic() - self._saved_at < CHECKPOINT_SECONDS:
             return
         # One stream syncs while the others go on, until 8 MiB of each are not safe.
         if self._saving.acquire(blocking=unsaved >= CHECKPOINT_BYTES * self.streams):
@@ -227,6 +250,7 @@ class Part:
         """Forget all bytes. The journal must have been told before, and no stream may write."""
         self._believe(Extents())
         self._opened.truncate(0)
+        self._allocated = 0
         self.hasher = hasher
 
     def forget(self, extents: Sequence[Extent]) -> None:
@@ -243,7 +267,7 @@ class Part:
         """Return the CRC-32 of bytes [start, end), as they are in the file."""
         crc = 0
         while start < end and (data := self._opened.pread(min(_READ, end - start), start)):
-            crc = zlib.crc32(data, crc)
+            crc = crc32(data, crc)
             start += len(data)
         return crc
 

@@ -12,6 +12,8 @@ import enum
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
+from holdfast.wire.addresses import Reach
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
@@ -43,11 +45,15 @@ class Timeouts:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One GET. headers: added to those that every request has."""
+    """One GET.
+
+    headers: added to those that every request has.  reach: which addresses it may go to.
+    """
 
     url: Url
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     timeouts: Timeouts = field(default_factory=Timeouts)
+    reach: Reach = Reach.TYPED
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +84,7 @@ class Sink(Protocol):
         """Take the next bytes of the body; the buffer is reused after the call."""
 
     def lull(self) -> None:
-        """Note that nothing has come for half a second: a moment to make safe what has."""
+        """Note that nothing comes, for up to half a second: a moment to make safe what has."""
 
 
 class End(enum.StrEnum):
@@ -104,6 +110,7 @@ class Received:
 
     head: None if no answer came.  taken: bytes given to the sink.
     fault: set if and only if `end` is BROKEN.  text: the fault for people, at most 500 bytes.
+    peer: the IP address that answered; empty if a proxy asked it for us.
     """
 
     end: End
@@ -111,6 +118,7 @@ class Received:
     taken: int = 0
     fault: Verdict | None = None
     text: str = ""
+    peer: str = ""
 
 
 class Plane(Protocol):

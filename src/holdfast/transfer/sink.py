@@ -5,13 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from holdfast.transfer.access import MAX_REFUSAL, REFUSALS
 from holdfast.transfer.answers import Action, Decision, Question, judge
+from holdfast.transfer.plane import Take
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from holdfast.transfer.mirrors import Pick
     from holdfast.transfer.object import ObjectTransfer
-    from holdfast.transfer.plane import Take
     from holdfast.transfer.ranges import Claim
     from holdfast.transfer.traffic import Flow
     from holdfast.wire.http1 import Head
@@ -23,10 +25,12 @@ _BODIES = {Action.APPEND, Action.FROM_ZERO, Action.NEW_VERSION}
 class Stream:
     """One stream: the range that it has, and how far it is.
 
+    pick: the mirror that it asks.
     at: where the next byte goes; end: of its range, None if the size is unknown.
     reached: bytes saved when progress was last counted.  was_cut_off: we ended its exchange.
     """
 
+    pick: Pick
     reached: int = 0
     at: int = 0
     end: int | None = None
@@ -38,7 +42,11 @@ class Stream:
 
 
 class Sink:
-    """Lets a body in as the table says. only_append: what would begin at zero is not wanted."""
+    """Lets a body in as the table says. only_append: what would begin at zero is not wanted.
+
+    refusal: the body of an answer that refused who asks; None if there is none, or nobody who
+    could read it.
+    """
 
     def __init__(
         self,
@@ -49,6 +57,7 @@ class Sink:
         only_append: bool = False,
     ) -> None:
         self.decision: Decision | None = None
+        self.refusal: bytearray | None = None
         self.question = question
         self.stream = stream
         self._transfer = transfer
@@ -63,18 +72,29 @@ class Sink:
         """Look at the head; None leaves the body unread."""
         self.decision = decision = judge(self.question, head)
         if decision.action not in self._wanted:
-            return None
+            return self._refused(decision, head)
         if decision.action is Action.APPEND and self.question.start:
             self._overlap = self.stream.at - self.question.start
         if self.stream.flow is not None:
             self.stream.flow.moved(0)
         return self._transfer.begin(decision, self.stream)
 
+    def _refused(self, decision: Decision, head: Head) -> Take | None:
+        access = self._transfer.wanted.access
+        if decision.action is not Action.FAIL or access is None or head.status not in REFUSALS:
+            return None
+        self.refusal = bytearray()
+        return Take(MAX_REFUSAL)
+
     def write(self, data: memoryview) -> None:
         """Take the next bytes of the body."""
+        if self.refusal is not None:
+            self.refusal += data
+            return
         overlap, self._overlap = self._overlap, max(0, self._overlap - len(data))
         self._transfer.write(data, overlap, self.stream)
 
     def lull(self) -> None:
         """Make safe what has come: more may never come."""
-        self._transfer.save(self.stream)
+        if self.refusal is None:
+            self._transfer.save(self.stream)

@@ -32,19 +32,22 @@ from holdfast.transfer.failures import (
     failed_status,
     transient,
 )
+from holdfast.transfer.mirrors import Pick
 from holdfast.transfer.plane import Take
 from holdfast.transfer.ranges import Ranges
 from holdfast.transfer.sink import Sink, Stream
+from holdfast.transfer.turns import Turns
 from holdfast.transfer.verify import Follower
 from holdfast.wire.cancel import Cancel
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from holdfast.transfer.object import Attempt, ObjectTransfer
+    from holdfast.transfer.object import ObjectTransfer
     from holdfast.transfer.part import Part
     from holdfast.transfer.plane import Received
     from holdfast.transfer.traffic import Flow, Traffic
+    from holdfast.transfer.wanted import Attempt
 
 LOOK_EVERY = 0.1
 MOST = 256
@@ -78,7 +81,11 @@ class Streams:
         self._alone = False  # not to be shared any more, in this version
         self._upset = False
         self._error: BaseException | None = None
-        self.host = transfer.wanted.url.host
+
+    @property
+    def host(self) -> str:
+        """Whom the object is fetched from now; what mirror it is may change."""
+        return self._transfer.host
 
     # -- ranges ------------------------------------------------------------------------------
 
@@ -92,6 +99,7 @@ class Streams:
             return True
         if self._ranges is None:
             self._part.extent = extents.extent_size(size)
+            self._part.step = extents.checkpoint_size(size)
             self._ranges = Ranges(self._part.gaps(size), self._part.extent)
         now = clock.monotonic()
         count = self.expected if company and not self._alone else self._count()
@@ -125,15 +133,20 @@ class Streams:
             self._ranges.give_back(claim, stream.at)
             self._news.set()
 
-    def take(self, stream: Stream, start: int) -> Take:
-        """Return what a stream wants of a body that begins at `start`."""
+    def take(self, stream: Stream, start: int, until: int | None = None) -> Take:
+        """Return what a stream wants of a body that begins at `start`.
+
+        until: where the body ends by its own word; what comes beyond is of nobody.
+        """
 
         def most() -> int:
             claim, ranges = stream.claim, self._ranges
             if claim is None or ranges is None:
                 return 0
+            if until is not None and stream.at >= until:
+                return until - start
             end = claim.end if claim.at < claim.end else ranges.extend(claim, self._count())
-            return end - start
+            return (end if until is None else min(end, until)) - start
 
         return Take(most=most, piece=self._traffic.piece)
 
@@ -150,7 +163,7 @@ class Streams:
     @contextmanager
     def flow(self, stream: Stream, cancel: Cancel) -> Iterator[Flow]:
         """Begin an exchange of a stream."""
-        with self._traffic.flow(self.host, cancel) as flow:
+        with self._traffic.flow(stream.pick.url.host, cancel) as flow:
             with self._lock:
                 stream.flow = flow
                 if self._upset:
@@ -259,7 +272,8 @@ class Streams:
                 return
             self._count_helpers(1)
             team = self._team
-        stream = Stream(reached=self._part.saved)
+        pick = self._first.pick if self._first else Pick(0, self._transfer.wanted.url)
+        stream = Stream(pick, reached=self._part.saved)
         try:
             with self._cancel.child() as mine:
                 self._help(stream, team, mine, attempts)
@@ -310,15 +324,15 @@ class Streams:
 
     def _fetch(self, stream: Stream, mine: Cancel) -> None:
         """Fetch a stream's range, in one attempt."""
-        before = stream.received
+        turns = Turns(self._transfer, stream, helping=True)
         try:
             while stream.claim is not None and stream.at < stream.claim.end:
                 stream.end = stream.claim.end
-                self._exchange(stream, mine)
+                turns.ask(lambda: self._exchange(stream, mine))
         except Interrupted:
             raise
         except TransferFailed as error:
-            self._transfer.failed(error, stream.received - before)
+            turns.tell(error)
             raise
 
     def _exchange(self, stream: Stream, mine: Cancel) -> None:
@@ -328,7 +342,7 @@ class Streams:
         question = transfer.question(stream)
         try:
             sink = Sink(transfer, question, stream, only_append=True)
-            received, decision = transfer.follow(question, sink, mine)
+            received, decision = transfer.follow(sink, mine)
         finally:
             transfer.save(stream)
         if stream.was_cut_off and not mine.is_set():
@@ -337,6 +351,7 @@ class Streams:
             raise failed_exchange(received)
         if decision is None:
             raise RuntimeError("an exchange without fault shows its head")
+        transfer.check_mirror(stream, decision)
         self._conclude(stream, received, decision)
 
     def _conclude(self, stream: Stream, received: Received, decision: Decision) -> None:

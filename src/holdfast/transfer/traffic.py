@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from contextlib import AbstractContextManager
 
-    from holdfast.transfer.object import Attempt
     from holdfast.transfer.plane import Received
+    from holdfast.transfer.wanted import Attempt
     from holdfast.wire.cancel import Cancel
 
 

@@ -5,9 +5,14 @@ when a server does not honour a rung):
 
     IF_MATCH   strong ETag; a changed object answers 412, without a body
     IF_RANGE   strong ETag; a changed object answers 200, with the new body
+    VERSION    S3's version id, by `?versionId=`: that version, though there may be a newer one
     DATE       Last-Modified, by If-Range; weaker, as two changes may share one second
     OVERLAP    no condition: the last 64 KiB are fetched again and compared
     RESTART    nothing vouches for what is on disk: from zero
+
+An object that changed is taken in its new version, so the ETag comes before the version id. But
+one that changed under our hands once is held by its version id from then on, where it has one:
+else an object that is replaced faster than it can be fetched would never come to an end.
 
 412 on IF_MATCH is not taken at its word: the same question on IF_RANGE costs no request
 more, since a changed object sends its new body there, and it tells a server whose If-Match
@@ -21,8 +26,9 @@ from __future__ import annotations
 import enum
 import re
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
+
+from holdfast.core.retry_after import parse_http_date
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -38,6 +44,7 @@ class Rung(enum.StrEnum):
 
     IF_MATCH = "if-match"
     IF_RANGE = "if-range"
+    VERSION = "version-id"
     DATE = "last-modified"
     OVERLAP = "overlap"
     RESTART = "restart"
@@ -89,7 +96,7 @@ class Validators:
 
     etag: as sent, `W/` included.  last_modified: as sent.  size: of the whole object.
     dated: whether Last-Modified is strong by RFC 9110, 8.8.2.2: older than Date by a second,
-    so that no second change can hide in it.
+    so that no second change can hide in it.  version: S3's id of this version.
     """
 
     etag: str = ""
@@ -98,6 +105,7 @@ class Validators:
     media_type: str = ""
     coding: str = ""
     dated: bool = False
+    version: str = ""
 
     @property
     def has_strong_etag(self) -> bool:
@@ -112,6 +120,8 @@ class Validators:
         offered = [Rung.OVERLAP, Rung.RESTART]
         if self.last_modified and self.dated:
             offered.insert(0, Rung.DATE)
+        if self.version:
+            offered.insert(0, Rung.VERSION)
         if self.has_strong_etag:
             offered[:0] = [Rung.IF_MATCH, Rung.IF_RANGE]
         rungs = list(Rung)
@@ -127,6 +137,8 @@ class Validators:
             return Match.DIFFERENT
         if self.has_strong_etag and new.has_strong_etag:
             return Match.STRONG if self.etag == new.etag else Match.DIFFERENT
+        if self.version and new.version:
+            return Match.STRONG if self.version == new.version else Match.DIFFERENT
         pairs = [
             (self.etag.removeprefix("W/"), new.etag.removeprefix("W/")),
             (self.last_modified, new.last_modified),
@@ -137,8 +149,11 @@ class Validators:
         return Match.WEAK if known else Match.UNKNOWN
 
 
-def validators_of(head: Head) -> Validators:
-    """Read the validators of an answer (200, 206 or 416)."""
+def validators_of(head: Head, linked: str = "") -> Validators:
+    """Read the validators of an answer (200, 206 or 416).
+
+    linked: the ETag that a redirect gave to what it leads to; it goes before the answer's own.
+    """
     headers = head.headers
     given = parse_content_range(headers.get("content-range"))
     if head.status in {206, 416} or given is not None:
@@ -146,13 +161,28 @@ def validators_of(head: Head) -> Validators:
     else:
         size = head.length
     return Validators(
-        etag=_etag(headers.get("etag", "")),
+        etag=linked or _etag(headers.get("etag", "")),
         last_modified=headers.get("last-modified", ""),
         size=size,
         media_type=headers.get("content-type", "").partition(";")[0].strip().lower(),
         coding=_coding(headers),
         dated=_is_dated(headers),
+        version=_version(headers),
     )
+
+
+def linked_etag(head: Head) -> str:
+    """Return the strong ETag that a redirect gives to the object it leads to, or empty.
+
+    Behind such a redirect (Hugging Face) lie servers whose own ETags differ from each other.
+    """
+    etag = _etag(head.headers.get("x-linked-etag", ""))
+    return etag if etag.startswith('"') else ""
+
+
+def is_version_id(text: str) -> bool:
+    """Whether `text` can be asked for as a version (S3: up to 1,024 bytes, URL-ready)."""
+    return re.fullmatch(r"[A-Za-z0-9._~-]{1,1024}", text) is not None and text != "null"
 
 
 def conditions(
@@ -192,14 +222,17 @@ def _etag(text: str) -> str:
     return f'W/"{text}"' if text and '"' not in text else ""
 
 
+def _version(headers: Mapping[str, str]) -> str:
+    text = headers.get("x-amz-version-id", "").strip()
+    return text if is_version_id(text) else ""
+
+
 def _coding(headers: Mapping[str, str]) -> str:
     coding = headers.get("content-encoding", "").strip().lower()
     return "" if coding == "identity" else coding
 
 
 def _is_dated(headers: Mapping[str, str]) -> bool:
-    try:
-        modified = parsedate_to_datetime(headers["last-modified"])
-        return (parsedate_to_datetime(headers["date"]) - modified).total_seconds() >= 1
-    except (KeyError, ValueError, TypeError):
-        return False
+    modified = parse_http_date(headers.get("last-modified", ""))
+    date = parse_http_date(headers.get("date", ""))
+    return modified is not None and date is not None and date - modified >= 1

@@ -1,8 +1,16 @@
 """Is it right? Digests: where they come from, which one counts, and running ones.
 
-Sources, in the order of trust: what the user gave, then what the server sent along
-(`Repr-Digest`, RFC 9530; `Content-MD5`, only of a whole answer). Two that contradict each
-other fail before a byte is fetched.
+    source                      digest                    of which answers
+    the user, a list            any of the first four     before the first request
+    a sidecar (see `sidecar`)   sha512, sha256, md5       before the first request
+    Repr-Digest (RFC 9530)      sha512, sha256            200 and 206: it is always the whole's
+    Content-MD5                 md5                       200 only: of a 206 it may be the part's
+    x-amz-checksum-ALGORITHM    sha256, sha1, CRCs        200 only, and not composite ones
+    ETag                        md5                       S3, 32 digits, not encrypted with a key
+
+What the user gave is always checked, all of it. Without that the strongest of the others is,
+by the one order of `STRENGTH`. Two of one algorithm that differ contradict each other: that
+fails before a byte is fetched, with both named. With none there is only the size.
 """
 
 from __future__ import annotations
@@ -13,26 +21,40 @@ import hashlib
 import re
 import threading
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from itertools import chain
+from typing import TYPE_CHECKING, Protocol
 
 from holdfast.runtime.clock import clock
+from holdfast.transfer.crc import CRC_BYTES, Crc, fast
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from holdfast.transfer.part import Part
     from holdfast.wire.http1 import Head
+    from holdfast.wire.urls import Url
 
 # Strongest first, with the length of the digest in bytes.
-ALGORITHMS = {"sha512": 64, "sha256": 32, "md5": 16}
+STRENGTH = {"sha512": 64, "sha256": 32, "sha1": 20, "md5": 16, **CRC_BYTES}
+ALGORITHMS = tuple(name for name in STRENGTH if name not in CRC_BYTES)
+"""What a user may give. A CRC finds damage on the way; it does not prove whose file it is."""
+_OF_THE_USER = frozenset({"user", "list"})
 _REPR_DIGEST = re.compile(r"sha-(256|512)\s*=\s*:([A-Za-z0-9+/=]{1,100}):")
+_S3_CHECKSUM = "x-amz-checksum-"
+_S3_ALGORITHMS = ("sha256", "sha1", "crc64nvme", "crc32c", "crc32")
+_COMPOSITE = re.compile(r"[A-Za-z0-9+/=]+-[0-9]+\Z")
+_S3_HOST = re.compile(
+    r"(?:.+\.)?s3(?:[.-](?:dualstack\.|accesspoint\.|fips[.-])?[a-z0-9-]+)?\.amazonaws\.com(?:\.cn)?\Z"
+)
+ASK_CHECKSUMS = "x-amz-checksum-mode"
+"""The header, with the value ENABLED, without which S3 sends no checksum."""
 
 
 @dataclass(frozen=True, slots=True)
 class Digest:
-    """A digest that the whole object must have. hex: lower case.
+    """A digest that the whole object must have. hex: lower case; a CRC is big-endian.
 
-    source: "user", or the header that it came in.
+    source: "user", "list", the header that it came in, or the name of the sidecar.
     """
 
     algorithm: str
@@ -40,8 +62,8 @@ class Digest:
     source: str = "user"
 
     def __post_init__(self) -> None:
-        size = ALGORITHMS.get(self.algorithm)
-        if size is None:
+        size = STRENGTH.get(self.algorithm)
+        if size is None or (self.source in _OF_THE_USER and self.algorithm not in ALGORITHMS):
             known = ", ".join(ALGORITHMS)
             raise ValueError(f"`{self.algorithm}`: not one of the digests {known}")
         if not re.fullmatch(rf"[0-9a-f]{{{size * 2}}}", self.hex):
@@ -54,15 +76,68 @@ class Digest:
         return f"{self.algorithm} {self.hex}"
 
 
-def digests_in(head: Head) -> list[Digest]:
-    """Return the digests of the whole object that an answer carries, strongest first."""
-    found = []
+@dataclass(frozen=True, slots=True)
+class Promises:
+    """What an answer says that the whole object must be.
+
+    digests: strongest first.  ignored: sources that are there and cannot be used, with why.
+    """
+
+    digests: tuple[Digest, ...] = ()
+    ignored: tuple[str, ...] = ()
+
+
+def promises_in(head: Head, *, s3: bool = False) -> Promises:
+    """Read what an answer promises of the whole object. s3: it is an answer of S3."""
+    found: list[Digest] = []
+    ignored: list[str] = []
     for bits, value in _REPR_DIGEST.findall(head.headers.get("repr-digest", "")):
         found += _decoded(f"sha{bits}", value, "Repr-Digest")
     if head.status == 200:
         # Of a 206 it would be the digest of the part, or of the whole: senders differ.
         found += _decoded("md5", head.headers.get("content-md5", ""), "Content-MD5")
-    return sorted(found, key=lambda digest: list(ALGORITHMS).index(digest.algorithm))
+        for algorithm in _S3_ALGORITHMS:
+            _read_checksum(algorithm, head.headers, found, ignored)
+    if s3:
+        _read_s3_etag(head.headers, found, ignored)
+    order = list(STRENGTH)
+    return Promises(tuple(sorted(found, key=lambda d: order.index(d.algorithm))), tuple(ignored))
+
+
+def digests_in(head: Head, *, s3: bool = False) -> list[Digest]:
+    """Return the digests of the whole object that an answer carries, strongest first."""
+    return list(promises_in(head, s3=s3).digests)
+
+
+def _read_checksum(
+    algorithm: str, headers: Mapping[str, str], found: list[Digest], ignored: list[str]
+) -> None:
+    name = _S3_CHECKSUM + algorithm
+    value = headers.get(name, "").strip()
+    if not value:
+        return
+    kind = headers.get(_S3_CHECKSUM + "type", "").strip().upper()
+    if kind == "COMPOSITE" or _COMPOSITE.match(value):
+        ignored.append(f"{name} (of parts, not of the whole)")
+    elif algorithm in CRC_BYTES and fast(algorithm) is None:
+        ignored.append(f"{name} (nothing here computes it fast)")
+    else:
+        found += _decoded(algorithm, value, name)
+
+
+def _read_s3_etag(headers: Mapping[str, str], found: list[Digest], ignored: list[str]) -> None:
+    etag = re.fullmatch(r'"([0-9a-f]{32})(-[0-9]+)?"', headers.get("etag", "").strip())
+    if etag is None:
+        return
+    encrypted = headers.get("x-amz-server-side-encryption", "AES256").strip() != "AES256"
+    if etag[2]:
+        ignored.append("ETag (of parts, not of the whole)")
+    elif encrypted or "x-amz-server-side-encryption-customer-algorithm" in headers:
+        ignored.append("ETag (no MD5: the object is encrypted with a key)")
+    elif headers.get("x-amz-storage-class", "") == "EXPRESS_ONEZONE":
+        ignored.append("ETag (no MD5 in a directory bucket)")
+    else:
+        found.append(Digest("md5", etag[1], "ETag"))
 
 
 def _decoded(algorithm: str, text: str, source: str) -> list[Digest]:
@@ -70,22 +145,47 @@ def _decoded(algorithm: str, text: str, source: str) -> list[Digest]:
         raw = base64.b64decode(text.strip(), validate=True)
     except (binascii.Error, ValueError):
         return []
-    return [Digest(algorithm, raw.hex(), source)] if len(raw) == ALGORITHMS[algorithm] else []
+    return [Digest(algorithm, raw.hex(), source)] if len(raw) == STRENGTH[algorithm] else []
+
+
+def is_s3(url: Url, headers: Mapping[str, str]) -> bool:
+    """Whether `url` is S3: by its name, or because its checksums are asked for."""
+    asked = any(name.lower() == ASK_CHECKSUMS for name in headers)
+    return asked or _S3_HOST.match(url.host) is not None
 
 
 def contradiction(given: Iterable[Digest], sent: Iterable[Digest]) -> tuple[Digest, Digest] | None:
-    """Return two digests of one algorithm that differ, one of each side; None if there are none."""
-    mine = {digest.algorithm: digest for digest in given}
-    for other in sent:
-        own = mine.get(other.algorithm)
-        if own is not None and own.hex != other.hex:
+    """Return the first two digests of one algorithm that differ; None if there are none."""
+    seen: dict[str, Digest] = {}
+    for other in chain(given, sent):
+        own = seen.setdefault(other.algorithm, other)
+        if own.hex != other.hex:
             return own, other
     return None
 
 
 def to_check(given: Iterable[Digest], sent: Iterable[Digest]) -> list[Digest]:
     """Return what to verify: all that the user gave; without any, the strongest one sent."""
-    return list(given) or list(sent)[:1]
+    order = list(STRENGTH)
+    strongest = sorted(sent, key=lambda digest: order.index(digest.algorithm))
+    return list(given) or strongest[:1]
+
+
+class _Running(Protocol):
+    """A digest that takes bytes."""
+
+    def update(self, data: memoryview | bytes, /) -> None:
+        """Take the next bytes."""
+
+    def hexdigest(self) -> str:
+        """Return the digest so far."""
+        ...
+
+
+def _running(algorithm: str) -> _Running:
+    if algorithm in CRC_BYTES:
+        return Crc(algorithm)
+    return hashlib.new(algorithm, usedforsecurity=False)
 
 
 class Hasher:
@@ -93,9 +193,7 @@ class Hasher:
 
     def __init__(self, algorithms: Iterable[str]) -> None:
         self.position = 0
-        self._running = {
-            name: hashlib.new(name, usedforsecurity=False) for name in sorted(set(algorithms))
-        }
+        self._running = {name: _running(name) for name in sorted(set(algorithms))}
 
     @property
     def algorithms(self) -> list[str]:

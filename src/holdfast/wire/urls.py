@@ -12,7 +12,7 @@ from __future__ import annotations
 import base64
 import re
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from urllib.parse import parse_qsl, quote, unquote_to_bytes, urljoin, urlsplit
 
 from holdfast.core.errors import HoldfastError
@@ -49,8 +49,17 @@ _AZURE = {"se", "sp", "spr", "sr", "st", "sv", "skoid", "sktid", "skt", "ske", "
 # RFC 3986 leaves these as they are in a path or query; `%` because escapes are kept.
 _KEEP_PATH = "%/:@!$&'()*+,;=~-._"
 _KEEP_QUERY = _KEEP_PATH + "?[]"  # brackets may not stand there, but everybody sends them
+_IN_DIGITS = re.compile(r"[0-9.]+\Z|.*:")
 # Labels of at most 63 (RFC 1035): for longer ones Python's resolver raises no OSError.
 _HOST = re.compile(r"(?=.{1,254}\Z)([A-Za-z0-9_][A-Za-z0-9_-]{0,62}\.)*[A-Za-z0-9_-]{1,63}\.?\Z")
+
+
+# Lower case, a port that may be, a path of characters that stay as they are, no query.
+MAX_PORT = 65535
+_USUAL = re.compile(
+    r"(https?)://([a-z0-9._-]+)(?::([1-9][0-9]{0,4}))?(/[A-Za-z0-9%/:@!$&'()*+,;=~._-]*)\Z"
+)
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
 class BadUrl(HoldfastError):
@@ -113,14 +122,23 @@ class Url:
     @property
     def is_signed(self) -> bool:
         """Whether a part of it is secret: it cannot be asked again from the stored form."""
+        if "?" not in self.target:
+            return bool(self.credentials)
         return bool(self.credentials) or self.canonical() != self.full()
 
     def full(self) -> str:
         """Return the address as asked, secrets in the query included."""
         return f"{self.scheme}://{self.netloc}{self.target}"
 
+    def with_parameter(self, name: str, value: str) -> Url:
+        """Return the address with one parameter more in its query; both are URL-ready."""
+        mark = "&" if "?" in self.target else "?"
+        return replace(self, target=f"{self.target}{mark}{name}={value}")
+
     def canonical(self) -> str:
         """Return what identifies the object: no credentials, no signature, no fragment."""
+        if "?" not in self.target:
+            return self.full()
         query = _public_query(self.query)
         return f"{self.scheme}://{self.netloc}{self.path}{'?' if query else ''}{query}"
 
@@ -131,10 +149,22 @@ def parse(text: str) -> Url:
     Spaces and other characters that may not stand in a request line are percent-encoded;
     escapes that are there stay as they are.
     """
+    usual = _USUAL.match(text) if len(text) <= MAX_LENGTH else None
+    if usual is not None and _HOST.match(usual[2]):
+        # Nothing in it has to be changed: a tenth of the time, which tells in a list of 10^6.
+        scheme, host, given, target = usual.groups()
+        port = int(given) if given else DEFAULT_PORTS[scheme]
+        if port <= MAX_PORT:
+            return Url(scheme, host, port, target)
+    return _read(text)
+
+
+def _read(text: str) -> Url:
+    """Read any URL."""
     shown = _shortened(text)
     if len(text) > MAX_LENGTH:
         raise BadUrl(shown, f"it is longer than {MAX_LENGTH} characters", "Shorten it.")
-    if any(ord(c) < 0x20 or ord(c) == 0x7F for c in text):
+    if _CONTROL.search(text):
         raise BadUrl(shown, "it holds a control character", "Remove it.")
     text = text.strip()
     scheme, colon, _ = text.partition("://")
@@ -184,8 +214,11 @@ def is_cross_site(a: Url, b: Url) -> bool:
     """Whether two addresses belong to different sites.
 
     The last two labels of the name stand for the site. That takes `a.co.uk` and `b.co.uk`
-    for one site; it is used for suspicion only, never for credentials.
+    for one site; it is used for suspicion only, never for credentials. An address in digits is a
+    site of its own.
     """
+    if _IN_DIGITS.match(a.host) or _IN_DIGITS.match(b.host):
+        return a.host != b.host
     return a.host.split(".")[-2:] != b.host.split(".")[-2:]
 
 

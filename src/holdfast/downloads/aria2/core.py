@@ -111,6 +111,10 @@ class Core:
         if any(is_open(item.state) for item in self.roster.items.values()):
             self.loop.submit(self._start())
 
+    async def check(self) -> None:
+        """Ask the service once whether it is there and accepts us. Raises Aria2Error."""
+        await self._rpc.multicall([("aria2.getVersion", ())])
+
     async def _start(self) -> None:
         if self._watcher is None:
             loop = asyncio.get_running_loop()

@@ -41,7 +41,7 @@ class Source:
 
     def full(self) -> list[str]:
         """Return the addresses as aria2 gets them."""
-        return [_with_credentials(url) for url in self.urls]
+        return [with_credentials(url) for url in self.urls]
 
     def canonical(self) -> list[str]:
         """Return the addresses as they may be stored and shown."""
@@ -209,7 +209,8 @@ def _public_line(line: str) -> str:
     return f"{name}: {MASK}" if is_secret(name.strip()) else line
 
 
-def _with_credentials(url: Url) -> str:
+def with_credentials(url: Url) -> str:
+    """Return the address as aria2 gets it."""
     # The target is asked as it is; userinfo, which `full` leaves out, is given back to aria2.
     if not url.credentials:
         return url.full()

@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import os
 import posixpath
+import threading
 from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Self
 
@@ -23,7 +24,7 @@ from holdfast.downloads.failures import CODES, DownloadError, Failure
 from holdfast.runtime.clock import clock
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Generator, Mapping, Sequence
     from types import TracebackType
 
     from holdfast.downloads.aria2.model import DownloadProgress
@@ -89,10 +90,12 @@ class Via:
         *,
         secret: Secret | None = None,
         attempts: int = 8,
+        most: int = 5,
     ) -> Self:
         """Return the service at `aria2://HOST:PORT` or `aria2://local`, to be entered or closed.
 
         directory: where the journal of the service's part lies.  attempts: as of `Downloads`.
+        most: files at a time, of a service of our own; another one has its own limit.
         Raises BadUrl, DownloadError, or for `local` Aria2ProcessError.
         """
         place = address.removeprefix(SCHEME)
@@ -101,7 +104,8 @@ class Via:
             raise DownloadError("bad-option", text)
         with ExitStack() as owned:
             if place == LOCAL:
-                process = owned.enter_context(Aria2Process(directory))
+                options = {"max-concurrent-downloads": most}
+                process = owned.enter_context(Aria2Process(directory, options=options))
                 url, secret = process.rpc_url, process.secret
             else:
                 url = f"http://{place}/jsonrpc"
@@ -123,6 +127,10 @@ class Via:
         """Whether we see the service's files."""
         return self._core.shared
 
+    def check(self) -> None:
+        """Ask once whether it is there. Raises Aria2Unavailable or Aria2AuthError."""
+        self._core.loop.submit(self._core.check()).result()
+
     def close(self) -> None:
         """Let go of the service; a second call does nothing. What it has under way goes on."""
         self._owned.close()
@@ -140,16 +148,19 @@ class Via:
 
     def fetch(
         self,
-        url: str,
+        url: str | Sequence[str],
         headers: Mapping[str, str],
         path: str,
         size: int | None = None,
         digest: Digest | None = None,
-    ) -> Iterator[DownloadProgress]:
+        *,
+        stopped: threading.Event | None = None,
+    ) -> Generator[DownloadProgress, None, None]:
         """Fetch one file to `path`, and yield how far it is, after a second twice a second.
 
-        headers: sent along.  size, digest: what it must be.  A file that is at `path` is
-        replaced. To stop early, close the iterator: the bytes are kept, and count next time.
+        url: or several of the same file.  headers: sent along.  size, digest: what it must be.
+        A file that is at `path` is replaced. To stop early, close the iterator, or set
+        `stopped`, which ends it soon: the bytes are kept, and count next time.
         Raises ViaFailed, BadUrl, or Aria2Error if the service cannot be reached at first.
         """
         options: dict[str, object] = {"allow-overwrite": "true"}
@@ -158,12 +169,20 @@ class Via:
         if digest is not None:
             name = {"sha512": "sha-512", "sha256": "sha-256"}.get(digest.algorithm, "md5")
             options["checksum"] = f"{name}={digest.hex}"
-        gid = self._core.loop.submit(self._core.add(url, path, options)).result()
+        stopped = stopped or threading.Event()
+        adding = self._core.loop.submit(self._core.add(url, path, options))
+        while not adding.done():  # a service that is away may be asked for half a minute
+            if stopped.is_set():
+                adding.cancel()
+                return
+            clock.wait(stopped, FIRST)
+        gid = adding.result()
         over, pause = False, FIRST
         try:
             while (progress := self._core.roster.view[gid]).status not in _OVER:
                 yield progress
-                clock.sleep(pause)
+                if clock.wait(stopped, pause):
+                    return
                 pause = min(2 * pause, EVERY)
             over = True
             yield progress
