@@ -18,6 +18,7 @@ class Upstream:
     def __init__(self, script):
         self.script = script
         self.asked = []
+        self.asked_first = asyncio.Event()
         self.open = 0
         self.connections = 0
 
@@ -39,6 +40,7 @@ class Upstream:
         lower = {name.lower(): value for name, value in fields.items()}
         body = await reader.readexactly(int(lower.get("content-length", 0)))
         self.asked.append((head.split("\r\n")[0], head, body))
+        self.asked_first.set()
         return await self.script(self, len(self.asked), writer) is not False
 
 

@@ -119,9 +119,8 @@ def test_a_stream_passes_event_by_event():
     events = [b"data: %d\n\n" % n for n in range(6)]
 
     async def streams(upstream, no, writer):
-        writer.write(
-            b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
-        )
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n")
+        writer.write(b"Transfer-Encoding: chunked\r\n\r\n")
         for event in events:
             writer.write(b"%x\r\n%b\r\n" % (len(event), event))
             await writer.drain()
@@ -175,10 +174,9 @@ def test_a_client_that_leaves_ends_its_request_upstream():
 
     async def main():
         async with gateway(hangs) as (gw, (up,)):
-            reader, writer = await asyncio.open_connection("127.0.0.1", gw.port)
+            _, writer = await asyncio.open_connection("127.0.0.1", gw.port)
             writer.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
-            while not up.asked:
-                await asyncio.sleep(0.01)
+            await up.asked_first.wait()
             writer.close()
             for _ in range(100):
                 await asyncio.sleep(0.01)
@@ -229,10 +227,7 @@ def test_malformed_requests_are_refused_and_nothing_goes_upstream():
         async with gateway(always(OK)) as (gw, (up,)):
             for data, status in (
                 (b"GET / HTTP/1.1\r\n\r\n", 400),
-                (
-                    b"GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
-                    400,
-                ),
+                (b"GET / HTTP/1.1\r\nHost: a\r\nContent-Length: +1\r\n\r\n", 400),
                 (b"TRACE / HTTP/1.1\r\nHost: a\r\n\r\n", 405),
                 (b"GET / HTTP/2.0\r\nHost: a\r\n\r\n", 505),
             ):

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from holdfast.wire.strict import BadMessage, Chunks
 from holdfast.wire.requests import RequestHead, find_head, parse_head
+from holdfast.wire.strict import BadMessage, Chunks
 
 LIMIT = 32 * 1024
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from holdfast.wire.strict import BadMessage
 from holdfast.wire.responses import Answer
+from holdfast.wire.strict import BadMessage
 
 BODY = b"The quick brown fox."
 

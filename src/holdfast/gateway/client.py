@@ -16,8 +16,8 @@ from holdfast.gateway.headers import Client as Identity
 from holdfast.gateway.headers import is_loop
 from holdfast.runtime.clock import clock
 from holdfast.runtime.wheel import Due
-from holdfast.wire.strict import BadMessage, Chunks
 from holdfast.wire.requests import RequestHead, find_head, parse_head
+from holdfast.wire.strict import BadMessage, Chunks
 
 if TYPE_CHECKING:
     from holdfast.gateway.cluster import Cluster

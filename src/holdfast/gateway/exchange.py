@@ -36,9 +36,9 @@ if TYPE_CHECKING:
     from holdfast.gateway.client import Client
     from holdfast.gateway.cluster import Cluster
     from holdfast.gateway.upstream import Connection, Upstream
-    from holdfast.wire.strict import BadMessage
     from holdfast.wire.requests import RequestHead
     from holdfast.wire.responses import ResponseHead
+    from holdfast.wire.strict import BadMessage
 
 REPEATED = frozenset({408, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524, 529})
 """Statuses after which another endpoint is asked."""

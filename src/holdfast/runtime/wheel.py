@@ -17,6 +17,7 @@ from holdfast.runtime.clock import clock
 
 if TYPE_CHECKING:
     import asyncio
+    from collections.abc import Iterable
 
     from holdfast.runtime.clock import Timer
 
@@ -70,9 +71,9 @@ class Wheel:
         now = clock.monotonic()
         until = math.floor(now / self._tick)
         self._timer = None
-        numbers = range(self._last + 1, until + 1)
-        if len(numbers) > len(self._slots):  # after a long silence: only what is there
-            numbers = sorted(n for n in self._slots if n <= until)  # type: ignore[assignment]
+        numbers: Iterable[int] = range(self._last + 1, until + 1)
+        if until - self._last > len(self._slots):  # after a long silence: only what is there
+            numbers = sorted(n for n in self._slots if n <= until)
         self._last = until
         if self._slots:
             self._timer = clock.call_later(self._loop, self._tick, self._turn)
