@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 # Everything ten times as fast; Retry-After knows whole seconds only.
 Quicker = partial(demo.Scenario, timeout=0.5, pause=0.1, outage=(0.05, 0.6), retry_after=1)
-ARIA2 = 2 if demo_files.has_aria2() else 0
+ARIA2 = 0 if demo_files.lacks_for_aria2() else 2
 Quick = partial(Quicker, calls=12, size=1 << 20, files=8, aria2_files=ARIA2)
 JOBS = ["calls", "file", "files", *(["aria2"] if ARIA2 else [])]
 
@@ -118,7 +118,24 @@ def test_command_prints_the_table_and_the_way_to_repeat_it(
     assert captured.err.startswith("seed 3: 5 calls")
     assert lines[11].startswith("40 files")
     assert lines[11].endswith("40 of 40")
-    assert ("aria2c is not installed" in captured.err) == (not ARIA2)
+    assert ("without the rows of aria2" in captured.err) == (not ARIA2)
+
+
+@pytest.mark.parametrize(
+    ("which", "spec", "said"),
+    [
+        (None, object(), "aria2c is not"),
+        ("/x/aria2c", None, "holdfast[aria2]"),
+        ("/x", object(), ""),
+    ],
+)
+def test_the_rows_of_aria2_need_the_program_and_the_extra(
+    which: str | None, spec: object, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shutil.which", lambda _: which)
+    monkeypatch.setattr(demo_files, "find_spec", lambda _: spec)
+    found = demo_files.lacks_for_aria2()
+    assert (said in found) if said else not found
 
 
 @pytest.mark.parametrize(

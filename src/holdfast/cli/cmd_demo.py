@@ -37,19 +37,20 @@ def run(args: argparse.Namespace) -> int:
     for name, value in (("--calls", args.calls), ("--mib", args.mib)):
         if value < 1:
             raise CliError(f"`{name}`: {value}: it must be at least 1")
+    lacks = demo_files.lacks_for_aria2()
     scenario = demo.Scenario(
         seed=args.seed,
         calls=args.calls,
         size=args.mib << 20,
-        aria2_files=_ARIA2_FILES if demo_files.has_aria2() else 0,
+        aria2_files=0 if lacks else _ARIA2_FILES,
     )
     through = f", {scenario.aria2_files} by aria2" if scenario.aria2_files else ""
     console.note(
         f"seed {scenario.seed}: {scenario.calls} calls, a file of {size_text(scenario.size)}, "
         f"{scenario.files} small files{through}, twice, at the same time, on 127.0.0.1"
     )
-    if not through:
-        console.note("aria2c is not installed (Debian: apt-get install aria2): without its rows")
+    if lacks:
+        console.note(f"{lacks}: without the rows of aria2")
 
     def done(side: str, job: str, result: demo.Result) -> None:
         console.note(f"  {side}: {job} ended after {result.seconds:.1f} s")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Final
 
 import holdfast as hf
@@ -30,9 +31,13 @@ SIZES: Final = {BATCH: 1 << 18, ARIA2: 1 << 20}
 LOOK_EVERY: Final = 0.1
 
 
-def has_aria2() -> bool:
-    """Whether aria2c is installed."""
-    return shutil.which("aria2c") is not None
+def lacks_for_aria2() -> str:
+    """Return what is missing for files through aria2, and how to get it; empty if nothing is."""
+    if shutil.which("aria2c") is None:
+        return "aria2c is not installed (Debian: apt-get install aria2)"
+    if find_spec("aiohttp") is None:
+        return "aiohttp is not installed (pip install 'holdfast[aria2]')"
+    return ""
 
 
 def paths(group: str, count: int) -> list[str]:
