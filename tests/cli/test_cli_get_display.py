@@ -35,7 +35,7 @@ def state(name: str, at: float = 0.0, **more: Any) -> FileState:
 
 
 def test_a_terminal_shows_each_file_a_total_and_is_clean_at_the_end(tmp_path: Path) -> None:
-    objects = [Object(f"/{n}.nc", 6 * MIB, faults=[Slow(4 * MIB)]) for n in "ab"]
+    objects = [Object(f"/{n}.nc", 6 * MIB, faults=[Slow(2 * MIB)]) for n in "ab"]
     with hf.chaos.server(*objects) as server:
         urls = [server.url(f"/{n}.nc") for n in "ab"]
         code, drawn = on_a_terminal(*urls, "-o", str(tmp_path))
@@ -44,10 +44,11 @@ def test_a_terminal_shows_each_file_a_total_and_is_clean_at_the_end(tmp_path: Pa
     both = [one for one in seen if sum("\u2501" in line for line in one) == 2]
     totals = [line for one in both for line in one if " of 2 files" in line]
     assert totals
-    total = totals[-1]
-    assert "MiB/s" in total
-    assert "of 12.0 MiB" in total  # both have begun, so the size of all is known
-    assert any(" left" in line for line in both[-1] if "\u2501" in line)
+    assert any("of 12.0 MiB" in total for total in totals)  # both have begun: all is known
+    # How often it is drawn, and so when first with a rate, is the machine's business.
+    drawn_lines = [line for one in seen for line in one]
+    assert any("iB/s" in line for line in drawn_lines if " of 2 files" in line)
+    assert any(" left" in line for line in drawn_lines if "\u2501" in line)
     assert all(len(line) < 80 for one in seen for line in one)
     last = [line for line in seen[-1] if line]
     assert sorted(last[:2]) == [

@@ -44,6 +44,8 @@ def ncar() -> Iterator[str]:
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     server = moto_server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
+    s3_backends.reset()  # the process may have had another server
+    s3_backends.bucket_accounts.clear()
     store = s3_backends["123456789012"]["aws"]
     store.create_bucket(era5.BUCKET, "us-west-2")
     for month, days in (("202101", 31), ("202102", 28)):

@@ -117,8 +117,8 @@ def test_the_last_line_needs_no_end() -> None:
         ("https://h/a\n out=a\n out=b\n", "3: the option `out` is there twice"),
         ("https://h/a\n checksum=abc\n", "2: a checksum is written as `checksum=sha-256=HEX`"),
         (
-            "https://h/a\n checksum=sha-1=00\n",
-            "2: `sha1`: not one of the digests sha512, sha256, md5",
+            "https://h/a\n checksum=sha-3=00\n",
+            "2: `sha3`: not one of the digests sha512, sha256, sha1, md5",
         ),
         (
             "https://h/a\n checksum=md5=00\n",

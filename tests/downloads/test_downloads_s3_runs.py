@@ -439,6 +439,8 @@ def moto():
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     server = moto_server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
+    s3_backends.reset()  # the process may have had another server
+    s3_backends.bucket_accounts.clear()
     host, port = server.get_host_and_port()
     yield f"http://{host}:{port}"
     server.stop()
