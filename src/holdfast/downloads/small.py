@@ -19,7 +19,6 @@ what each host bears. A thread that waits for a connection gets one before the l
 from __future__ import annotations
 
 import asyncio
-import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -73,35 +72,6 @@ class _Slot:
         self.task: asyncio.Task[None] | None = None
         self.began = self.at = self.quiet = 0.0
         self.again = False
-
-
-class _Job:
-    """Work that is done once, by whichever of two threads comes to it first."""
-
-    __slots__ = ("_error", "_lock", "_work", "over")
-
-    def __init__(self, work: Callable[[], None]) -> None:
-        self.over = threading.Event()
-        self._work: Callable[[], None] | None = work
-        self._lock = threading.Lock()
-        self._error: BaseException | None = None
-
-    def run(self) -> None:
-        """Do it, if nobody has; return when it is done."""
-        with self._lock:
-            work, self._work = self._work, None
-            if work is None:
-                return
-            try:
-                work()
-            except BaseException as error:  # noqa: BLE001 - raised again by `result`
-                self._error = error
-            self.over.set()
-
-    def result(self) -> None:
-        """Raise what it raised."""
-        if self._error is not None:
-            raise self._error
 
 
 class Lane:
@@ -160,7 +130,6 @@ class Lane:
         self._not_before = 0.0
         self._error: BaseException | None = None
         self._over: asyncio.Event | None = None
-        self._ended = threading.Event()  # nothing that is put on the loop now need ever run
         self._loop: asyncio.AbstractEventLoop | None = None
         self._timer: Timer | None = None
 
@@ -180,7 +149,6 @@ class Lane:
             if self._timer is not None:
                 self._timer.cancel()
             self._crew.expect(self._put - MANY_EXPECTED)
-            self._ended.set()
         if self._error is not None:
             raise self._error
 
@@ -196,18 +164,6 @@ class Lane:
         if self._kept and loop is not None:
             with suppress(RuntimeError):  # it has just been closed
                 loop.call_soon_threadsafe(lambda: self._guarded(self._spread))
-
-    def do(self, work: Callable[[], None]) -> None:
-        """Have work done on the loop's thread, or here if it has ended; for any other thread."""
-        job = _Job(work)
-        loop = self._loop
-        if loop is not None and not self._ended.is_set():
-            with suppress(RuntimeError):  # it has just been closed
-                loop.call_soon_threadsafe(job.run)
-                while not clock.wait(job.over, LOOK_EVERY) and not self._ended.is_set():
-                    pass
-        job.run()
-        job.result()
 
     def drop(self, item_id: str, then: Callable[[], None]) -> None:
         """Give a file up, and call `then` on the loop's thread; for any thread."""
@@ -372,13 +328,16 @@ class Lane:
         if whole is None:
             self._pass_on(slot, line)
             return
-        try:
-            done = self._group.write(item, head, whole, body)
-        except OSError:
-            self._pass_on(slot, line)
-            return
         self._put += 1
-        self._group.put(done)
+        if not self._group.post(item, head, whole, body):
+            # It is behind; meanwhile there is nothing better to do here.
+            try:
+                done = self._group.write(item, head, whole, body)
+            except OSError:
+                self._put -= 1
+                self._pass_on(slot, line)
+                return
+            self._group.put(done)
         self._good(slot, item, len(body))
 
     def _good(self, slot: _Slot, item: Small, size: int) -> None:
