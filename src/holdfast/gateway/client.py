@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from holdfast.gateway import errors
 from holdfast.gateway.exchange import Exchange
@@ -24,6 +24,19 @@ if TYPE_CHECKING:
 
 MAX_AHEAD = 256 * 1024
 """Bytes of pipelined requests that are kept; then reading stops until one is answered."""
+
+
+class Site(Protocol):
+    """Where clients connect: a gateway.
+
+    cluster: what new requests are given; a reload replaces it, and requests keep what they have.
+    clients: all that are connected, the oldest first.
+    draining: it is ending, so no connection outlives the answer that it waits for.
+    """
+
+    cluster: Cluster
+    clients: dict[Client, None]
+    draining: bool
 
 
 class Client(asyncio.Protocol, Due):
@@ -46,15 +59,17 @@ class Client(asyncio.Protocol, Due):
         "_paused",
         "_searched",
         "_serial",
+        "_site",
         "chunked",
         "identity",
         "terminator",
         "transport",
     )
 
-    def __init__(self, cluster: Cluster, serial: str) -> None:
+    def __init__(self, site: Site, serial: str) -> None:
         Due.__init__(self)
-        self._cluster = cluster
+        self._site = site
+        self._cluster = site.cluster
         self._serial = serial
         self._ahead = bytearray()
         self._searched = 0
@@ -76,6 +91,7 @@ class Client(asyncio.Protocol, Due):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin to wait for a request."""
         self.transport = transport
+        self._site.clients[self] = None
         self.transport.set_write_buffer_limits(high=64 * 1024)
         self._cluster.wheel.set(self, clock.monotonic() + self._cluster.config.head_timeout)
 
@@ -109,6 +125,7 @@ class Client(asyncio.Protocol, Due):
             self._searched = len(ahead)
             return False
         self._searched = 0
+        self._cluster = self._site.cluster
         head = parse_head(bytes(ahead[:end]))
         del ahead[:end]
         self._check(head)
@@ -173,7 +190,7 @@ class Client(asyncio.Protocol, Due):
 
     def closes(self, head: RequestHead, *, ends: bool) -> bool:
         """Decide whether the connection ends after an answer. ends: only that ends its body."""
-        self._close = ends or not head.keeps_alive or bool(head.upgrade)
+        self._close = ends or not head.keeps_alive or bool(head.upgrade) or self._site.draining
         return self._close
 
     def write(self, data: bytes) -> None:
@@ -224,7 +241,7 @@ class Client(asyncio.Protocol, Due):
         if abort:
             self.transport.abort()
             return
-        if close or self._close:
+        if close or self._close or (self._site.draining and not self._ahead):
             self._close = True
             self.transport.close()
             return
@@ -247,6 +264,11 @@ class Client(asyncio.Protocol, Due):
         if self._exchange is not None:
             self._exchange.pause(paused=False)
 
+    def drain(self) -> None:
+        """Close the connection if nothing is asked on it; else after the answer."""
+        if self._exchange is None and self._head is None and not self._ahead:
+            self.transport.close()
+
     # -- the end ---------------------------------------------------------------------------------
 
     def eof_received(self) -> bool:
@@ -256,6 +278,7 @@ class Client(asyncio.Protocol, Due):
     def connection_lost(self, error: Exception | None) -> None:
         """End what was done for it."""
         del error
+        self._site.clients.pop(self, None)
         self._cluster.wheel.set(self, math.inf)
         exchange, self._exchange = self._exchange, None
         self._close = True

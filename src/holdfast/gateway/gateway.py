@@ -46,9 +46,10 @@ class Gateway:
 
     def __init__(self, config: GatewayConfig) -> None:
         self.config = config
-        self.cluster: Cluster | None = None
+        self.cluster: Cluster
+        self.clients: dict[Client, None] = {}
+        self.draining = False
         self._servers: list[asyncio.Server] = []
-        self._clients: set[Client] = set()
         self._wheel: Wheel | None = None
 
     @classmethod
@@ -69,18 +70,17 @@ class Gateway:
         loop = asyncio.get_running_loop()
         serial = rng.token(4)
         self._wheel = wheel = Wheel(loop)
-        self.cluster = cluster = Cluster(
+        self.cluster = Cluster(
             self.config, loop, wheel, secret=find_secret, via=f"holdfast-{serial}"
         )
         for listen in self.config.listen:
-            self._servers.append(await self._listen(loop, listen, cluster, serial))
+            self._servers.append(await self._listen(loop, listen, serial))
 
-    @staticmethod
     async def _listen(
-        loop: asyncio.AbstractEventLoop, listen: Listen, cluster: Cluster, serial: str
+        self, loop: asyncio.AbstractEventLoop, listen: Listen, serial: str
     ) -> asyncio.Server:
         def client() -> Client:
-            return Client(cluster, serial)
+            return Client(self, serial)
 
         if listen.path:
             return await loop.create_unix_server(client, listen.path)
@@ -96,9 +96,8 @@ class Gateway:
         """End at once."""
         for server in self._servers:
             server.close()
-        if self.cluster is not None:
-            self.cluster.close()
         if self._wheel is not None:
+            self.cluster.close()
             self._wheel.close()
         await asyncio.sleep(0)
 
