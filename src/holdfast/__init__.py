@@ -56,6 +56,8 @@ if TYPE_CHECKING:
     )
     from holdfast.downloads import Downloads
     from holdfast.downloads.aria2 import Aria2Client, Aria2Process
+    from holdfast.gateway.gateway import Gateway
+    from holdfast.gateway.options import Endpoint
     from holdfast.runtime.ending import Outcome
     from holdfast.runtime.hub import record, subscribe
     from holdfast.runtime.policy import Policy, hold, policy
@@ -101,6 +103,8 @@ _HOMES = {
     ),
     "downloads": ("Downloads",),
     "downloads.aria2": ("Aria2Client", "Aria2Process"),
+    "gateway.gateway": ("Gateway",),
+    "gateway.options": ("Endpoint",),
     "runtime.ending": ("Outcome",),
     "runtime.hub": ("record", "subscribe"),
     "runtime.policy": ("Policy", "hold", "policy"),
@@ -134,8 +138,10 @@ __all__ = [
     "DeadlineExceeded",
     "Decorrelated",
     "Downloads",
+    "Endpoint",
     "Exponential",
     "Fallback",
+    "Gateway",
     "Hedge",
     "HoldfastError",
     "Kind",

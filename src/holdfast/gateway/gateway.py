@@ -3,49 +3,58 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import tomllib
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
-from holdfast.core.errors import HoldfastError
-from holdfast.gateway.client import Client
-from holdfast.gateway.cluster import Cluster
-from holdfast.gateway.config import GatewayConfig, Listen, read_gateways
+from holdfast.gateway.options import ConfigError, Endpoint, chosen, configured, find_secret
 from holdfast.runtime.random import rng
 from holdfast.runtime.wheel import Wheel
 
+try:
+    from holdfast.gateway.client import Client
+    from holdfast.gateway.cluster import Cluster
+except ModuleNotFoundError as missing:
+    if missing.name != "httptools":
+        raise
+    raise ModuleNotFoundError(
+        "`holdfast.Gateway` needs httptools: pip install 'holdfast[gateway]'", name=missing.name
+    ) from missing
+
 if TYPE_CHECKING:
+    import os
     from collections.abc import Sequence
 
-    from holdfast.core.settings import Problem
+    from holdfast.gateway.config import GatewayConfig, Listen
 
-
-class ConfigError(HoldfastError):
-    """A configuration that cannot be used. problems: all of them."""
-
-    code = "HF-3201"
-    exit_code = 2
-
-    def __init__(self, problems: Sequence[Problem]) -> None:
-        super().__init__("\n".join(str(problem) for problem in problems))
-        self.problems = tuple(problems)
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return (type(self), (self.problems,))
+__all__ = ["ConfigError", "Endpoint", "Gateway"]
 
 
 class Gateway:
     """One address in front of several endpoints.
 
-        async with hf.Gateway(config) as gateway:
+        gateway = hf.Gateway(endpoints=[hf.Endpoint(url, keys="env:KEY")], listen="127.0.0.1:0")
+        async with gateway:
             await gateway.serve()
 
-    config: see `config.GatewayConfig`.  port: of the first listener, once it is started.
+    endpoints: `Endpoint` or addresses; one at least.  name: what it is called where there are
+    several.  settings: those of `[gateway.NAME]`, as in a file (`listen=`, `queue=`, ...).
+    config: all of that, read already; then nothing else is given.
+
+    Raises ConfigError, which names every setting that cannot be used.
     """
 
-    def __init__(self, config: GatewayConfig) -> None:
-        self.config = config
+    def __init__(
+        self,
+        config: GatewayConfig | None = None,
+        *,
+        endpoints: Sequence[Endpoint | str] = (),
+        name: str = "main",
+        **settings: Any,
+    ) -> None:
+        if config is not None and (endpoints or settings):
+            raise TypeError("Gateway: `config` is whole: nothing can be given beside it")
+        self.name = name
+        self.config = configured(name, endpoints, settings) if config is None else config
         self.cluster: Cluster
         self.clients: dict[Client, None] = {}
         self.draining = False
@@ -58,7 +67,8 @@ class Gateway:
 
         Raises ConfigError, or the OSError of a file that cannot be read.
         """
-        return cls(_chosen(Path(path), name))
+        found, config = chosen(Path(path), name)
+        return cls(config, name=found)
 
     @property
     def port(self) -> int:
@@ -107,42 +117,3 @@ class Gateway:
 
     async def __aexit__(self, *exc: object) -> None:
         await self.stop()
-
-
-def _chosen(path: Path, name: str | None) -> GatewayConfig:
-    from holdfast.core.settings import Problem  # noqa: PLC0415 - for errors only
-
-    try:
-        tree = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError([Problem(str(path), f"it is no TOML ({error})")]) from None
-    result = read_gateways(tree)
-    if result.value is None:
-        raise ConfigError(result.problems)
-    found = result.value
-    if name is None and len(found) == 1:
-        return next(iter(found.values()))
-    if name not in found:
-        known = ", ".join(f"`{one}`" for one in found) or "none"
-        text = f"there is no gateway `{name}`" if name else "which gateway? Name one"
-        raise ConfigError([Problem(str(path), f"{text} (known: {known})")])
-    return found[name]
-
-
-def find_secret(reference: str) -> str:
-    """Return the secret that `env:NAME` or `file:PATH` refers to. Raises ConfigError."""
-    from holdfast.core.settings import Problem  # noqa: PLC0415 - for errors only
-
-    kind, _, where = reference.partition(":")
-    if kind == "env":
-        value = os.environ.get(where, "")
-    else:
-        try:
-            value = Path(where).read_text(encoding="utf-8").strip()
-        except OSError as error:
-            raise ConfigError(
-                [Problem(reference, f"it cannot be read ({error.strerror})")]
-            ) from None
-    if not value:
-        raise ConfigError([Problem(reference, "there is no secret")])
-    return value
