@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from holdfast.gateway.background import Background
 from holdfast.gateway.options import ConfigError, Endpoint, chosen, configured, find_secret
 from holdfast.runtime.random import rng
 from holdfast.runtime.wheel import Wheel
@@ -29,12 +31,14 @@ if TYPE_CHECKING:
 __all__ = ["ConfigError", "Endpoint", "Gateway"]
 
 
-class Gateway:
+class Gateway(Background):
     """One address in front of several endpoints.
 
         gateway = hf.Gateway(endpoints=[hf.Endpoint(url, keys="env:KEY")], listen="127.0.0.1:0")
         async with gateway:
             await gateway.serve()
+
+    Without `async`, `with gateway:` serves on a thread of its own until the block ends.
 
     endpoints: `Endpoint` or addresses; one at least.  name: what it is called where there are
     several.  settings: those of `[gateway.NAME]`, as in a file (`listen=`, `queue=`, ...).
@@ -73,7 +77,18 @@ class Gateway:
     @property
     def port(self) -> int:
         """The port of the first listener."""
+        if not self._servers or not self._servers[0].sockets:
+            raise RuntimeError("Gateway: it does not listen: the port is not known")
         return int(self._servers[0].sockets[0].getsockname()[1])
+
+    @property
+    def url(self) -> str:
+        """The address that clients are pointed to: `http://127.0.0.1:7860`."""
+        listen = self.config.listen[0]
+        if listen.path:
+            return str(listen)
+        scheme = "https" if self.config.tls_cert else "http"
+        return f"{scheme}://{replace(listen, port=self.port)}"
 
     async def start(self) -> None:
         """Listen."""
