@@ -269,6 +269,13 @@ class Client(asyncio.Protocol, Due):
         if self._exchange is None and self._head is None and not self._ahead:
             self.transport.close()
 
+    def cut(self, reason: str) -> None:
+        """End now what is asked, and say so; then the connection."""
+        if self._exchange is not None:
+            self._ahead.clear()
+            self._exchange.cut(reason)
+        self.transport.close()
+
     # -- the end ---------------------------------------------------------------------------------
 
     def eof_received(self) -> bool:

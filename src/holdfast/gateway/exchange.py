@@ -1,17 +1,12 @@
-r"""One request from its last byte to the last byte of its answer: the states between.
+"""One request: which endpoint is asked, what is sent, and what follows from what comes back.
 
-    choosing --> connecting --> sent --> answering --> over
-       ^   \-> waiting             |          |
-       |________ backing off <____|__________|      until something was given to the client
-
-Nothing here is a task: what happens next is told by a connection, by the wheel, or by the client
-who leaves. The first byte that is given to the client commits: from there on no other endpoint
-can answer.
+The states, and what leads from one to another, are in `states`. Nothing here is a task: what
+happens next is told by a connection, by the wheel, or by the client who leaves. What of an answer
+is held back and passed on is in `answering`, what a refusal means in `refusals`.
 """
 
 from __future__ import annotations
 
-import enum
 import math
 import re
 from typing import TYPE_CHECKING
@@ -22,8 +17,29 @@ from holdfast.core.classify import classify
 from holdfast.core.retry_after import read_hint
 from holdfast.core.verdict import Sent
 from holdfast.gateway import errors, sse
-from holdfast.gateway.headers import request_head, response_head
+from holdfast.gateway.answering import Passage, keeps_framing
+from holdfast.gateway.headers import request_head
+from holdfast.gateway.refusals import KEY_OUT_SECONDS, Cools, Refusal, refusal_of
 from holdfast.gateway.sse import Meaning
+from holdfast.gateway.states import (
+    ANSWER,
+    ANSWERING,
+    CHOOSING,
+    COMMIT,
+    CONNECTING,
+    DIAL,
+    END,
+    FAIL,
+    OVER,
+    PASSING,
+    SEND,
+    SENT,
+    TRANSITIONS,
+    WAIT,
+    WAITING,
+    WOKEN,
+    State,
+)
 from holdfast.runtime.clock import clock
 from holdfast.runtime.random import rng
 from holdfast.runtime.wheel import Due
@@ -40,37 +56,10 @@ if TYPE_CHECKING:
     from holdfast.wire.responses import ResponseHead
     from holdfast.wire.strict import BadMessage
 
-REPEATED = frozenset({408, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524, 529})
-"""Statuses after which another endpoint is asked."""
-IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE"})
-KEY_OUT_SECONDS = 600.0
 BACKOFF, BACKOFF_THROTTLED, BACKOFF_MOST = 0.05, 1.0, 20.0
+"""Seconds before the same endpoint is asked again, doubled each time."""
 
 _STREAM = re.compile(rb'"stream"\s*:\s*true')
-_SSE = b"text/event-stream"
-_PASSING = frozenset(
-    {
-        _SSE,
-        b"application/x-ndjson",
-        b"application/ndjson",
-        b"application/jsonl",
-        b"application/x-jsonlines",
-        b"application/json-seq",
-        b"application/vnd.amazon.eventstream",
-    }
-)
-"""Media types of streams: they are never held."""
-
-
-class State(enum.Enum):
-    """Where an exchange is."""
-
-    CHOOSING = "choosing"
-    WAITING = "waiting"
-    CONNECTING = "connecting"
-    SENT = "sent"
-    ANSWERING = "answering"
-    OVER = "over"
 
 
 class Exchange(Due):
@@ -81,17 +70,13 @@ class Exchange(Due):
         "_body",
         "_client",
         "_cluster",
-        "_committed",
         "_connection",
         "_counted",
-        "_cutter",
         "_deadline",
         "_first_byte",
         "_head",
-        "_held",
-        "_held_size",
         "_last",
-        "_passing",
+        "_passage",
         "_pick",
         "_repeatable",
         "_row",
@@ -101,7 +86,6 @@ class Exchange(Due):
         "_throttled",
         "_tried",
         "_upstream",
-        "_watch",
         "attempts",
         "connecting",
         "id",
@@ -119,20 +103,17 @@ class Exchange(Due):
         self._connection: Connection | None = None
         self._pick: Pick | None = None
         self._upstream: Upstream | None = None
+        self._passage: Passage | None = None
+        self._last: Passage | None = None
         self._tried: list[Endpoint] = []
         self._counted: list[Endpoint] = []
-        self._held: list[bytes] = []
-        self._held_size = 0
-        self._committed = self._passing = self._stale = self._throttled = False
+        self._stale = self._throttled = False
         self._row = 0
-        self._last: tuple[ResponseHead, list[bytes]] | None = None
-        self._watch: sse.Watch | None = None
-        self._cutter: sse.Cutter | None = None
         self._sent_at = self._first_byte = math.nan
         self.attempts = 0
         self.connecting: asyncio.Task[None] | None = None
         self.told: list[errors.Tried] = []
-        self.state = State.CHOOSING
+        self.state: State = CHOOSING
         self.id = ""
 
     @property
@@ -572,6 +553,20 @@ class Exchange(Due):
         self._release()
         self._cluster.ended(self)
         self._client.answered(close=close, abort=abort)
+
+    def cut(self, reason: str) -> None:
+        """End it now and tell the client so: the gateway is ending, and blames nobody."""
+        if self.state is State.OVER:
+            return
+        if self.state in {State.CONNECTING, State.SENT, State.ANSWERING}:
+            sent = Sent.NO if self.state is State.CONNECTING else Sent.MAYBE
+            self._tell(reason, sent, clock.monotonic())
+            self._settle(Result.NEUTRAL)
+        if self._committed:
+            self._cut_short(reason)
+        else:
+            self._drop_connection()
+            self._give_up("HF-3107")
 
     def abandon(self) -> None:
         """End everything, and blame nobody: the client is gone."""
