@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 from holdfast.core.balance import Balancer, Endpoint, Pick
 from holdfast.core.health import Health
 from holdfast.core.window import Durations
-from holdfast.gateway.exchange import IDEMPOTENT
 from holdfast.gateway.upstream import Upstream
 from holdfast.runtime.random import rng
 
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
     from holdfast.runtime.wheel import Wheel
     from holdfast.wire.requests import RequestHead
 
+IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE"})
 FIRST_BYTE_FACTOR = 8.0
 FIRST_BYTE_LEAST = 2.0
 FIRST_BYTE_STREAM_MOST = 30.0

@@ -146,7 +146,6 @@ class Exchange(Due):
 
     def _choose(self, now: float) -> None:
         """Take the next endpoint, wait for one, or give up."""
-        self.state = State.CHOOSING
         if now >= self._deadline:
             self._give_up("HF-3102")
             return
@@ -177,8 +176,11 @@ class Exchange(Due):
         connection = upstream.take(now, careful=not self._repeatable)
         if connection is not None:
             self.send(connection)
-            return
-        self.state = State.CONNECTING
+        else:
+            self._dial(upstream, now)
+
+    def _dial(self, upstream: Upstream, now: float) -> None:
+        self.state = TRANSITIONS[self.state, DIAL]
         self._limit(now + self._cluster.connect_timeout(upstream))
         upstream.connect(self)
 
@@ -188,12 +190,13 @@ class Exchange(Due):
         elif not self._cluster.enter_line(self):
             self._give_up("HF-3103")
         else:
-            self.state = State.WAITING
+            self.state = TRANSITIONS[self.state, WAIT]
             self._limit(min(wait.until, now + patience))
 
     def look_again(self) -> None:
         """Somebody else has ended: there may be an endpoint now."""
-        if self.state is State.WAITING:
+        if self.state is WAITING:
+            self.state = TRANSITIONS[self.state, WOKEN]
             self._choose(clock.monotonic())
 
     def _back_off(self, now: float) -> None:
@@ -205,14 +208,14 @@ class Exchange(Due):
         if now + seconds >= self._deadline:
             self._give_up("HF-3102" if self._last is None else "HF-3101")
             return
-        self.state = State.WAITING
+        self.state = TRANSITIONS[self.state, WAIT]
         self._limit(now + seconds)
 
     # -- connecting and sending ------------------------------------------------------------------
 
     def not_connected(self, error: OSError) -> None:
         """Take note that no connection came up; nothing was sent."""
-        if self.state is State.CONNECTING:
+        if self.state is CONNECTING:
             self.connecting = None
             verdict = classify(error, connecting=True)
             self._failed(verdict.reason, Sent.NO, clock.monotonic())
@@ -221,11 +224,11 @@ class Exchange(Due):
         """Send the request."""
         now = clock.monotonic()
         pick, upstream = self._pick, self._upstream
-        if self.state is State.OVER or pick is None or upstream is None:
+        if self.state is OVER or pick is None or upstream is None:
             connection.close()
             return
         self.connecting = None
-        self.state = State.SENT
+        self.state = TRANSITIONS[self.state, SEND]
         self._connection = connection
         head = self._head
         connection.begin(self, Answer(head.method, raw=self._is_raw))
@@ -242,8 +245,7 @@ class Exchange(Due):
         self._limit(now + self._cluster.first_byte_timeout(upstream, stream=self._stream))
 
     def _is_raw(self, head: ResponseHead) -> bool:
-        """Whether a chunked answer keeps its framing: not where we frame it anew."""
-        return bool(self._head.minor) and not _is_sse(head)
+        return keeps_framing(self._head, head)
 
     # -- the answer ------------------------------------------------------------------------------
 
@@ -255,149 +257,88 @@ class Exchange(Due):
     def _take(self, out: list[bytes]) -> None:
         connection = self._connection
         answer = connection.answer if connection is not None else None
-        if connection is None or answer is None or answer.head is None:
+        if answer is None or answer.head is None:
             return
-        if self.state is State.SENT:
-            self._begin_answer(answer.head)
-        if self._committed:
-            self._pass_on(out)
+        now = clock.monotonic()
+        passage = self._passage or self._begin_answer(answer.head, now)
+        if self.state is PASSING:
+            passage.pass_on(out)
         else:
-            self._held += out
-            self._held_size += sum(map(len, out))
-            if self._watch is not None:
-                self._look_at_beginning(b"".join(out))
-        if answer.done and self.state is State.ANSWERING:
-            self._whole(answer.head)
-        elif self.state is State.ANSWERING:
-            self._hold_or_commit(answer.head)
-            self._limit(clock.monotonic() + self._cluster.config.idle_timeout)
+            self._hold(passage, out, whole=answer.done)
+        if answer.done and self.state in {ANSWERING, PASSING}:
+            self._whole(passage)
+        elif self.state in {ANSWERING, PASSING}:
+            self._limit(now + self._cluster.config.idle_timeout)
 
-    def _begin_answer(self, head: ResponseHead) -> None:
-        self.state = State.ANSWERING
-        self._first_byte = clock.monotonic()
-        if self._cluster.config.hold_preamble and _is_sse(head) and head.status == 200:
-            self._watch = sse.Watch(self.profile)
-        self._passing = head.unbuffered or head.media_type in _PASSING
+    def _begin_answer(self, head: ResponseHead, now: float) -> Passage:
+        self.state = TRANSITIONS[self.state, ANSWER]
+        self._first_byte = now
+        passage = Passage(self._client, self._head, head, self._cluster.via)
+        passage.watch(self.profile, hold=self._cluster.config.hold_preamble)
+        self._passage = passage
+        return passage
 
-    def _look_at_beginning(self, data: bytes) -> None:
-        watch = self._watch
-        meaning = watch.begin(data) if watch is not None else None
+    def _hold(self, passage: Passage, out: list[bytes], *, whole: bool) -> None:
+        """Keep what came, unless it is time to pass it on."""
+        meaning = passage.hold(out)
         if meaning is Meaning.ERROR:
             self._refused_as_event()
         elif meaning is not None:
-            self._commit()
-
-    def _hold_or_commit(self, head: ResponseHead) -> None:
-        if self._committed or self._is_refusal(head) or self._watch is not None:
+            self._commit(passage, whole=whole)
+        elif whole or passage.watched or self._refusal_of(passage.head) is not None:
             return
-        if self._passing or self._held_size > self._cluster.config.buffer_max:
-            self._commit()
+        elif passage.is_stream or passage.size > self._cluster.config.buffer_max:
+            self._commit(passage, whole=False)
 
-    def _is_refusal(self, head: ResponseHead) -> bool:
-        """Whether another endpoint may do better."""
+    def _refusal_of(self, head: ResponseHead) -> Refusal | None:
+        """Say whether, and how, an answer refuses."""
+        if head.status < 400:
+            return None
         own_key = bool(self._upstream and self._upstream.config.keys)
-        return head.status in REPEATED or (own_key and head.status in {401, 403})
+        hint = read_hint(head.fields, now_wall=clock.wall()).retry_after
+        return refusal_of(head.status, own_key=own_key, retry_after=hint)
 
-    def _whole(self, head: ResponseHead) -> None:
+    def _whole(self, passage: Passage) -> None:
         """Pass a whole answer on, or let another endpoint try."""
-        if self._is_refusal(head) and not self._committed:
-            self._refused(head)
-            return
+        if self.state is ANSWERING:
+            refusal = self._refusal_of(passage.head)
+            if refusal is not None:
+                self._refused(passage, refusal)
+                return
         self._settle(Result.OK)
-        self._commit()
-        self._end_body()
-
-    def _commit(self) -> None:
-        """Give the client the head and what was held: from here on there is no way back."""
-        connection = self._connection
-        answer = connection.answer if connection is not None else None
-        if self._committed or answer is None or answer.head is None:
-            return
-        self._committed = True
-        self._watch_end()
-        head, held = answer.head, self._held
-        self._held, self._held_size = [], 0
-        self._give_head(head, whole=answer.done, size=sum(map(len, held)))
-        self._pass_on(held)
-
-    def _give_head(self, head: ResponseHead, *, whole: bool, size: int) -> None:
-        framed = self._is_raw(head) and head.chunked
-        bodyless = self._head.method == b"HEAD" or head.status in {204, 304}
-        length: int | None = None
-        if whole and not framed:
-            length = size
-        elif not head.chunked:
-            length = head.length
-        if bodyless:
-            length = _length_of(head)
-        chunked = not bodyless and (framed or (length is None and bool(self._head.minor)))
-        close = self._client.closes(
-            self._head, ends=length is None and not chunked and not bodyless
-        )
-        self._client.write(
-            response_head(
-                head,
-                length=None if chunked else length,
-                chunked=chunked,
-                close=close,
-                via=self._cluster.via,
-                added=self._cluster.added(self),
-            )
-        )
-        self._client.chunked = chunked and not framed
-        self._client.terminator = b"0\r\n\r\n" if chunked else b""
-
-    def _watch_end(self) -> None:
-        answer = self._connection.answer if self._connection is not None else None
-        if answer is not None and answer.head is not None and _is_sse(answer.head):
-            self._cutter = sse.Cutter()
-            if self._watch is None:
-                self._watch = sse.Watch(self.profile)
-                self._watch.passed(b"".join(self._held))
-
-    def _pass_on(self, pieces: list[bytes]) -> None:
-        if not pieces:
-            return
-        if self._cutter is not None:
-            data = b"".join(pieces)
-            if self._watch is not None:
-                self._watch.passed(data)
-            data = self._cutter.feed(data)
-            pieces = [data] if data else []
-        self._client.give(pieces)
-
-    def _end_body(self) -> None:
-        if self._cutter is not None and self._cutter.held:
-            self._client.give([self._cutter.held])
-        self._client.end_body()
+        if self.state is ANSWERING:
+            passage.commit(whole=True, added=self._cluster.added(self))
+        passage.end()
         self._over()
+
+    def _commit(self, passage: Passage, *, whole: bool) -> None:
+        """Pass on what was held: from here on there is no way back."""
+        self.state = TRANSITIONS[self.state, COMMIT]
+        passage.commit(whole=whole, added=self._cluster.added(self))
 
     # -- refusals, failures ----------------------------------------------------------------------
 
-    def _refused(self, head: ResponseHead) -> None:
+    def _refused(self, passage: Passage, refusal: Refusal) -> None:
         """Heed an answer that says: not here, or not now."""
         now = clock.monotonic()
-        self._last = (head, self._held)
-        self._held, self._held_size = [], 0
-        pick = self._pick
+        self._last, self._passage = passage, None
+        pick, head = self._pick, passage.head
         if pick is None:
             return
         hint = read_hint(head.fields, now_wall=clock.wall()).retry_after
-        result = Result.NEUTRAL
-        if head.status == 429:
+        if refusal.cools is Cools.KEY:
             pick.endpoint.health.throttled(now, hint, pick.key)
             self._throttled = True
-        elif head.status == 529 or (head.status == 503 and hint is not None):
+        elif refusal.cools is Cools.ENDPOINT:
             pick.endpoint.health.throttled(now, hint)
             self._throttled = True
-        elif head.status in {401, 403}:
+        elif refusal.cools is Cools.KEY_LONG:
             pick.endpoint.health.key_out(pick.key, now, KEY_OUT_SECONDS)
-        else:
-            result = Result.FAILED
         self._tell(f"http {head.status}", Sent.YES, now, head.status)
-        self._settle(result)
+        self._settle(refusal.result)
         self._release()
-        self._again(now, safe=head.status in {425, 429, 529} or hint is not None)
+        self.state = TRANSITIONS[self.state, FAIL]
+        self._again(now, safe=refusal.safe)
 
     def _refused_as_event(self) -> None:
         """Heed a stream whose first telling event is an error."""
@@ -405,7 +346,8 @@ class Exchange(Due):
         self._tell("error event", Sent.YES, now, 200)
         self._settle(Result.FAILED)
         self._drop_connection()
-        self._held, self._held_size, self._watch = [], 0, None
+        self._passage = None
+        self.state = TRANSITIONS[self.state, FAIL]
         self._again(now, safe=False)
 
     def malformed(self, bad: BadMessage) -> None:
@@ -414,13 +356,12 @@ class Exchange(Due):
 
     def broke(self, error: Exception | None) -> None:
         """Take note that the connection has ended."""
-        connection, self._connection = self._connection, None
+        connection = self._connection
         answer = connection.answer if connection is not None else None
-        if connection is None or answer is None or self.state is State.OVER:
+        if connection is None or answer is None or self.state is OVER:
             return
-        self._connection = connection
-        if error is None and answer.end() and answer.head is not None:
-            self._whole(answer.head)
+        if error is None and answer.end() and self._passage is not None:
+            self._whole(self._passage)
             return
         if not answer.started and connection.uses > 1 and not self._stale:
             self._stale_socket(connection)
@@ -440,18 +381,16 @@ class Exchange(Due):
         if not self._repeatable:
             self._failed("stale", Sent.MAYBE, clock.monotonic(), neutral=True)
             return
-        self.state = State.CONNECTING
-        self._limit(clock.monotonic() + self._cluster.connect_timeout(upstream))
-        upstream.connect(self)
+        self._dial(upstream, clock.monotonic())
 
     def _fail_answer(self, reason: str) -> None:
         now = clock.monotonic()
-        if self._committed:
+        if self.state is PASSING:
             self._tell(reason, Sent.YES, now)
             self._settle(Result.FAILED)
             self._cut_short(reason)
             return
-        sent = Sent.MAYBE if self.state is State.SENT else Sent.YES
+        sent = Sent.MAYBE if self.state is SENT else Sent.YES
         self._failed(reason, sent, now)
 
     def _failed(self, reason: str, sent: Sent, now: float, *, neutral: bool = False) -> None:
@@ -459,7 +398,8 @@ class Exchange(Due):
         self._tell(reason, sent, now)
         self._settle(Result.NEUTRAL if neutral else Result.FAILED)
         self._drop_connection()
-        self._held, self._held_size, self._watch = [], 0, None
+        self._passage = None
+        self.state = TRANSITIONS[self.state, FAIL]
         self._again(now, safe=sent is Sent.NO)
 
     def _again(self, now: float, *, safe: bool) -> None:
@@ -500,25 +440,20 @@ class Exchange(Due):
 
     def _cut_short(self, reason: str) -> None:
         """Say that the answer broke after a part of it was given; it is never spliced."""
-        if self._cutter is not None and self._cutter.at_boundary:
-            value = errors.body("HF-3108", self.id, reason=reason, sent="yes", attempts=self.told)
-            self._client.give([sse.event("error", value)])
-            self._client.end_body()
-            self._drop_connection()
-            self._over(close=True)
-            return
         self._drop_connection()
-        self._over(abort=True)
+        value = errors.body("HF-3108", self.id, reason=reason, sent="yes", attempts=self.told)
+        passage = self._passage
+        if passage is not None and passage.end_with(sse.event("error", value)):
+            self._over(close=True)
+        else:
+            self._over(abort=True)
 
     def _give_up(self, code: str) -> None:
         """Pass the last answer on; only if there is none, one of ours."""
-        if self._last is not None and code in {"HF-3101", "HF-3102", "HF-3104", "HF-3106"}:
-            head, held = self._last
-            self._last = None
-            self._committed = True
-            self._give_head(head, whole=True, size=sum(map(len, held)))
-            self._client.give(held)
-            self._client.end_body()
+        last = self._last
+        if last is not None and code in {"HF-3101", "HF-3102", "HF-3104", "HF-3106"}:
+            last.commit(whole=True, added=self._cluster.added(self))
+            last.end()
             self._over()
             return
         sent = "no" if all(one.sent == "no" for one in self.told) else "maybe"
@@ -548,33 +483,19 @@ class Exchange(Due):
             self.connecting = None
 
     def _over(self, *, close: bool = False, abort: bool = False) -> None:
-        self.state = State.OVER
+        self.state = TRANSITIONS[self.state, END]
         self._limit(math.inf)
         self._release()
         self._cluster.ended(self)
         self._client.answered(close=close, abort=abort)
 
-    def cut(self, reason: str) -> None:
-        """End it now and tell the client so: the gateway is ending, and blames nobody."""
-        if self.state is State.OVER:
-            return
-        if self.state in {State.CONNECTING, State.SENT, State.ANSWERING}:
-            sent = Sent.NO if self.state is State.CONNECTING else Sent.MAYBE
-            self._tell(reason, sent, clock.monotonic())
-            self._settle(Result.NEUTRAL)
-        if self._committed:
-            self._cut_short(reason)
-        else:
-            self._drop_connection()
-            self._give_up("HF-3107")
-
     def abandon(self) -> None:
         """End everything, and blame nobody: the client is gone."""
-        if self.state is State.OVER:
+        if self.state is OVER:
             return
-        if self.state in {State.CONNECTING, State.SENT, State.ANSWERING}:
+        if self.state not in {CHOOSING, WAITING}:
             self._settle(Result.NEUTRAL)
-        self.state = State.OVER
+        self.state = TRANSITIONS[self.state, END]
         self._limit(math.inf)
         self._drop_connection()
         self._cluster.ended(self)
@@ -582,27 +503,16 @@ class Exchange(Due):
     # -- limits ----------------------------------------------------------------------------------
 
     def _limit(self, due: float) -> None:
-        if not self._committed:
+        if self.state is not PASSING:
             due = min(due, self._deadline)
         self._cluster.wheel.set(self, due)
 
     def on_due(self, now: float) -> None:
         """Take note that the limit of this state has passed."""
-        if self.state is State.WAITING:
+        if self.state is WAITING:
+            self.state = TRANSITIONS[self.state, WOKEN]
             self._choose(now)
-        elif self.state is State.CONNECTING:
+        elif self.state is CONNECTING:
             self._failed("connect timeout", Sent.NO, now)
-        elif self.state in {State.SENT, State.ANSWERING}:
+        elif self.state is not OVER:
             self._fail_answer("timeout")
-
-
-def _is_sse(head: ResponseHead) -> bool:
-    return head.media_type == _SSE
-
-
-def _length_of(head: ResponseHead) -> int | None:
-    """Return the length that a bodyless answer tells of the body it stands for."""
-    for name, value in head.fields:
-        if name.lower() == b"content-length" and value.isdigit():
-            return int(value)
-    return None

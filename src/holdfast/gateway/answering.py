@@ -1,0 +1,165 @@
+"""One answer on its way to the client: what of it is held, when that ends, how it is passed on.
+
+    held      a small answer until it is whole, so that one that breaks can be fetched elsewhere;
+              the beginning of a stream, until there is content in it
+    passed    what is larger, or a stream: from then on it is this answer or none
+
+The head is rewritten once. A body in chunks keeps its framing, but for the end; a stream of events
+is framed anew, so that an event of ours may follow if it breaks.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from holdfast.gateway import sse
+from holdfast.gateway.headers import response_head
+
+if TYPE_CHECKING:
+    from holdfast.gateway.client import Client
+    from holdfast.gateway.sse import Meaning
+    from holdfast.wire.requests import RequestHead
+    from holdfast.wire.responses import ResponseHead
+
+SSE = b"text/event-stream"
+PASSING = frozenset(
+    {
+        SSE,
+        b"application/x-ndjson",
+        b"application/ndjson",
+        b"application/jsonl",
+        b"application/x-jsonlines",
+        b"application/json-seq",
+        b"application/vnd.amazon.eventstream",
+    }
+)
+"""Media types of streams: they are never held for their size."""
+
+
+def keeps_framing(request: RequestHead, head: ResponseHead) -> bool:
+    """Say whether a chunked answer keeps its framing: not where we frame it anew."""
+    return bool(request.minor) and head.media_type != SSE
+
+
+class Passage:
+    """The answer of one attempt, once its head is there.
+
+    head: of the answer.  size: bytes that are held.  watched: it is a stream whose beginning is
+    being read.  is_stream: it is never held for its size.
+    """
+
+    __slots__ = (
+        "_client",
+        "_cutter",
+        "_held",
+        "_request",
+        "_via",
+        "_watch",
+        "head",
+        "is_stream",
+        "size",
+        "watched",
+    )
+
+    def __init__(
+        self, client: Client, request: RequestHead, head: ResponseHead, via: bytes
+    ) -> None:
+        self._client = client
+        self._request = request
+        self._via = via
+        self._held: list[bytes] = []
+        self._watch: sse.Watch | None = None
+        self._cutter: sse.Cutter | None = None
+        self.head = head
+        self.size = 0
+        self.watched = False
+        self.is_stream = head.unbuffered or head.media_type in PASSING
+
+    def watch(self, profile: str, *, hold: bool) -> None:
+        """Read the events of a stream. hold: until there is content."""
+        if self.head.media_type == SSE:
+            self._cutter = sse.Cutter()
+            self._watch = sse.Watch(profile)
+            self.watched = hold and self.head.status == 200
+
+    def hold(self, pieces: list[bytes]) -> Meaning | None:
+        """Keep what came; return what the beginning of a stream means, once that is clear."""
+        self._held += pieces
+        self.size += sum(map(len, pieces))
+        if self.watched and self._watch is not None:
+            return self._watch.begin(b"".join(pieces))
+        return None
+
+    def commit(self, *, whole: bool, added: bytes) -> None:
+        """Give the client the head and what was held. whole: all of it.  added: lines of ours."""
+        held, self._held = self._held, []
+        self._give_head(whole=whole, added=added)
+        if self._watch is not None and not self.watched:
+            self._watch.passed(b"".join(held))
+        self.watched = False
+        self._give(held)
+
+    def pass_on(self, pieces: list[bytes]) -> None:
+        """Give the client what came."""
+        if self._watch is not None:
+            for piece in pieces:
+                self._watch.passed(piece)
+        self._give(pieces)
+
+    def end(self) -> None:
+        """Give the client the end."""
+        if self._cutter is not None and self._cutter.held:
+            self._client.give([self._cutter.held])
+        self._client.end_body()
+
+    def end_with(self, event: bytes) -> bool:
+        """End a stream of events with one of ours; False if this is none, or it is not at an end.
+
+        What has come of an event that is not whole is dropped.
+        """
+        if self._cutter is None or not self._cutter.at_boundary:
+            return False
+        self._client.give([event])
+        self._client.end_body()
+        return True
+
+    def _give(self, pieces: list[bytes]) -> None:
+        if self._cutter is not None and pieces:
+            data = self._cutter.feed(b"".join(pieces))
+            pieces = [data] if data else []
+        if pieces:
+            self._client.give(pieces)
+
+    def _give_head(self, *, whole: bool, added: bytes) -> None:
+        request, head, client = self._request, self.head, self._client
+        framed = head.chunked and keeps_framing(request, head)
+        bodyless = request.method == b"HEAD" or head.status in {204, 304}
+        length: int | None = None
+        if bodyless:
+            length = _length_of(head)
+        elif whole and not framed:
+            length = self.size
+        elif not head.chunked:
+            length = head.length
+        chunked = not bodyless and (framed or (length is None and bool(request.minor)))
+        close = client.closes(request, ends=length is None and not chunked and not bodyless)
+        client.write(
+            response_head(
+                head,
+                length=None if chunked else length,
+                chunked=chunked,
+                close=close,
+                via=self._via,
+                added=added,
+            )
+        )
+        client.chunked = chunked and not framed
+        client.terminator = b"0\r\n\r\n" if chunked else b""
+
+
+def _length_of(head: ResponseHead) -> int | None:
+    """Return the length that a bodyless answer tells of the body it stands for."""
+    for name, value in head.fields:
+        if name.lower() == b"content-length" and value.isdigit():
+            return int(value)
+    return None
