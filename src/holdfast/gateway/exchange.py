@@ -489,6 +489,20 @@ class Exchange(Due):
         self._cluster.ended(self)
         self._client.answered(close=close, abort=abort)
 
+    def cut(self, reason: str) -> None:
+        """End it now and tell the client so: the gateway is ending, and blames nobody."""
+        if self.state is OVER:
+            return
+        if self.state not in {CHOOSING, WAITING}:
+            sent = Sent.NO if self.state is CONNECTING else Sent.MAYBE
+            self._tell(reason, sent, clock.monotonic())
+            self._settle(Result.NEUTRAL)
+        if self.state is PASSING:
+            self._cut_short(reason)
+        else:
+            self._drop_connection()
+            self._give_up("HF-3107")
+
     def abandon(self) -> None:
         """End everything, and blame nobody: the client is gone."""
         if self.state is OVER:
