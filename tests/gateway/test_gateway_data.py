@@ -180,7 +180,7 @@ def test_a_client_that_leaves_ends_its_request_upstream():
             writer.close()
             for _ in range(100):
                 await asyncio.sleep(0.01)
-                if gw.cluster.stats.cancelled:
+                if gw.cluster.ledger.cancelled:
                     break
             endpoint = gw.cluster.balancer.endpoints[0]
             assert endpoint.health.in_flight == 0

@@ -172,7 +172,7 @@ class Client(asyncio.Protocol, Due):
         self._cluster.wheel.set(self, math.inf)
         self._cluster.started()
         exchange = Exchange(self._cluster, self, head, b"".join(self._body))
-        exchange.id = f"{self._serial}-{self._cluster.stats.requests:x}"
+        exchange.id = f"{self._serial}-{self._cluster.ledger.requests:x}"
         self._body = []
         self._exchange = exchange
         exchange.begin(now)
@@ -183,6 +183,7 @@ class Client(asyncio.Protocol, Due):
         )
         value = errors.body(code, self._serial, text=bad.reason, reason="malformed")
         self._close = True
+        self._cluster.ledger.refused(code)
         self.transport.write(errors.answer(code, value, close=True))
         self.transport.close()
 
@@ -290,7 +291,6 @@ class Client(asyncio.Protocol, Due):
         exchange, self._exchange = self._exchange, None
         self._close = True
         if exchange is not None:
-            self._cluster.stats.cancelled += 1
             exchange.abandon()
 
     def on_due(self, now: float) -> None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import fnmatch
 import math
 from collections import deque
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from holdfast.core.balance import Balancer, Endpoint, Pick
 from holdfast.core.health import Health
 from holdfast.core.window import Durations
+from holdfast.gateway.ledger import Ledger
 from holdfast.gateway.upstream import Upstream
 from holdfast.runtime.random import rng
 
@@ -32,22 +32,12 @@ FIRST_BYTE_STREAM_MOST = 30.0
 FIRST_BYTE_SAMPLES = 100
 
 
-@dataclass(slots=True)
-class Stats:
-    """What has happened, in numbers."""
-
-    requests: int = 0
-    retries: int = 0
-    stale: int = 0
-    cuts: int = 0
-    cancelled: int = 0
-
-
 class Cluster:
     """Endpoints, balancer, budget and rules. For the loop's thread.
 
     secret: what finds the text of a credential that the configuration refers to.
     via: our token in Via fields; unique for this process.
+    ledger: of the cluster that this one takes the place of.
     """
 
     def __init__(
@@ -58,10 +48,10 @@ class Cluster:
         *,
         secret: Callable[[str], str],
         via: str = "",
+        ledger: Ledger | None = None,
     ) -> None:
         self.config = config
         self.wheel = wheel
-        self.stats = Stats()
         self.via = via.encode() if config.via else b""
         self._line: deque[Exchange] = deque()
         self._firsts = {False: Durations(256), True: Durations(256)}
@@ -79,6 +69,8 @@ class Cluster:
             max_ejected=config.max_ejected,
             panic=config.panic,
         )
+        self.ledger = ledger or Ledger()
+        self.ledger.know(one.id for one in self.balancer.endpoints)
         count = len(config.endpoint)
         auto = min(8, max(4, count + 1))
         self.attempts = auto if isinstance(config.attempts, str) else config.attempts
@@ -172,7 +164,7 @@ class Cluster:
 
     def started(self) -> None:
         """Count a request."""
-        self.stats.requests += 1
+        self.ledger.began()
         self._tokens = min(self.config.retry_reserve, self._tokens + self.config.retry_budget)
 
     def settle(self, pick: Pick, result: Result, now: float, seconds: float) -> None:

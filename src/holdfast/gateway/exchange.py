@@ -19,6 +19,7 @@ from holdfast.core.verdict import Sent
 from holdfast.gateway import errors, sse
 from holdfast.gateway.answering import Passage, keeps_framing
 from holdfast.gateway.headers import request_head
+from holdfast.gateway.ledger import CANCELLED, CUT, REFUSED, UPSTREAM_ERROR, outcome_of
 from holdfast.gateway.refusals import KEY_OUT_SECONDS, Cools, Refusal, refusal_of
 from holdfast.gateway.sse import Meaning
 from holdfast.gateway.states import (
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     import asyncio
 
     from holdfast.core.balance import Endpoint
+    from holdfast.core.health import Tier
     from holdfast.gateway.client import Client
     from holdfast.gateway.cluster import Cluster
     from holdfast.gateway.upstream import Connection, Upstream
@@ -66,7 +68,6 @@ class Exchange(Due):
     """One request and its answer. Made by the client's connection, which calls `begin`."""
 
     __slots__ = (
-        "_began",
         "_body",
         "_client",
         "_cluster",
@@ -87,10 +88,14 @@ class Exchange(Due):
         "_tried",
         "_upstream",
         "attempts",
+        "began",
         "connecting",
+        "given_at",
         "id",
         "profile",
         "state",
+        "status",
+        "streaming",
         "told",
     )
 
@@ -109,8 +114,9 @@ class Exchange(Due):
         self._counted: list[Endpoint] = []
         self._stale = self._throttled = False
         self._row = 0
-        self._sent_at = self._first_byte = math.nan
-        self.attempts = 0
+        self._sent_at = self._first_byte = self.given_at = math.nan
+        self.attempts = self.status = 0
+        self.streaming = False
         self.connecting: asyncio.Task[None] | None = None
         self.told: list[errors.Tried] = []
         self.state: State = CHOOSING
@@ -126,6 +132,11 @@ class Exchange(Due):
         """The endpoint that is asked, or was asked last."""
         return self._pick.endpoint.id if self._pick is not None else ""
 
+    @property
+    def tier(self) -> Tier | None:
+        """Where that endpoint stood when it was chosen."""
+        return self._pick.tier if self._pick is not None else None
+
     def pause(self, *, paused: bool) -> None:
         """Let the endpoint wait while the client takes less than comes."""
         if self._connection is not None:
@@ -137,7 +148,7 @@ class Exchange(Due):
     def begin(self, now: float) -> None:
         """Start. now: monotonic."""
         cluster, head = self._cluster, self._head
-        self._began = now
+        self.began = now
         self.profile = cluster.profile_of(head.target)
         self._stream = self.profile != "generic" and _STREAM.search(self._body) is not None
         self._repeatable = cluster.is_repeatable(head)
@@ -170,6 +181,8 @@ class Exchange(Due):
 
     def _attempt(self, pick: Pick, now: float) -> None:
         self.attempts += 1
+        if self.attempts > 1 and self.told:
+            self._cluster.ledger.retried(self.told[-1].verdict)
         self._pick = pick
         self._upstream = upstream = self._cluster.upstream_of(pick.endpoint)
         self._sent_at = now
@@ -309,11 +322,17 @@ class Exchange(Due):
         if self.state is ANSWERING:
             passage.commit(whole=True, added=self._cluster.added(self))
         passage.end()
-        self._over()
+        self.status = passage.head.status
+        self._over(outcome_of(self.status))
 
     def _commit(self, passage: Passage, *, whole: bool) -> None:
         """Pass on what was held: from here on there is no way back."""
         self.state = TRANSITIONS[self.state, COMMIT]
+        self.status = passage.head.status
+        if not whole:
+            self.given_at = clock.monotonic()
+            self.streaming = True
+            self._cluster.ledger.streams += 1
         passage.commit(whole=whole, added=self._cluster.added(self))
 
     # -- refusals, failures ----------------------------------------------------------------------
@@ -377,7 +396,7 @@ class Exchange(Due):
         if upstream is None:
             return
         upstream.lifetime.died(max(0.0, self._sent_at - connection.idle_since))
-        self._cluster.stats.stale += 1
+        self._cluster.ledger.stale += 1
         if not self._repeatable:
             self._failed("stale", Sent.MAYBE, clock.monotonic(), neutral=True)
             return
@@ -421,18 +440,21 @@ class Exchange(Due):
         ms = round((now - self._sent_at) * 1000)
         self.told.append(errors.Tried(name, verdict, sent.value, ms, status))
 
-    def _settle(self, result: Result) -> None:
-        """Tell the endpoint's health of the attempt, once."""
+    def _settle(self, result: Result, *, cancelled: bool = False) -> None:
+        """Tell the ledger and the endpoint's health of the attempt, once."""
         pick = self._pick
         if pick is None or self._upstream is None:
             return
         now = clock.monotonic()
+        began = self._first_byte if self._first_byte == self._first_byte else now
+        seconds = max(0.0, began - self._sent_at)
+        said = None if cancelled or result is Result.OK else self.told[-1]
+        self._cluster.ledger.attempt(pick.endpoint.id, result, said, now, seconds)
         if result is Result.FAILED and pick.endpoint in self._counted:
             result = Result.NEUTRAL  # one request says one thing about an endpoint
         elif result is Result.FAILED:
             self._counted.append(pick.endpoint)
-        began = self._first_byte if self._first_byte == self._first_byte else now
-        self._cluster.settle(pick, result, now, max(0.0, began - self._sent_at))
+        self._cluster.settle(pick, result, now, seconds)
         self._first_byte = math.nan
         self._upstream = None if result is not Result.OK else self._upstream
 
@@ -444,9 +466,9 @@ class Exchange(Due):
         value = errors.body("HF-3108", self.id, reason=reason, sent="yes", attempts=self.told)
         passage = self._passage
         if passage is not None and passage.end_with(sse.event("error", value)):
-            self._over(close=True)
+            self._over(CUT, close=True)
         else:
-            self._over(abort=True)
+            self._over(CUT, abort=True)
 
     def _give_up(self, code: str) -> None:
         """Pass the last answer on; only if there is none, one of ours."""
@@ -454,12 +476,15 @@ class Exchange(Due):
         if last is not None and code in {"HF-3101", "HF-3102", "HF-3104", "HF-3106"}:
             last.commit(whole=True, added=self._cluster.added(self))
             last.end()
-            self._over()
+            self.status = last.head.status
+            self._over(UPSTREAM_ERROR)
             return
         sent = "no" if all(one.sent == "no" for one in self.told) else "maybe"
         wait = self._cluster.soonest(clock.monotonic()) if code == "HF-3104" else None
         self._client.refuse(code, self, sent=sent, retry_after=wait)
-        self._over()
+        self.status = errors.ERRORS[code].status
+        self._cluster.ledger.refused(code)
+        self._over(REFUSED)
 
     def _release(self) -> None:
         """Give the connection back, if it is still good."""
@@ -482,10 +507,11 @@ class Exchange(Due):
             self.connecting.cancel()
             self.connecting = None
 
-    def _over(self, *, close: bool = False, abort: bool = False) -> None:
+    def _over(self, outcome: str, *, close: bool = False, abort: bool = False) -> None:
         self.state = TRANSITIONS[self.state, END]
         self._limit(math.inf)
         self._release()
+        self._cluster.ledger.finished(self, outcome, clock.monotonic())
         self._cluster.ended(self)
         self._client.answered(close=close, abort=abort)
 
@@ -508,10 +534,11 @@ class Exchange(Due):
         if self.state is OVER:
             return
         if self.state not in {CHOOSING, WAITING}:
-            self._settle(Result.NEUTRAL)
+            self._settle(Result.NEUTRAL, cancelled=True)
         self.state = TRANSITIONS[self.state, END]
         self._limit(math.inf)
         self._drop_connection()
+        self._cluster.ledger.finished(self, CANCELLED, clock.monotonic())
         self._cluster.ended(self)
 
     # -- limits ----------------------------------------------------------------------------------

@@ -1,0 +1,213 @@
+"""What has happened at a gateway, in numbers.
+
+    requests = succeeded + failed + cancelled + in flight        at any moment
+
+Every request that begins ends in exactly one outcome, and every attempt in one reason. What is
+counted is a few integers and two durations per request, in arrays of fixed size: no line, no
+dict and no object is made for it. Reading it is the business of `stats` and `metrics`, and
+changes nothing.
+
+It outlives a reload: the cluster is made anew, its ledger goes on.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Protocol
+
+from holdfast.core.breaker import Result
+from holdfast.core.histogram import Recent, Tally, bucket_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from holdfast.gateway.errors import Tried
+    from holdfast.gateway.exchange import Exchange
+
+WINDOW = 300.0
+"""Seconds that rates and percentiles look back on."""
+MAX_REASONS = 64
+"""Reasons of one endpoint that are counted apart; the rest is `other`."""
+MAX_ACCOUNTS = 1000
+"""Endpoints whose numbers are kept, those that a reload took out included."""
+OTHER = "other"
+
+OK = "ok"
+CLIENT_ERROR = "client_error"
+UPSTREAM_ERROR = "upstream_error"
+REFUSED = "refused"
+CUT = "cut"
+CANCELLED = "cancelled"
+OUTCOMES = (OK, CLIENT_ERROR, UPSTREAM_ERROR, REFUSED, CUT, CANCELLED)
+"""How a request can end:
+
+ok              an endpoint's answer was given, whole
+client_error    the same, and the answer says that the request was wrong (4xx)
+upstream_error  the answer that was given says that the endpoint failed, or would not
+refused         the answer is one of ours: no endpoint gave any
+cut             the answer broke after a part of it was given
+cancelled       the client left
+
+The first two are successes, the last is neither success nor failure.
+"""
+_SUCCESSES = frozenset({OK, CLIENT_ERROR})
+
+
+class Account:
+    """What is counted of one endpoint.
+
+    recent: attempts that say something of it, with the seconds to the first byte.
+    reasons: all attempts, by how they ended.  outcomes: requests that it was the last one of.
+    last_error: when the latest attempt failed, monotonic, and how.
+    row: failures since the last good answer.  seen_at: when an attempt ended, monotonic.
+    """
+
+    __slots__ = ("failed", "last_error", "outcomes", "reasons", "recent", "row", "seen_at")
+
+    def __init__(self) -> None:
+        self.recent = Recent(WINDOW)
+        self.reasons: dict[str, int] = {OK: 0}
+        self.outcomes: dict[str, int] = {OK: 0}
+        self.row = 0
+        self.failed = 0
+        self.seen_at = -math.inf
+        self.last_error: tuple[float, Tried] | None = None
+
+    @property
+    def attempts(self) -> int:
+        """How many there were."""
+        return sum(self.reasons.values())
+
+
+class Log(Protocol):
+    """Where finished requests are written."""
+
+    def take(self, exchange: Exchange, outcome: str, now: float) -> None:
+        """Write one, later."""
+
+
+class Ledger:
+    """The numbers of one gateway in one process. For the loop's thread.
+
+    in_flight: requests that have begun and not ended.  streams: of these, answers that are
+    streams and have begun.  log: where finished requests are written, if anywhere.
+    """
+
+    def __init__(self) -> None:
+        self.requests = self.in_flight = self.streams = 0
+        self.succeeded = self.failed = self.cancelled = 0
+        self.stale = self.cuts = 0
+        self.recent = Recent(WINDOW)
+        self.durations = Tally()
+        self.retries: dict[str, int] = {}
+        self.refusals: dict[str, int] = {}
+        self.last_endpoint = ""
+        self.log: Log | None = None
+        self.accounts: dict[str, Account] = {}
+
+    # -- requests --------------------------------------------------------------------------------
+
+    def began(self) -> None:
+        """Count a request that begins. `finished` must follow, once."""
+        self.requests += 1
+        self.in_flight += 1
+
+    def finished(self, exchange: Exchange, outcome: str, now: float) -> None:
+        """Count the end of a request. outcome: one of `OUTCOMES`.  now: monotonic."""
+        self.in_flight -= 1
+        began = exchange.began
+        seconds = now - began
+        if outcome == CANCELLED:
+            self.cancelled += 1
+        else:
+            given = exchange.given_at
+            if given != given and outcome != REFUSED:  # noqa: PLR0124 - it was given whole, now
+                given = now
+            good = outcome in _SUCCESSES
+            if good:
+                self.succeeded += 1
+            else:
+                self.failed += 1
+                self.cuts += outcome == CUT
+            self.recent.add(now, given - began, ok=good)
+        self.durations.counts[bucket_of(seconds)] += 1
+        self.durations.sum += seconds
+        if exchange.streaming:
+            self.streams -= 1
+        outcomes = self._account(exchange.endpoint_id).outcomes
+        outcomes[outcome] = outcomes.get(outcome, 0) + 1
+        if self.log is not None:
+            self.log.take(exchange, outcome, now)
+
+    def attempt(
+        self,
+        endpoint: str,
+        result: Result,
+        said: Tried | None,
+        now: float,
+        seconds: float,
+    ) -> None:
+        """Count the end of an attempt.
+
+        result: what it says of the endpoint.  said: what is told of it if it came to nothing;
+        None with another result than OK: it was cancelled.
+        seconds: to the first byte of the answer, or to the failure.
+        """
+        account = self._account(endpoint)
+        account.seen_at = now
+        self.last_endpoint = endpoint
+        if result is Result.OK:
+            account.reasons[OK] += 1
+            account.row = 0
+            account.recent.add(now, seconds, ok=True)
+            return
+        _count(account.reasons, CANCELLED if said is None else said.verdict)
+        if result is Result.FAILED:
+            account.row += 1
+            account.failed += 1
+            account.recent.add(now, math.nan, ok=False)
+        if said is not None:
+            account.last_error = (now, said)
+
+    def retried(self, reason: str) -> None:
+        """Count a further attempt. reason: how the one before ended."""
+        _count(self.retries, reason)
+
+    def refused(self, code: str) -> None:
+        """Count an answer that is one of our errors."""
+        _count(self.refusals, code)
+
+    # -- endpoints -------------------------------------------------------------------------------
+
+    def know(self, endpoints: Iterable[str]) -> None:
+        """Open accounts of endpoints that are configured."""
+        for endpoint in endpoints:
+            self._account(endpoint)
+
+    def _account(self, endpoint: str) -> Account:
+        found = self.accounts.get(endpoint)
+        return self._open(endpoint) if found is None else found
+
+    def _open(self, endpoint: str) -> Account:
+        if len(self.accounts) >= MAX_ACCOUNTS:
+            endpoint = OTHER
+        return self.accounts.setdefault(endpoint, Account())
+
+
+def outcome_of(status: int) -> str:
+    """Return the outcome of a request to which an endpoint's answer was given whole."""
+    if status < 400:
+        return OK
+    return CLIENT_ERROR if status < 500 else UPSTREAM_ERROR
+
+
+def _count(counts: dict[str, int], reason: str) -> None:
+    reason = _short(reason)
+    if reason not in counts and len(counts) >= MAX_REASONS:
+        reason = OTHER
+    counts[reason] = counts.get(reason, 0) + 1
+
+
+def _short(reason: str) -> str:
+    """Leave the details out: `malformed: two lengths` is one reason with all malformed answers."""
+    return reason.partition(":")[0]
