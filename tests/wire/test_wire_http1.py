@@ -63,7 +63,11 @@ OK = b"HTTP/1.1 200 OK\r\n"
             Framing.CHUNKED,
             b"hello",
         ),
-        (OK + b"Transfer-Encoding: Chunked\r\n\r\n5\nhello\n0\n\n", Framing.CHUNKED, b"hello"),
+        (
+            OK + b"Transfer-Encoding: Chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+            Framing.CHUNKED,
+            b"hello",
+        ),
         (b"HTTP/1.0 200\n\nhello", Framing.CLOSE, b"hello"),
         (b"HTTP/1.1 204 No Content\r\nContent-Length: 5\r\n\r\n", Framing.LENGTH, b""),
         (
@@ -177,6 +181,9 @@ def test_odd_but_harmless_lines_are_passed_over() -> None:
         b"\r\nhello",
         b"-1\r\n",
         b"5" * 20 + b"\r\n",
+        b"5\nhello\n0\n\n",
+        b"5 \r\nhello\r\n0\r\n\r\n",
+        b"5\r\nhello\r\n0\r\nno trailer\r\n\r\n",
     ],
 )
 def test_a_broken_chunk_is_an_error(

@@ -18,7 +18,6 @@ from holdfast.core.verdict import Sent, Verdict
 from holdfast.transfer.plane import End, Received
 from holdfast.transfer.plane_threads import describe, verdict_of
 from holdfast.wire.addresses import Reach, permitted
-from holdfast.wire.chunks import Chunks
 from holdfast.wire.connect import tls_context, tune
 from holdfast.wire.http1 import (
     MAX_HEAD,
@@ -30,6 +29,7 @@ from holdfast.wire.http1 import (
     keeps_open,
     parse_head,
 )
+from holdfast.wire.strict import BadMessage, Chunks
 
 if TYPE_CHECKING:
     import socket
@@ -91,6 +91,7 @@ class Line(asyncio.BufferedProtocol):
         self._need = 0  # of the buffer to be filled, in LENGTH; of the body, in LARGE
         self._large: memoryview | None = None
         self._chunks: Chunks | None = None
+        self._content = bytearray()  # of a chunked body
         self._moved = False
 
     # -- what its owner does ---------------------------------------------------------------------
@@ -106,7 +107,7 @@ class Line(asyncio.BufferedProtocol):
         if self._large is not None:
             return self._large[: self._filled]
         if self._chunks is not None:
-            return memoryview(self._chunks.body)
+            return memoryview(self._content)
         if self.head is None:
             return self._buffer[:0]
         return self._buffer[self._start : self._filled]
@@ -232,7 +233,7 @@ class Line(asyncio.BufferedProtocol):
             self._at = _CHUNKS if head.framing is Framing.CHUNKED else _CLOSE
             ahead = bytes(self._buffer[self._start : self._filled])
             if head.framing is Framing.CHUNKED:
-                self._chunks = Chunks()
+                self._chunks, self._content = Chunks(), bytearray()
                 self._take_chunks(memoryview(ahead))
             else:
                 self._large = memoryview(bytearray(max(BUFFER, 2 * len(ahead))))
@@ -264,14 +265,20 @@ class Line(asyncio.BufferedProtocol):
         chunks = self._chunks
         if chunks is None:
             return
+        pieces: list[memoryview] = []
+        fault = ""
+        taken = 0
         try:
-            left = chunks.feed(data)
-        except ProtocolError as error:
-            self._broken(error)
-            return
-        if chunks.is_over:
-            self._over(End.COMPLETE, surplus=left > 0)
-        elif len(chunks.body) > self._most:
+            taken = chunks.feed(data, pieces)
+        except BadMessage as bad:
+            fault = bad.reason
+        for piece in pieces:  # views of a buffer that is filled anew
+            self._content += piece
+        if fault:
+            self._broken(ProtocolError(fault))
+        elif chunks.done:
+            self._over(End.COMPLETE, surplus=taken < len(data))
+        elif len(self._content) > self._most:
             self._over(End.LIMIT, surplus=True)
 
     def _over(self, end: End, *, surplus: bool) -> None:

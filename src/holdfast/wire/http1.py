@@ -24,6 +24,13 @@ from typing import TYPE_CHECKING
 from holdfast._version import __version__
 from holdfast.runtime.clock import clock
 from holdfast.wire.intake import intake
+from holdfast.wire.strict import (
+    MAX_SIZE_LINE,
+    MAX_TRAILERS,
+    BadMessage,
+    check_trailer,
+    chunk_size,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -35,7 +42,6 @@ if TYPE_CHECKING:
 USER_AGENT = f"holdfast/{__version__}"
 # RFC 9110 sets no limit; nginx, Apache and curl stop between 8 KiB and 300 KiB.
 MAX_HEAD = 64 * 1024
-MAX_CHUNK_LINE = 4096
 _WINDOW_CLAMP = getattr(socket, "TCP_WINDOW_CLAMP", None)
 _LEAST_WINDOW = 64 * 1024
 _INT = struct.Struct("i")
@@ -45,7 +51,6 @@ LULL = 0.25
 _STATUS = re.compile(r"HTTP/1\.[0-9] ([1-9][0-9]{2})(?: [^\r\x00]*)?\Z")
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")
 _LENGTH = re.compile(r"[0-9]{1,18}\Z")
-CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\r\n]*)?\r?\n\Z")
 _FRAMING_FIELDS = {"content-length", "transfer-encoding"}
 
 
@@ -317,19 +322,20 @@ class Response:
         return n
 
     def _next_chunk(self) -> None:
-        if self._started and self._line(4).rstrip(b"\r\n"):
+        if self._started and self._line(4) != b"\r\n":
             raise ProtocolError("a chunk longer than its length")
-        size = CHUNK_LINE.match(self._line(MAX_CHUNK_LINE))
-        if size is None:
-            raise ProtocolError("no chunk length where one belongs")
+        line = self._line(MAX_SIZE_LINE)
+        try:
+            self._left = chunk_size(line)
+            if self._left == 0:
+                self._pass_trailers()
+        except BadMessage as bad:
+            raise ProtocolError(bad.reason) from None
         self._started = True
-        self._left = int(size[1], 16)
-        if self._left == 0:
-            self._pass_trailers()
 
     def _pass_trailers(self) -> None:
-        left = MAX_HEAD
-        while line := self._line(left).rstrip(b"\r\n"):
+        left = MAX_TRAILERS
+        while not check_trailer(line := self._line(left)):
             left -= len(line)  # nothing in them is used
 
     def _receive(self, buffer: memoryview) -> int:
