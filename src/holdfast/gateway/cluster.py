@@ -11,12 +11,13 @@ from holdfast.core.balance import Balancer, Endpoint, Pick
 from holdfast.core.health import Health
 from holdfast.core.window import Durations
 from holdfast.gateway.ledger import Ledger
+from holdfast.gateway.names import Names
 from holdfast.gateway.upstream import Upstream
 from holdfast.runtime.random import rng
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Sequence
 
     from holdfast.core.breaker import Result
     from holdfast.gateway.config import EndpointConfig, GatewayConfig
@@ -37,7 +38,6 @@ class Cluster:
 
     secret: what finds the text of a credential that the configuration refers to.
     via: our token in Via fields; unique for this process.
-    ledger: of the cluster that this one takes the place of.
     """
 
     def __init__(
@@ -48,7 +48,6 @@ class Cluster:
         *,
         secret: Callable[[str], str],
         via: str = "",
-        ledger: Ledger | None = None,
     ) -> None:
         self.config = config
         self.wheel = wheel
@@ -59,17 +58,20 @@ class Cluster:
         has_keys = any(one.keys for one in config.endpoint)
         credentials = not (has_keys or config.client_tokens)
         self._upstreams: dict[Endpoint, Upstream] = {}
+        self._names = Names(loop)
         for number, one in enumerate(config.endpoint, 1):
             endpoint = self._endpoint(one, number)
             keys = [secret(key) for key in one.keys]
-            self._upstreams[endpoint] = Upstream(one, endpoint, keys, loop, credentials=credentials)
+            self._upstreams[endpoint] = Upstream(
+                one, endpoint, keys, loop, wheel, self._names, credentials=credentials
+            )
         self.balancer = Balancer(
             list(self._upstreams),
             config.balance,  # type: ignore[arg-type]  # checked when it was read
             max_ejected=config.max_ejected,
             panic=config.panic,
         )
-        self.ledger = ledger or Ledger()
+        self.ledger = Ledger()
         self.ledger.know(one.id for one in self.balancer.endpoints)
         count = len(config.endpoint)
         auto = min(8, max(4, count + 1))
@@ -162,6 +164,16 @@ class Cluster:
         """Return the endpoint that a connection belongs to."""
         return connection.upstream
 
+    @property
+    def waiting(self) -> int:
+        """How many requests wait for an endpoint."""
+        return len(self._line)
+
+    @property
+    def tokens(self) -> float:
+        """How many retries the budget has left."""
+        return self._tokens
+
     def started(self) -> None:
         """Count a request."""
         self.ledger.began()
@@ -196,7 +208,24 @@ class Cluster:
         if self._line:
             self._line.popleft().look_again()
 
+    # -- another configuration -------------------------------------------------------------------
+
+    @property
+    def upstreams(self) -> Collection[Upstream]:
+        """The endpoints, with their connections."""
+        return self._upstreams.values()
+
+    def succeed(self, before: Cluster) -> None:
+        """Go on with what another configuration of the same gateway has counted and learned."""
+        self.ledger = before.ledger
+        self.ledger.know(one.id for one in self.balancer.endpoints)
+        self._line = before._line
+        self._firsts = before._firsts
+        self._tokens = min(before._tokens, self.config.retry_reserve)
+        self.balancer.median = before.balancer.median
+
     def close(self) -> None:
         """End all connections."""
         for upstream in self._upstreams.values():
             upstream.close()
+        self._names.close()

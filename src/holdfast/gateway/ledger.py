@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from holdfast.core.breaker import Result
 from holdfast.core.histogram import Recent, Tally, bucket_of
+from holdfast.runtime.clock import clock
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -28,8 +29,8 @@ WINDOW = 300.0
 """Seconds that rates and percentiles look back on."""
 MAX_REASONS = 64
 """Reasons of one endpoint that are counted apart; the rest is `other`."""
-MAX_ACCOUNTS = 1000
-"""Endpoints whose numbers are kept, those that a reload took out included."""
+MAX_GONE = 200
+"""Endpoints that reloads took out whose numbers are kept apart; those of others are summed."""
 OTHER = "other"
 
 OK = "ok"
@@ -73,10 +74,11 @@ class Account:
         self.seen_at = -math.inf
         self.last_error: tuple[float, Tried] | None = None
 
-    @property
-    def attempts(self) -> int:
-        """How many there were."""
-        return sum(self.reasons.values())
+    def take(self, other: Account) -> None:
+        """Add what was counted of another one that is no more."""
+        for mine, its in ((self.reasons, other.reasons), (self.outcomes, other.outcomes)):
+            for name, count in its.items():
+                mine[name] = mine.get(name, 0) + count
 
 
 class Log(Protocol):
@@ -89,8 +91,8 @@ class Log(Protocol):
 class Ledger:
     """The numbers of one gateway in one process. For the loop's thread.
 
-    in_flight: requests that have begun and not ended.  streams: of these, answers that are
-    streams and have begun.  log: where finished requests are written, if anywhere.
+    in_flight: requests that have begun and not ended.  streams: of these, answers of which a
+    part was given.  began_at: monotonic.  log: where finished requests are written, if anywhere.
     """
 
     def __init__(self) -> None:
@@ -102,6 +104,8 @@ class Ledger:
         self.retries: dict[str, int] = {}
         self.refusals: dict[str, int] = {}
         self.last_endpoint = ""
+        self.began_at = clock.monotonic()
+        self.lines_dropped = 0
         self.log: Log | None = None
         self.accounts: dict[str, Account] = {}
 
@@ -166,7 +170,7 @@ class Ledger:
             account.row += 1
             account.failed += 1
             account.recent.add(now, math.nan, ok=False)
-        if said is not None:
+        if said is not None and (result is Result.FAILED or said.status):
             account.last_error = (now, said)
 
     def retried(self, reason: str) -> None:
@@ -180,18 +184,23 @@ class Ledger:
     # -- endpoints -------------------------------------------------------------------------------
 
     def know(self, endpoints: Iterable[str]) -> None:
-        """Open accounts of endpoints that are configured."""
-        for endpoint in endpoints:
+        """Open accounts of the endpoints that are configured now, and keep few of all others."""
+        known = set(endpoints)
+        for endpoint in sorted(known):
             self._account(endpoint)
+        gone = [name for name in self.accounts if name not in known and name != OTHER]
+        for name in gone[: max(0, len(gone) - MAX_GONE)]:
+            self._account(OTHER).take(self.accounts.pop(name))
+
+    def account(self, endpoint: str) -> Account:
+        """Return what is counted of an endpoint; changes nothing."""
+        return self.accounts.get(endpoint) or Account()
 
     def _account(self, endpoint: str) -> Account:
         found = self.accounts.get(endpoint)
-        return self._open(endpoint) if found is None else found
-
-    def _open(self, endpoint: str) -> Account:
-        if len(self.accounts) >= MAX_ACCOUNTS:
-            endpoint = OTHER
-        return self.accounts.setdefault(endpoint, Account())
+        if found is None:
+            found = self.accounts[endpoint] = Account()
+        return found
 
 
 def outcome_of(status: int) -> str:
