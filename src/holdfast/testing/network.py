@@ -8,7 +8,8 @@ Unmodified asyncio code runs on it: `open_connection`, `start_server`, `create_c
     reader, writer = await asyncio.open_connection("api.test", 80)
 
 Faults come from `Faults` at three points: "dns" (each look-up), "connect" (each attempt to
-connect) and "stream" (each connection that came up).
+connect) and "stream" (each connection that came up). Where `zones` names a zone for a host or an
+address, its points are "ZONE/dns" and so on: one server can be worse than another.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from holdfast.testing.tcp import STREAM_KINDS, Connection, Link, SimTransport
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from holdfast.testing.faults import Faults
+    from holdfast.testing.faults import Decision, Faults
     from holdfast.testing.loop import SimLoop
     from holdfast.testing.trace import Trace
 
@@ -53,6 +54,7 @@ class SimNetwork:
     link: latency, bandwidth and window of connections made from now on.
     faults: what goes wrong; None for a perfect network.
     reach: the byte at which a stream fault strikes is log-uniform in [0, reach).
+    zones: host or address -> name of the zone whose faults it has.
     """
 
     def __init__(
@@ -69,6 +71,7 @@ class SimNetwork:
         self.link = link or Link()
         self.reach = reach
         self.connections = 0
+        self.zones: dict[str, str] = {}
         self._trace = trace
         self._names: dict[str, tuple[str, ...]] = {"localhost": ("127.0.0.1",)}
         self._servers: dict[tuple[str, int], SimServer] = {}
@@ -101,7 +104,7 @@ class SimNetwork:
         if _is_address(host):
             return (host,)
         await asyncio.sleep(self.link.latency)
-        fault = self.faults.at("dns", self.loop.time()) if self.faults else None
+        fault = self._fault("dns", host)
         if fault is not None and fault.kind == "dns_fail":
             raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
         if fault is not None and fault.kind == "dns_changed":
@@ -176,7 +179,7 @@ class SimNetwork:
         raise OSError("Multiple exceptions: " + ", ".join(str(error) for error in errors))
 
     async def _handshake(self, address: str, port: int) -> Connection:
-        fault = self.faults.at("connect", self.loop.time()) if self.faults else None
+        fault = self._fault("connect", address)
         kind = fault.kind if fault is not None else ""
         no = self.connections = self.connections + 1
         self.note("syn", no, address, port, kind)
@@ -192,7 +195,9 @@ class SimNetwork:
             raise _connect_error(errno.ECONNREFUSED, address, port)
         ends = (("10.255.0.1", self._next_port()), (address, port))
         connection = Connection(self, no, self.link, ends)
-        self._break_stream(connection)
+        fault = self._fault("stream", address)
+        if fault is not None:
+            connection.fault(fault, self.reach)
         server.accept(connection.server)
         try:
             await asyncio.sleep(self.link.latency)
@@ -201,10 +206,11 @@ class SimNetwork:
             raise
         return connection
 
-    def _break_stream(self, connection: Connection) -> None:
-        fault = self.faults.at("stream", self.loop.time()) if self.faults else None
-        if fault is not None:
-            connection.fault(fault, self.reach)
+    def _fault(self, point: str, where: str) -> Decision | None:
+        if self.faults is None:
+            return None
+        zone = self.zones.get(where)
+        return self.faults.at(f"{zone}/{point}" if zone else point, self.loop.time())
 
     def _next_port(self) -> int:
         self._ports = self._ports + 1 if self._ports < 65535 else 49152

@@ -77,7 +77,7 @@ def rule_of(decision: Decision, reach: int) -> tuple[bool, Rule]:
 
 
 class Connection:
-    """Both ends of one connection, and its fault."""
+    """Both ends of one connection, and its fault. broken: the kind of it; empty for none."""
 
     def __init__(
         self,
@@ -95,10 +95,12 @@ class Connection:
         self.client.peer, self.server.peer = self.server, self.client
         self._idle: asyncio.TimerHandle | None = None
         self._idle_seconds = 0.0
+        self.broken = ""
 
     def fault(self, decision: Decision, reach: int) -> None:
         """Give this connection a fault."""
         up, rule = rule_of(decision, reach)
+        self.broken = rule.kind
         if rule.kind == "idle_close":
             self._idle_seconds = rule.value
             self.active()

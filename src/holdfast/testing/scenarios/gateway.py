@@ -1,0 +1,54 @@
+"""A gateway before three flaky endpoints, and clients that ask it in all ways.
+
+The gateway is the real one; endpoints and clients are scripted and speak plain HTTP/1.1 in the
+shapes of the two large APIs. Configuration, faults and load are drawn. Each request must end in
+one way and in time: with one endpoint's answer, byte for byte, with an error of the gateway's
+own, or with a cut that is told. What must not run twice does not, and nothing is left.
+Needs httptools.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from holdfast.testing.gateway_clients import Caller
+from holdfast.testing.gateway_world import World
+from holdfast.testing.simulation import Scenario, Sim
+
+CALM_SECONDS = 130.0
+"""After the storm: circuits reopen, names are looked up again, keys have cooled down."""
+
+
+async def main(sim: Sim) -> dict[str, int]:
+    """Run one seed; return how many requests ended how."""
+    world = World(sim)
+    await world.start()
+    try:
+        async with asyncio.TaskGroup() as group:
+            for number in range(world.callers):
+                caller = Caller(world, str(number))
+                group.create_task(caller.run(world.calls, world.storm))
+        world.check_neutral()
+        await recover(world)
+        await asyncio.sleep(1)
+        world.check_at_rest()
+        world.check_load()
+    finally:
+        await world.stop()
+    return world.ledger.finish()
+
+
+async def recover(world: World) -> None:
+    """Check that after the storm all is well again."""
+    left = world.storm - world.sim.clock.monotonic()
+    await asyncio.sleep(max(0.0, left) + CALM_SECONDS)
+    caller = Caller(world, "end")
+    outcome = ""
+    for _ in range(6):
+        await asyncio.sleep(1.5)
+        (outcome,) = await caller.some(1, None, "messages")
+    caller.close()
+    world.sim.check(outcome == "200", "no recovery", outcome)
+
+
+SCENARIO = Scenario("gateway", "a gateway before three flaky endpoints", main)
