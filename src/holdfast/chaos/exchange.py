@@ -13,7 +13,7 @@ from holdfast.runtime.clock import clock
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from holdfast.chaos.fault import Draws
     from holdfast.chaos.routes import Route
@@ -174,8 +174,9 @@ class Exchange(Struck):
 
     async def _send_chunks(self, answer: Answer, tracks: Sequence[Track]) -> None:
         # The framing between the chunks is not counted: positions are those of the body.
-        for start in range(answer.start, answer.end, _CHUNK):
-            stop = min(answer.end, start + _CHUNK)
+        for start, stop, wait in _chunks(answer):
+            if wait:
+                await self._line.hang(wait)
             await self._line.write_all(b"%x\r\n" % (stop - start))
             await self._line.send(answer.body, start, stop, tracks)
             await self._line.write_all(b"\r\n")
@@ -188,6 +189,16 @@ class Exchange(Struck):
     def _sent(self, count: int) -> None:
         self.entry.sent += count
         self.stats.bytes_down += count
+
+
+def _chunks(answer: Answer) -> Iterator[tuple[int, int, float]]:
+    """Yield start, end and the wait before each chunk of an answer."""
+    start = answer.start
+    for length, wait in answer.chunks or ((_CHUNK, 0.0),) * -(-(answer.end - start) // _CHUNK):
+        stop = min(answer.end, start + length)
+        if start < stop:  # an empty one would be the last
+            yield start, stop, wait
+        start = stop
 
 
 def _ignore(_: int) -> None:

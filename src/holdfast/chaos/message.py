@@ -100,6 +100,8 @@ class Answer:
     close: the connection ends after it.  close_idle: it ends so many seconds after it, without
     having said so, unless another request came.
     tracks: shared byte counts along which faults wait (an object's, over all its answers).
+    chunks: (length, seconds) of each chunk of the chunked framing, seconds to wait before it;
+    empty: large ones, without waiting.
     """
 
     status: int = 200
@@ -114,6 +116,7 @@ class Answer:
     close: bool = False
     close_idle: float | None = None
     tracks: Sequence[Track] = ()
+    chunks: Sequence[tuple[int, float]] = ()
 
     @property
     def end(self) -> int:

@@ -1,7 +1,8 @@
-"""Public test tools: a fake clock, a simulator (loop, network, files), a pytest plugin.
+"""Public test tools: a fake clock, a simulator, fake providers, a pytest plugin.
 
     with hf.testing.clock() as clock: ...              # time moves when everything waits
     result = hf.testing.sim_run(main, seed=7)          # a whole system in one simulated process
+    with hf.testing.provider(keys=["k"]) as llm: ...   # an API of language models, on a socket
 
 Nothing here is imported before it is used: the pytest plugin is loaded in every test run of
 every project that has Holdfast installed.
@@ -19,16 +20,24 @@ if TYPE_CHECKING:
     from holdfast.testing.files import PowerCut, SimFiles
     from holdfast.testing.loop import SimDeadlock, SimLoop, SimTimeout
     from holdfast.testing.network import SimNetwork
+    from holdfast.testing.providers.api import Asked
+    from holdfast.testing.providers.content import reply
+    from holdfast.testing.providers.faults import ApiError, ErrorEvent
+    from holdfast.testing.providers.server import Provider, provider
     from holdfast.testing.simulation import Scenario, Sim, SimFailure, SimResult, sim_run
     from holdfast.testing.sweep import cancel_sweep
     from holdfast.testing.virtual import VirtualClock
 
 __all__ = [
+    "ApiError",
+    "Asked",
     "ClockStuck",
     "Decision",
+    "ErrorEvent",
     "FakeClock",
     "Faults",
     "PowerCut",
+    "Provider",
     "RealSleep",
     "Scenario",
     "Sim",
@@ -43,16 +52,22 @@ __all__ = [
     "VirtualClock",
     "cancel_sweep",
     "clock",
+    "provider",
+    "reply",
     "sim_run",
     "simulated_aiohttp",
 ]
 
 _HOMES = {
+    "ApiError": "providers.faults",
+    "Asked": "providers.api",
     "ClockStuck": "fakeclock",
     "Decision": "faults",
+    "ErrorEvent": "providers.faults",
     "FakeClock": "fakeclock",
     "Faults": "faults",
     "PowerCut": "files",
+    "Provider": "providers.server",
     "RealSleep": "fakeclock",
     "Scenario": "simulation",
     "Sim": "simulation",
@@ -66,6 +81,8 @@ _HOMES = {
     "Swarm": "faults",
     "VirtualClock": "virtual",
     "cancel_sweep": "sweep",
+    "provider": "providers.server",
+    "reply": "providers.content",
     "sim_run": "simulation",
     "simulated_aiohttp": "aiohttp_sim",
 }

@@ -1,0 +1,1 @@
+"""Fake providers of APIs, on real sockets, with faults."""
