@@ -16,7 +16,7 @@ from holdfast.gateway.headers import Client as Identity
 from holdfast.gateway.headers import is_loop
 from holdfast.runtime.clock import clock
 from holdfast.runtime.wheel import Due
-from holdfast.wire.requests import RequestHead, find_head, parse_head
+from holdfast.wire.requests import Heads, RequestHead, parse_head
 from holdfast.wire.strict import BadMessage, Chunks
 
 if TYPE_CHECKING:
@@ -24,6 +24,11 @@ if TYPE_CHECKING:
 
 MAX_AHEAD = 256 * 1024
 """Bytes of pipelined requests that are kept; then reading stops until one is answered."""
+MAX_QUEUED = 100
+"""Requests that may wait behind the one in work; the connection ends after them."""
+LINGER_SECONDS = 2.0
+"""For how long a client that is refused may go on sending. RFC 9112, 9.6: to close while bytes
+wait unread resets the connection, and that can take the answer away from the client."""
 
 
 class Site(Protocol):
@@ -54,10 +59,13 @@ class Client(asyncio.Protocol, Due):
         "_cluster",
         "_exchange",
         "_head",
+        "_heads",
         "_left",
+        "_lingers",
         "_out",
         "_paused",
-        "_searched",
+        "_queued",
+        "_reading",
         "_serial",
         "_site",
         "chunked",
@@ -72,7 +80,10 @@ class Client(asyncio.Protocol, Due):
         self._cluster = site.cluster
         self._serial = serial
         self._ahead = bytearray()
-        self._searched = 0
+        self._heads = Heads(site.cluster.config.head_max)
+        self._queued = 0
+        self._reading = False
+        self._lingers = False
         self._exchange: Exchange | None = None
         self._head: RequestHead | None = None
         self._body: list[bytes] = []
@@ -97,6 +108,8 @@ class Client(asyncio.Protocol, Due):
 
     def data_received(self, data: bytes) -> None:
         """Read requests, one after the other."""
+        if self._lingers:
+            return
         if self._exchange is not None or self._close:
             self._ahead += data
             if len(self._ahead) > MAX_AHEAD:
@@ -106,6 +119,9 @@ class Client(asyncio.Protocol, Due):
         self._read()
 
     def _read(self) -> None:
+        if self._reading:
+            return  # answered at once, from inside `_start`: the loop below goes on
+        self._reading = True
         try:
             while self._ahead and self._exchange is None and not self._close:
                 if self._head is None and not self._take_head():
@@ -115,19 +131,18 @@ class Client(asyncio.Protocol, Due):
                 self._start()
         except BadMessage as bad:
             self._refuse_bytes(bad)
+        finally:
+            self._reading = False
 
     def _take_head(self) -> bool:
         ahead = self._ahead
-        if ahead.startswith(b"\r\n"):
-            del ahead[:2]  # some clients send one too many (RFC 9112, 2.2)
-        end = find_head(ahead, self._cluster.config.head_max, self._searched)
-        if end < 0:
-            self._searched = len(ahead)
+        raw = self._heads.take(ahead)
+        if raw is None:
             return False
-        self._searched = 0
-        self._cluster = self._site.cluster
-        head = parse_head(bytes(ahead[:end]))
-        del ahead[:end]
+        if self._cluster is not self._site.cluster:
+            self._cluster = self._site.cluster
+            self._heads.limit = self._cluster.config.head_max
+        head = parse_head(raw)
         self._check(head)
         self._head = head
         self._body = []
@@ -135,7 +150,7 @@ class Client(asyncio.Protocol, Due):
             self._chunks = Chunks(self._cluster.config.body_max)
         else:
             self._left = head.length
-        if head.expect and not ahead and self._left | (self._chunks is not None):
+        if head.expect and head.minor and not ahead and self._left | (self._chunks is not None):
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         return True
 
@@ -146,7 +161,7 @@ class Client(asyncio.Protocol, Due):
             raise BadMessage(405, "the method is not served here")
         if head.expect == "other":
             raise BadMessage(417, "that expectation cannot be met")
-        if head.upgrade == b"websocket" or (head.upgrade and head.length != 0):
+        if b"websocket" in head.upgrade or (head.upgrade and head.length != 0):
             raise BadMessage(501, "a switch of protocols is not supported")
         if self._cluster.via and is_loop(head, self._cluster.via):
             raise BadMessage(508, "the request has been here before")
@@ -168,6 +183,7 @@ class Client(asyncio.Protocol, Due):
         head, self._head, self._chunks = self._head, None, None
         if head is None:
             return
+        self._queued = self._queued + 1 if self._ahead else 0
         now = clock.monotonic()
         self._cluster.wheel.set(self, math.inf)
         self._cluster.started()
@@ -182,16 +198,21 @@ class Client(asyncio.Protocol, Due):
             code for code, row in errors.ERRORS.items() if row.status == bad.status
         )
         value = errors.body(code, self._serial, text=bad.reason, reason="malformed")
-        self._close = True
         self._cluster.ledger.refused(code)
         self.transport.write(errors.answer(code, value, close=True))
-        self.transport.close()
+        self._end(lingers=True)
 
     # -- bytes out -------------------------------------------------------------------------------
 
     def closes(self, head: RequestHead, *, ends: bool) -> bool:
         """Decide whether the connection ends after an answer. ends: only that ends its body."""
-        self._close = ends or not head.keeps_alive or bool(head.upgrade) or self._site.draining
+        self._close = (
+            ends
+            or not head.keeps_alive
+            or bool(head.upgrade)
+            or self._queued > MAX_QUEUED
+            or self._site.draining
+        )
         return self._close
 
     def write(self, data: bytes) -> None:
@@ -243,8 +264,7 @@ class Client(asyncio.Protocol, Due):
             self.transport.abort()
             return
         if close or self._close or (self._site.draining and not self._ahead):
-            self._close = True
-            self.transport.close()
+            self._end(lingers=bool(self._ahead))
             return
         config = self._cluster.config
         wait = config.head_timeout if self._ahead else config.client_idle
@@ -278,6 +298,20 @@ class Client(asyncio.Protocol, Due):
         self.transport.close()
 
     # -- the end ---------------------------------------------------------------------------------
+
+    def _end(self, *, lingers: bool) -> None:
+        """Close the connection. lingers: the client may be sending still (see LINGER_SECONDS)."""
+        self._close = True
+        self._head = self._chunks = None
+        self._ahead.clear()
+        self._body = []
+        self._lingers = lingers and self.transport.can_write_eof()
+        if not self._lingers:
+            self.transport.close()
+            return
+        self.transport.write_eof()
+        self.transport.resume_reading()
+        self._cluster.wheel.set(self, clock.monotonic() + LINGER_SECONDS)
 
     def eof_received(self) -> bool:
         """Nobody reads an answer any more, as far as we can know: end everything."""

@@ -11,7 +11,9 @@ feeds, folded lines, spaces before a colon, control characters. What it accepts 
     two spaces after the method, a `#` in the target, an authority that contradicts Host
     heads, targets, chunk extensions and trailers of any size
 
-Limits are counted before the parser sees anything.
+Limits are counted before the parser sees anything. However a head is cut into pieces, the verdict
+is the same; only it may come sooner: a first line that is none and a bare line feed are refused
+when they are there, not when the head ends, because such a head may never end.
 """
 
 from __future__ import annotations
@@ -27,11 +29,14 @@ from holdfast.wire.strict import BadMessage
 MAX_FIELDS = 100
 MAX_TARGET = 16 * 1024
 
+# llhttp knows no method that is longer, or that has other letters.
 _LINE = re.compile(
-    rb"(?P<method>[!#$%&'*+.^_`|~0-9A-Za-z-]+) (?P<target>[^\x00-\x20#\x7f]+)"
+    rb"(?P<method>[A-Z-]{1,32}) (?P<target>[^\x00-\x20#\x7f]+)"
     rb" HTTP/(?P<version>[0-9]\.[0-9])\r\n"
 )
-_WORD = re.compile(rb"[^ \r\n]{1,64} (?P<target>[^ \r\n]*)")
+_BEGINNING = re.compile(rb"[A-Z-]{1,32}(?: |\Z)|\r\Z")
+_LONG_TARGET = re.compile(rb"[A-Z-]{1,32} [^ \r\n]{%d}" % (MAX_TARGET + 1))
+_BARE = re.compile(rb"(?<!\r)\n|\r(?=[^\n])")
 # An authority (RFC 3986, 3.2.2) without userinfo: a name, an IPv4 address or [IPv6], a port.
 _HOST = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+,;=%-]+|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?\Z")
 _ABSOLUTE = re.compile(rb"(?i:https?)://(?P<authority>[^/?]*)(?P<rest>.*)\Z", re.DOTALL)
@@ -64,15 +69,9 @@ class RequestHead:
 
 def parse_head(raw: bytes) -> RequestHead:
     """Read a head, from its first byte to its empty line. Raises BadMessage."""
-    line = _LINE.match(raw)
-    if line is None:
-        raise BadMessage(400, "the request line is malformed")
-    if line["version"] not in {b"1.1", b"1.0"}:
-        raise BadMessage(505, "only HTTP/1.1 and HTTP/1.0 are spoken here")
-    target = line["target"]
-    if len(target) > MAX_TARGET:
-        raise BadMessage(414, f"the target has more than {MAX_TARGET} bytes")
+    line = _first_line(raw)
     if raw.count(b"\n", line.end()) - 1 > MAX_FIELDS:
+        _refuse_bare(raw, 0, len(raw))
         raise BadMessage(431, f"more than {MAX_FIELDS} header fields")
     reader = _Reader()
     parser = httptools.HttpRequestParser(reader)
@@ -84,9 +83,26 @@ def parse_head(raw: bytes) -> RequestHead:
         raise BadMessage(400, "the head is malformed") from None
     if not reader.complete:
         raise BadMessage(400, "the head is malformed")
-    head = RequestHead(line["method"], target, line["version"] == b"1.1", reader.fields)
+    minor = line["version"] == b"1.1"
+    head = RequestHead(line["method"], line["target"], minor, reader.fields)
     _Judge(head).judge()
     return head
+
+
+def _first_line(raw: bytes | bytearray) -> re.Match[bytes]:
+    line = _LINE.match(raw)
+    if line is None:
+        raise BadMessage(400, "the request line is malformed")
+    if line["version"] not in {b"1.1", b"1.0"}:
+        raise BadMessage(505, "only HTTP/1.1 and HTTP/1.0 are spoken here")
+    if len(line["target"]) > MAX_TARGET:
+        raise BadMessage(414, f"the target has more than {MAX_TARGET} bytes")
+    return line
+
+
+def _refuse_bare(data: bytes | bytearray, start: int, end: int) -> None:
+    if _BARE.search(data, start, end):
+        raise BadMessage(400, "a line of the head does not end with CR LF")
 
 
 class _Reader:
@@ -111,6 +127,7 @@ class _Judge:
     def __init__(self, head: RequestHead) -> None:
         self.head = head
         self.hosts: list[bytes] = []
+        self.lengths = 0
         self.codings: list[bytes] = []
         self.options: set[bytes] = set()
 
@@ -124,15 +141,19 @@ class _Judge:
         self._place()
         if self.options:
             head.options = frozenset(self.options)
-        close = b"close" in self.options
-        head.keeps_alive = not close and (bool(head.minor) or b"keep-alive" in self.options)
+        # In HTTP/1.0 it would be for us to say that we agree; we close, as is usual there.
+        head.keeps_alive = bool(head.minor) and b"close" not in self.options
         if b"upgrade" not in self.options:
             head.upgrade = b""
 
     def _frame(self) -> None:
         head = self.head
+        if self.lengths > 1:
+            raise BadMessage(400, "more than one length")
         if not self.codings:
             return
+        if self.lengths:
+            raise BadMessage(400, "a length beside a transfer coding")
         if self.codings != [b"chunked"]:
             raise BadMessage(400, "a transfer coding other than `chunked`")
         if not head.minor:
@@ -161,10 +182,14 @@ class _Judge:
             raise BadMessage(400, "the target contradicts the Host field")
         rest = absolute["rest"]
         head.host = authority
-        head.target = rest if rest.startswith(b"/") else b"/" + rest
+        if not rest and head.method == b"OPTIONS":
+            head.target = b"*"  # RFC 9112, 3.2.4
+        else:
+            head.target = rest if rest.startswith(b"/") else b"/" + rest
 
     def note_length(self, value: bytes) -> None:
         # llhttp has refused all but one field of digits; the number may still be any.
+        self.lengths += 1
         if not value.isdigit() or len(value) > 18:
             raise BadMessage(400, "the length is malformed")
         self.head.length = int(value)
@@ -179,10 +204,12 @@ class _Judge:
         self.options |= {option.strip(b" \t").lower() for option in value.split(b",")}
 
     def note_expect(self, value: bytes) -> None:
-        self.head.expect = "100-continue" if value.lower() == b"100-continue" else "other"
+        same = self.head.expect != "other" and value.lower() == b"100-continue"
+        self.head.expect = "100-continue" if same else "other"
 
     def note_upgrade(self, value: bytes) -> None:
-        self.head.upgrade = value.lower()
+        upgrade = self.head.upgrade
+        self.head.upgrade = b"%b, %b" % (upgrade, value.lower()) if upgrade else value.lower()
 
 
 _NOTES = {
@@ -195,18 +222,49 @@ _NOTES = {
 }
 
 
-def find_head(data: bytes | bytearray, limit: int, start: int = 0) -> int:
-    """Return where the head that begins `data` ends, or -1 if it has not come whole.
+class Heads:
+    """Takes heads off what a connection has brought. Each byte is looked at once.
 
-    limit: bytes that it may have.  start: where the search goes on after more has come.
-    Raises BadMessage for what can become no head: too long, or a first line that never ends.
+    limit: bytes that a head may have.
     """
-    end = data.find(b"\r\n\r\n", max(0, start - 3))
-    if end >= 0 and end + 4 <= limit:
-        return end + 4
-    if end >= 0 or len(data) > limit:
-        found = _WORD.match(data)
-        if found is not None and len(found["target"]) > MAX_TARGET:
+
+    __slots__ = ("_blank", "_line", "_seen", "limit")
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self._seen = 0  # bytes that hold no end of a head
+        self._line = False  # the first line is there, and is one
+        self._blank = False  # an empty line was passed over
+
+    def take(self, ahead: bytearray) -> bytes | None:
+        """Return the next head, and delete it from `ahead`; None if it has not come whole.
+
+        One empty line before it is passed over: some clients send one too many (RFC 9112, 2.2).
+        Raises BadMessage for what can become no head.
+        """
+        if ahead.startswith(b"\r\n") and not self._blank:
+            del ahead[:2]
+            self._blank, self._seen = True, 0
+        end = ahead.find(b"\r\n\r\n", max(0, self._seen - 3)) + 4
+        if not 4 <= end <= self.limit:
+            self._look(ahead, is_long=end >= 4 or len(ahead) > self.limit)
+            return None
+        raw = bytes(ahead[:end])
+        del ahead[:end]
+        self._seen, self._line, self._blank = 0, False, False
+        return raw
+
+    def _look(self, ahead: bytearray, *, is_long: bool) -> None:
+        """Look at what has come of a head that is not whole, or too long."""
+        stop = min(len(ahead), self.limit + 1)
+        if not self._line and ahead.find(b"\n", self._seen, stop) >= 0:
+            _first_line(ahead)
+            self._line = True
+        if not self._line and ahead and not _BEGINNING.match(ahead, 0, stop):
+            raise BadMessage(400, "the request line is malformed")
+        _refuse_bare(ahead, max(0, self._seen - 1), stop)
+        if is_long and not self._line and _LONG_TARGET.match(ahead):
             raise BadMessage(414, f"the target has more than {MAX_TARGET} bytes")
-        raise BadMessage(431, f"the head has more than {limit} bytes")
-    return -1
+        if is_long:
+            raise BadMessage(431, f"the head has more than {self.limit} bytes")
+        self._seen = stop
