@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from holdfast.core.breaker import Result
     from holdfast.gateway.config import EndpointConfig, GatewayConfig
     from holdfast.gateway.exchange import Exchange
-    from holdfast.gateway.upstream import Connection
     from holdfast.runtime.wheel import Wheel
     from holdfast.wire.requests import RequestHead
 
@@ -158,11 +157,6 @@ class Cluster:
     def upstream_of(self, endpoint: Endpoint) -> Upstream:
         """Return the connections of an endpoint."""
         return self._upstreams[endpoint]
-
-    @staticmethod
-    def upstream_of_connection(connection: Connection) -> Upstream:
-        """Return the endpoint that a connection belongs to."""
-        return connection.upstream
 
     @property
     def waiting(self) -> int:
