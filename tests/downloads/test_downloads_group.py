@@ -27,7 +27,6 @@ class Bench:
     def __init__(self) -> None:
         self.store = Store(":memory:")
         self.done: list[str] = []
-        self.unwritten: list[str] = []
         self.group = Group(
             self.store,
             "/d",
@@ -35,17 +34,13 @@ class Bench:
             ended=lambda group: self.done.extend(done.id for done in group),
             refused=lambda _: None,
             stuck=lambda *_: None,
-            unwritten=lambda item, *_: self.unwritten.append(item.id),
             room=lambda: None,
         )
 
-    def bring(self, n: int, *, posted: bool) -> None:
+    def bring(self, n: int) -> None:
         item = Small(f"{n:016x}", str(n), "http://h", f"/{n}", None, (), typed=True)
         head, whole = Head(200), Whole(3, "size-only")
-        if posted:
-            assert self.group.post(item, head, whole, memoryview(b"abc"))
-        else:
-            self.group.put(self.group.write(item, head, whole, b"abc"))
+        self.group.put(self.group.write(item, head, whole, b"abc"))
 
 
 @pytest.fixture
@@ -59,13 +54,9 @@ def bench() -> Iterator[Bench]:
         made.store.close()
 
 
-@pytest.mark.parametrize("posted", [True, False])
-@pytest.mark.parametrize("look", [1, 2, 3])
+@pytest.mark.parametrize("look", [1, 2])
 def test_what_comes_at_any_moment_is_seen_at_once(
-    look: int,
-    posted: bool,  # noqa: FBT001 - a case
-    bench: Bench,
-    monkeypatch: pytest.MonkeyPatch,
+    look: int, bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The moment is each look at the clock; another thread brings a file just then."""
     monkeypatch.setattr(holdfast.downloads.group, "MOST", 1)
@@ -78,13 +69,13 @@ def test_what_comes_at_any_moment_is_seen_at_once(
         found = original(now)
         looks += 1
         if looks == look:
-            bench.bring(7, posted=posted)
+            bench.bring(7)
         if looks >= look and bench.done:
             bench.group.close()
         return found
 
     monkeypatch.setattr(bench.group, "_due", due)
-    bench.bring(1, posted=True)
+    bench.bring(1)
     with clock_seam.install(clock):
         bench.group.run()
     assert sorted(bench.done) == [f"{1:016x}", f"{7:016x}"]
@@ -93,7 +84,7 @@ def test_what_comes_at_any_moment_is_seen_at_once(
 
 def test_a_few_files_wait_a_second_for_more(bench: Bench) -> None:
     clock = VirtualClock()
-    bench.bring(1, posted=False)
+    bench.bring(1)
     with clock_seam.install(clock):
         bench.group._since = clock.monotonic()
         bench.group.close = lambda: None  # type: ignore[method-assign] # not needed here
@@ -113,14 +104,6 @@ def test_it_is_full_when_a_whole_group_waits(bench: Bench, monkeypatch: pytest.M
     monkeypatch.setattr(holdfast.downloads.group, "MOST", 3)
     for n in range(3):
         assert not bench.group.is_full
-        bench.bring(n, posted=n % 2 == 0)
+        bench.bring(n)
     assert bench.group.is_full
     assert len(bench.group) == 3
-
-
-def test_who_is_behind_takes_no_more(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(holdfast.downloads.group, "BEHIND", 20_000)
-    bench.bring(1, posted=True)
-    bench.bring(2, posted=True)
-    item = Small("3" * 16, "3", "http://h", "/3", None, (), typed=True)
-    assert not bench.group.post(item, Head(200), Whole(3, "size-only"), memoryview(b"abc"))

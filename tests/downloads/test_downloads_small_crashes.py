@@ -14,6 +14,7 @@ from downloads_rig import downloads, names_in
 
 import holdfast as hf
 import holdfast.downloads.group
+from holdfast.downloads.small import Lane
 from holdfast.runtime import files as seam
 from holdfast.runtime.random import SeededRandom
 from holdfast.testing.files import PowerCut, SimFiles
@@ -115,6 +116,26 @@ def test_a_power_cut_at_every_call(
         assert disk.names() == [str(n) for n in range(COUNT)]
         disk.check_names(server)
     assert cuts > 30
+
+
+def test_a_lane_that_failed_asks_for_nothing_more(
+    server: hf.chaos.Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop, busy = Lane._stop, []
+
+    def stopped(lane: Lane) -> None:
+        stop(lane)
+        lane._spread()  # as a group that has room for more has it called
+        busy.append(len(lane._slots))
+
+    def write(*_: object) -> None:
+        raise PowerCut
+
+    monkeypatch.setattr(Lane, "_stop", stopped)
+    monkeypatch.setattr(holdfast.downloads.group.Group, "write", write)
+    with pytest.raises(PowerCut):
+        Disk(tmp_path / "j.db").run(server)
+    assert busy == [0]
 
 
 @pytest.mark.parametrize("error", [errno.EIO, errno.ENOSPC, errno.EROFS])

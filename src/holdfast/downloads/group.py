@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import posixpath
 import threading
-from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -36,12 +35,11 @@ if TYPE_CHECKING:
     from holdfast.transfer.wanted import Whole
     from holdfast.wire.http1 import Head
 
-BEHIND = 4 << 20
-PER_FILE = 16 * 1024
-"""What waits to be written at most, in bytes; a file counts for so many more than it has."""
 MOST = 1000
 SECONDS = 1.0
 """A group is finished when it has so many files, or its first one is so old."""
+SLICE = 100
+"""Files that get their names at a time: 2 ms, for which nobody is asked anything."""
 
 
 class Group:
@@ -49,8 +47,9 @@ class Group:
 
     ended: told the files that are done.  refused: told a file that somebody else must look at,
     as the journal has it.  stuck: told files that keep their state, and the error; the next
-    run goes on with them.  unwritten: told a file that could not be written.  room: called when
-    there is room for more.
+    run goes on with them.  room: called when there is room for more.
+    where: runs many short calls of the system on the thread that makes the others. With two
+    threads at it each call would hand the interpreter to and fro, which costs more than itself.
     """
 
     def __init__(
@@ -62,8 +61,8 @@ class Group:
         ended: Callable[[Sequence[Done]], None],
         refused: Callable[[Done], None],
         stuck: Callable[[Sequence[Done], Exception], None],
-        unwritten: Callable[[Small, Head, bytes], None],
         room: Callable[[], None],
+        where: Callable[[Callable[[], None]], None] = lambda work: work(),
     ) -> None:
         self._store = store
         self._into = into
@@ -71,27 +70,25 @@ class Group:
         self._ended = ended
         self._refused = refused
         self._stuck = stuck
-        self._unwritten = unwritten
         self._room = room
-        self._posted: deque[tuple[Small, Head, Whole, bytes]] = deque()
-        self._posted_bytes = 0
+        self._where = where
         self._volume: Volume | None = None
         self._opened = not durable
         self._lock = threading.Lock()
         self._news = threading.Event()
         self._waiting: list[Done] = []
         self._since = 0.0
-        self._hurried = self._closing = self._awake = False
+        self._hurried = self._closing = False
         self._under_way = 0
 
     def __len__(self) -> int:
         """How many files wait for their end."""
-        return len(self._posted) + len(self._waiting) + self._under_way
+        return len(self._waiting) + self._under_way
 
     @property
     def is_full(self) -> bool:
         """Whether a whole group waits behind one that is under way: a death would lose both."""
-        return len(self._posted) + len(self._waiting) >= MOST
+        return len(self._waiting) >= MOST
 
     # -- parts -----------------------------------------------------------------------------------
 
@@ -139,31 +136,6 @@ class Group:
         finally:
             file.close()
 
-    def post(self, item: Small, head: Head, whole: Whole, body: memoryview) -> bool:
-        """Have a part written by the thread of `run`; False: it has enough to do."""
-        if self._posted_bytes > BEHIND:
-            return False
-        self._posted_bytes += len(body) + PER_FILE
-        self._posted.append((item, head, whole, bytes(body)))
-        if not self._awake or self.is_full:
-            self._awake = True
-            self._news.set()
-        return True
-
-    def _write_posted(self) -> None:
-        posted = self._posted
-        while posted:
-            item, head, whole, body = posted.popleft()
-            self._posted_bytes -= len(body) + PER_FILE
-            try:
-                done = self.write(item, head, whole, body)
-            except OSError:
-                self._unwritten(item, head, body)
-            else:
-                self.put(done)
-            if len(self._waiting) >= MOST:
-                return
-
     # -- ends ------------------------------------------------------------------------------------
 
     def put(self, done: Done) -> None:
@@ -174,12 +146,12 @@ class Group:
             n = len(waiting)
             if n == 1:
                 self._since = clock.monotonic()
-        if n == MOST or (n == 1 and not self._awake):
+        if n in {1, MOST}:
             self._news.set()
 
     def hurry(self) -> None:
         """Do not wait for more: somebody waits for what is there."""
-        if (self._waiting or self._posted) and not self._hurried:
+        if self._waiting and not self._hurried:
             self._hurried = True
             self._news.set()
 
@@ -193,19 +165,13 @@ class Group:
         try:
             while True:
                 self._news.clear()
-                self._awake = True
-                self._write_posted()
-                if self._due(clock.monotonic()) == 0:
-                    self.flush()
-                    continue
-                # From here on who brings something says so; what came before is seen below.
-                self._awake = False
                 wait = self._due(clock.monotonic())
-                if self._posted or wait == 0:
-                    continue
-                if self._closing and not self._waiting:
+                if wait == 0:
+                    self.flush()
+                elif self._closing and not self._waiting:
                     return
-                clock.wait(self._news, wait)
+                else:
+                    clock.wait(self._news, wait)
         finally:
             if self._volume is not None:
                 self._volume.close()
@@ -241,7 +207,10 @@ class Group:
         except (OSError, JournalFull):
             self._distrust(group)
             return
-        named = [pair for done in group if (pair := self._named(done)) is not None]
+        named: list[tuple[Done, float]] = []
+        for at in range(0, len(group), SLICE):
+            some = group[at : at + SLICE]
+            self._where(lambda some=some: named.extend(self._name(some)))  # type: ignore[misc] # bound at once
         try:
             if self._durable:
                 for directory in directories:
@@ -270,6 +239,9 @@ class Group:
             with suppress(OSError):
                 files().unlink(done.part)
             self._refused(done)
+
+    def _name(self, group: Sequence[Done]) -> list[tuple[Done, float]]:
+        return [pair for done in group if (pair := self._named(done)) is not None]
 
     def _named(self, done: Done) -> tuple[Done, float] | None:
         """Give a file its name; None if that is for others to decide."""

@@ -6,6 +6,7 @@ quick look does not know as good is handed on by its id, and read again with all
 
 from __future__ import annotations
 
+import json
 import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -127,38 +128,44 @@ def _small(row: tuple[Any, ...]) -> Small | None:
     return Small(item_id, path, parts[1], parts[2], size, given, bool(typed))
 
 
+# One statement for a whole group: SQLite works through it without the interpreter, which a
+# statement for each row would take and give back each time, while another thread wants it.
+_FINISHING = (
+    "UPDATE item SET state = 'finishing', pinned = 1, etag = j.value->>1,"
+    " last_modified = j.value->>2, media_type = j.value->>3, size = j.value->>4,"
+    " verified = j.value->>5, digest = j.value->>6, vouched_by = j.value->>7,"
+    " ignored = j.value->>8, fetched = fetched + (j.value->>4)"
+    " FROM json_each(?) AS j WHERE item.id = j.value->>0"
+)
+_FINISHED = (
+    "UPDATE item SET state = 'done', reason = '', text = '', mtime = j.value->>1, ended_at = ?2"
+    " FROM json_each(?1) AS j WHERE item.id = j.value->>0"
+)
+
+
 def finishing(store: Store, group: Sequence[Done]) -> None:
     """Commit that these are whole and checked, and their parts are on stable storage."""
-    with store.writing() as db:
-        db.executemany(
-            "UPDATE item SET state = 'finishing', pinned = 1, etag = ?, last_modified = ?,"
-            " media_type = ?, size = ?, verified = ?, digest = ?, vouched_by = ?, ignored = ?,"
-            " fetched = fetched + ? WHERE id = ?",
-            [
-                (
-                    done.etag,
-                    done.last_modified,
-                    done.media_type,
-                    whole.size,
-                    whole.verified,
-                    whole.digest,
-                    whole.source,
-                    "\n".join(whole.ignored),
-                    whole.size,
-                    done.id,
-                )
-                for done in group
-                for whole in (done.whole,)
-            ],
+    rows = [
+        (
+            done.id,
+            done.etag,
+            done.last_modified,
+            done.media_type,
+            whole.size,
+            whole.verified,
+            whole.digest,
+            whole.source,
+            "\n".join(whole.ignored),
         )
+        for done in group
+        for whole in (done.whole,)
+    ]
+    with store.writing() as db:
+        db.execute(_FINISHING, (json.dumps(rows),))
 
 
 def finished(store: Store, group: Sequence[tuple[Done, float]]) -> None:
     """Commit that these have their names. With each comes the time of its last change."""
-    now = clock.wall()
+    rows = [(done.id, mtime) for done, mtime in group]
     with store.writing() as db:
-        db.executemany(
-            "UPDATE item SET state = 'done', reason = '', text = '', mtime = ?, ended_at = ?"
-            " WHERE id = ?",
-            [(mtime, now, done.id) for done, mtime in group],
-        )
+        db.execute(_FINISHED, (json.dumps(rows), clock.wall()))

@@ -19,6 +19,7 @@ what each host bears. A thread that waits for a connection gets one before the l
 from __future__ import annotations
 
 import asyncio
+import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -72,6 +73,35 @@ class _Slot:
         self.task: asyncio.Task[None] | None = None
         self.began = self.at = self.quiet = 0.0
         self.again = False
+
+
+class _Job:
+    """Work that is done once, by whichever of two threads comes to it first."""
+
+    __slots__ = ("_error", "_lock", "_work", "over")
+
+    def __init__(self, work: Callable[[], None]) -> None:
+        self.over = threading.Event()
+        self._work: Callable[[], None] | None = work
+        self._lock = threading.Lock()
+        self._error: BaseException | None = None
+
+    def run(self) -> None:
+        """Do it, if nobody has; return when it is done."""
+        with self._lock:
+            work, self._work = self._work, None
+            if work is None:
+                return
+            try:
+                work()
+            except BaseException as error:  # noqa: BLE001 - raised again by `result`
+                self._error = error
+            self.over.set()
+
+    def result(self) -> None:
+        """Raise what it raised."""
+        if self._error is not None:
+            raise self._error
 
 
 class Lane:
@@ -130,6 +160,7 @@ class Lane:
         self._not_before = 0.0
         self._error: BaseException | None = None
         self._over: asyncio.Event | None = None
+        self._ended = threading.Event()  # nothing that is put on the loop now need ever run
         self._loop: asyncio.AbstractEventLoop | None = None
         self._timer: Timer | None = None
 
@@ -145,6 +176,7 @@ class Lane:
             self._spread()
             await self._over.wait()
         finally:
+            self._ended.set()
             self._stop()
             if self._timer is not None:
                 self._timer.cancel()
@@ -164,6 +196,18 @@ class Lane:
         if self._kept and loop is not None:
             with suppress(RuntimeError):  # it has just been closed
                 loop.call_soon_threadsafe(lambda: self._guarded(self._spread))
+
+    def do(self, work: Callable[[], None]) -> None:
+        """Have work done on the loop's thread, or here if it has ended; for any other thread."""
+        job = _Job(work)
+        loop = self._loop
+        if loop is not None and not self._ended.is_set():
+            with suppress(RuntimeError):  # it has just been closed
+                loop.call_soon_threadsafe(job.run)
+                while not clock.wait(job.over, LOOK_EVERY) and not self._ended.is_set():
+                    pass
+        job.run()
+        job.result()
 
     def drop(self, item_id: str, then: Callable[[], None]) -> None:
         """Give a file up, and call `then` on the loop's thread; for any thread."""
@@ -205,8 +249,8 @@ class Lane:
 
     def _spread(self) -> None:
         """Let as many connections work as may, and find the end."""
-        if self._stopping():
-            return  # the next look ends it
+        if self._is_ending:
+            return  # the next look ends it, if it has not ended
         self._refill()
         kept, self._kept = self._kept, []
         for slot in kept:
@@ -246,9 +290,14 @@ class Lane:
     def _may_go_on(self, origin: Origin) -> bool:
         if self._ready < AHEAD:
             self._refill()
-        if self._stopping() or not origin.waiting:
+        if self._is_ending or not origin.waiting:
             return False
         return self._crew.may_go_on(origin.host, clock.monotonic())
+
+    @property
+    def _is_ending(self) -> bool:
+        """Whether nothing may be asked for any more: what is asked now, nobody would end."""
+        return self._error is not None or self._ended.is_set() or self._stopping()
 
     def _must_wait(self) -> bool:
         """Whether those behind us have enough to do: the disk, the threads, or the line."""
@@ -328,16 +377,13 @@ class Lane:
         if whole is None:
             self._pass_on(slot, line)
             return
+        try:
+            done = self._group.write(item, head, whole, body)
+        except OSError:
+            self._pass_on(slot, line)
+            return
         self._put += 1
-        if not self._group.post(item, head, whole, body):
-            # It is behind; meanwhile there is nothing better to do here.
-            try:
-                done = self._group.write(item, head, whole, body)
-            except OSError:
-                self._put -= 1
-                self._pass_on(slot, line)
-                return
-            self._group.put(done)
+        self._group.put(done)
         self._good(slot, item, len(body))
 
     def _good(self, slot: _Slot, item: Small, size: int) -> None:

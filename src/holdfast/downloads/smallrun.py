@@ -15,7 +15,6 @@ from holdfast.downloads.states import State, after, is_open
 from holdfast.runtime.files import files
 from holdfast.runtime.passes import Passes
 from holdfast.storage.journal import JournalFull
-from holdfast.transfer.plane import End, Received
 from holdfast.transfer.replay import AfterAll, Answer, Replay
 from holdfast.wire.addresses import Reach
 from holdfast.wire.proxy import proxies_of
@@ -37,7 +36,6 @@ if TYPE_CHECKING:
     from holdfast.transfer.traffic import Traffic
     from holdfast.wire.addresses import AddrInfo
     from holdfast.wire.cancel import Cancel
-    from holdfast.wire.http1 import Head
     from holdfast.wire.resolve import Resolver
     from holdfast.wire.urls import Url
 
@@ -94,8 +92,8 @@ class SmallRun:
             ended=self._ended,
             refused=self._refused,
             stuck=self._stuck,
-            unwritten=self._unwritten,
             room=self._wake,
+            where=self._on_lane,
         )
 
     def open(self, plane: Literal["auto", "threads", "asyncio"]) -> bool:
@@ -274,13 +272,14 @@ class SmallRun:
         if self.lane is not None:
             self.lane.wake()
 
+    def _on_lane(self, work: Callable[[], None]) -> None:
+        if self.lane is None:
+            work()
+        else:
+            self.lane.do(work)
+
     def _refused(self, done: Done) -> None:
         self._hand(done.id, None)
-        self._crew.expect(-1)
-
-    def _unwritten(self, item: Small, head: Head, body: bytes) -> None:
-        received = Received(End.COMPLETE, head, len(body))
-        self._hand(item.id, Answer(received, body))
         self._crew.expect(-1)
 
     def _stuck(self, group: Sequence[Done], error: Exception) -> None:
