@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import re
-from typing import Any
-
 import httptools
 import pytest
 from hypothesis import given, settings
@@ -13,6 +9,7 @@ from hypothesis import strategies as st
 
 from holdfast.wire.requests import Heads, RequestHead, parse_head
 from holdfast.wire.strict import BadMessage, Chunks
+from llhttp_cases import Case, load
 
 LIMIT = 32 * 1024
 
@@ -67,51 +64,29 @@ def get(*fields: bytes, line: bytes = b"GET / HTTP/1.1") -> bytes:
 # -- the cases of llhttp ---------------------------------------------------------------------
 
 
-def raw_of(text: str) -> bytes:
-    """Return the bytes of a case: its rules are in the source of llhttp's tests."""
-    text = text.replace("\\\n", "").removesuffix("\n").replace("\n", "\r\n")
-    plain = {"r": b"\r", "n": b"\n", "t": b"\t", "f": b"\f"}
-    pieces = re.split(r"\\(x[0-9a-f]{2}|[0-7]{3}|[rntf])", text)
-    out = b""
-    for at, piece in enumerate(pieces):
-        if at % 2 == 0:
-            out += piece.encode()
-        elif piece in plain:
-            out += plain[piece]
-        else:
-            out += bytes([int(piece.removeprefix("x"), 16 if piece[0] == "x" else 8)])
-    return out
-
-
-def difference(case: dict[str, Any]) -> str:
+def difference(case: Case) -> str:
     """Return how we read a case in a more lenient way than llhttp, or otherwise; else nothing."""
-    spans = re.findall(r'span\[(method|body)\]="(.*)"', case["log"])
-    methods = [value for kind, value in spans if kind == "method"]
-    bodies = "".join(value for kind, value in spans if kind == "body")
-    error = (case["error"] or {}).get("reason", "")
+    error = case.error
     try:
-        found = read(raw_of(case["input"]))
+        found = read(case.data)
     except BadMessage:
         return ""
     if "Upgrade" in error or "Connection: close" in error:
         error = ""  # these are no errors of the request
-    if error and len(found) >= len(methods):
+    if error and len(found) >= len(case.methods):
         return f"accepted in spite of: {error}"
     if found and found[-1][0].method == b"CONNECT":
         found.pop()  # llhttp ends there: what follows is a tunnel, and we give none
-    if [head.method.decode() for head, _ in found] != methods[: len(found)]:
+    if [head.method.decode() for head, _ in found] != case.methods[: len(found)]:
         return "other methods"
-    content = "".join(body.decode("latin-1") for _, body in found)
-    return "" if bodies.startswith(content) else f"another body: {content!r} for {bodies!r}"
+    content = b"".join(body for _, body in found)
+    return "" if case.content.startswith(content) else f"another body: {content!r}"
 
 
 def test_what_llhttp_rejects_is_rejected_and_what_we_accept_is_the_same(vectors):
-    cases = json.loads((vectors / "llhttp_cases.json").read_text(encoding="utf-8"))["cases"]
-    metas = [(json.loads(m) if isinstance(m := case["meta"], str) else m) for case in cases]
-    strict = [c for c, m in zip(cases, metas, strict=True) if m.get("type") == "request"]
-    strict = [c for c in strict if "```" not in c["input"]]  # two cases that were joined
-    assert len(strict) > 100
-    wrong = {case["title"]: difference(case) for case in strict if difference(case)}
+    strict = [case for case in load(vectors) if case.kind == "request"]
+    assert len(strict) >= 130
+    wrong = {case.title: difference(case) for case in strict if difference(case)}
     assert not wrong
 
 

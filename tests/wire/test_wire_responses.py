@@ -139,6 +139,24 @@ def test_it_is_refused(data):
             read(data, step=step)
 
 
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"SSH-2.0-OpenSSH_9.2\r\n",
+        b"\x15\x03\x01\x00\x02\x02\x46",  # an alert of TLS
+        b"HTTP/1.1 200 OK\nContent-Length: 0\n\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 0\n",
+        b"HTTP/2 200\r\n",
+        b"\r\nHTTP/1.1 200 OK\r\n",
+        b"<html>",
+    ],
+)
+def test_what_can_become_no_head_is_refused_before_it_ends(data):
+    for step in (0, 1):
+        with pytest.raises(BadMessage):
+            read(data, step=step)
+
+
 @settings(max_examples=500, deadline=None)
 @given(data=st.binary(max_size=60), name=st.sampled_from(sorted(SHAPES)), step=st.integers(0, 9))
 def test_whatever_follows_an_answer_never_becomes_part_of_it(data, name, step):

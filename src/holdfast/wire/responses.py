@@ -7,7 +7,8 @@ so an answer here belongs to its request, and says how many of the bytes are its
 
 Refused, because two readers could take it for different things: a length beside a transfer
 coding, lengths that differ or are no number, a coding other than `chunked`, a malformed chunk
-length, a bare CR or LF in the head, a switch of protocols that nobody asked for.
+length, a bare CR or LF in the head, a switch of protocols that nobody asked for. What is no HTTP,
+and a bare LF, are refused when they come: the end of such a head would be waited for in vain.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ MAX_INTERIM = 16
 
 _LINE = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9]{2})(?: ([\t\x20-\x7e\x80-\xff]*))?\r\n")
 _FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([\t\x20-\x7e\x80-\xff]*)\r\n")
+_BARE = re.compile(rb"(?<!\r)\n")
+_BEGINNING = b"HTTP/1."
 _LENGTH = re.compile(rb"[0-9]{1,18}\Z")
 
 
@@ -189,6 +192,10 @@ class Answer:
         if end < 0 or end + 4 > MAX_HEAD:
             if len(self._head) > MAX_HEAD:
                 raise BadMessage(502, f"a head of more than {MAX_HEAD} bytes")
+            if not self._head.startswith(_BEGINNING[: len(self._head)]):
+                raise BadMessage(502, "the status line is malformed")
+            if _BARE.search(self._head, before):
+                raise BadMessage(502, "a line of the head does not end with CR LF")
             return len(data)
         raw = bytes(self._head[: end + 4])
         self._head.clear()
