@@ -213,19 +213,31 @@ class Balancer:
         key.used_at = now
         return Pick(one, key, permit, tier)
 
+    def force(self, now: float) -> Pick | None:
+        """Return a real attempt, whatever the breakers say; None if all cool down or are off.
+
+        For one that waited in vain for the probe of an endpoint to end.
+        """
+        cool = [one for one in self.endpoints if one.enabled and one.health.next_key(now)]
+        return self._forced(cool, now) if cool else None
+
     @staticmethod
-    def _otherwise(
-        left: list[Endpoint], circuit_open: list[Endpoint], now: float, patience: float
-    ) -> Pick | Wait:
-        wait = _soonest(left, now)
-        if wait is not None and (wait.until - now <= patience or not circuit_open):
-            return wait
-        one = min(circuit_open, key=lambda one: one.health.breaker.until)
+    def _forced(cool: list[Endpoint], now: float) -> Pick:
+        one = min(cool, key=lambda one: one.health.breaker.until)
         key = one.health.next_key(now)
         if key is None:
             raise RuntimeError("only those with a key that is free are looked at")
         key.used_at = now
         return Pick(one, key, one.health.force(), Tier.CIRCUIT_OPEN)
+
+    @classmethod
+    def _otherwise(
+        cls, left: list[Endpoint], circuit_open: list[Endpoint], now: float, patience: float
+    ) -> Pick | Wait:
+        wait = _soonest(left, now)
+        if wait is not None and (wait.until - now <= patience or not circuit_open):
+            return wait
+        return cls._forced(circuit_open, now)
 
     # -- what only all endpoints together show ---------------------------------------------------
 

@@ -14,8 +14,12 @@ from typing import TYPE_CHECKING
 
 from holdfast.gateway import sse
 from holdfast.gateway.headers import response_head
+from holdfast.gateway.refusals import codes_in, looks_like_error
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
     from holdfast.gateway.client import Client
     from holdfast.gateway.sse import Meaning
     from holdfast.wire.requests import RequestHead
@@ -45,7 +49,8 @@ class Passage:
     """The answer of one attempt, once its head is there.
 
     head: of the answer.  size: bytes that are held.  watched: it is a stream whose beginning is
-    being read.  is_stream: it is never held for its size.
+    being read.  is_stream: it is never held for its size.  is_json: it is one value, which says
+    nothing before it is whole.
     """
 
     __slots__ = (
@@ -56,6 +61,7 @@ class Passage:
         "_via",
         "_watch",
         "head",
+        "is_json",
         "is_stream",
         "size",
         "watched",
@@ -74,10 +80,11 @@ class Passage:
         self.size = 0
         self.watched = False
         self.is_stream = head.unbuffered or head.media_type in PASSING
+        self.is_json = head.media_type == b"application/json"
 
     def watch(self, profile: str, *, hold: bool) -> None:
         """Read the events of a stream. hold: until there is content."""
-        if self.head.media_type == SSE:
+        if self.head.media_type == SSE and not self._coding:
             self._cutter = sse.Cutter()
             self._watch = sse.Watch(profile)
             self.watched = hold and self.head.status == 200
@@ -89,6 +96,50 @@ class Passage:
         if self.watched and self._watch is not None:
             return self._watch.begin(b"".join(pieces))
         return None
+
+    @property
+    def error(self) -> Mapping[str, Any]:
+        """What the error said that a stream began with."""
+        return self._watch.error if self._watch is not None else {}
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether what has come is whole, for what is known of its kind."""
+        return self._watch is None or self._watch.ended or self.head.status != 200
+
+    def may_be_error(self, profile: str) -> bool:
+        """Say whether an answer that says it is good looks like an error."""
+        if not self.is_json or profile == "generic" or not self._held:
+            return False
+        return looks_like_error(self._held[0] if len(self._held) == 1 else b"".join(self._held[:3]))
+
+    def codes(self) -> frozenset[str]:
+        """Return the codes of the error in what is held."""
+        framed = self.head.chunked and keeps_framing(self._request, self.head)
+        return codes_in(self.head, b"".join(self._held), framed=framed)
+
+    def refuse(self, *, come_back: int | None, final: bool) -> None:
+        """Say in the head what follows from giving up.
+
+        come_back: seconds for a Retry-After; None leaves what there is.
+        final: asking again at once is of no use, as that has been done.
+        """
+        status, fields = self.head.status, self.head.fields
+        if status in {429, 503, 529}:
+            if come_back is None and not any(name.lower() == b"retry-after" for name, _ in fields):
+                come_back = 1
+            if come_back is not None:
+                fields = [one for one in fields if one[0].lower() != b"retry-after"]
+                fields.append((b"Retry-After", b"%d" % come_back))
+        if final:
+            fields = [one for one in fields if one[0].lower() != b"x-should-retry"]
+            fields.append((b"x-should-retry", b"false"))
+        self.head.fields = fields
+
+    @property
+    def _coding(self) -> bytes:
+        found = (v for n, v in self.head.fields if n.lower() == b"content-encoding")
+        return next(found, b"").lower().replace(b"identity", b"")
 
     def commit(self, *, whole: bool, added: bytes) -> None:
         """Give the client the head and what was held. whole: all of it.  added: lines of ours."""

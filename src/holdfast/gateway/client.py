@@ -97,6 +97,11 @@ class Client(asyncio.Protocol, Due):
         self.identity = Identity()
         self.transport: Any = None
 
+    @property
+    def draining(self) -> bool:
+        """Whether the gateway is ending."""
+        return self._site.draining
+
     # -- bytes in --------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -186,8 +191,15 @@ class Client(asyncio.Protocol, Due):
         self._queued = self._queued + 1 if self._ahead else 0
         now = clock.monotonic()
         self._cluster.wheel.set(self, math.inf)
+        body = b"".join(self._body)
+        local = self._cluster.local(head, body, self)
+        if local is not None:
+            self._body = []
+            self._out.append(local)
+            self.answered(close=False, abort=False)
+            return
         self._cluster.started()
-        exchange = Exchange(self._cluster, self, head, b"".join(self._body))
+        exchange = Exchange(self._cluster, self, head, body)
         exchange.id = f"{self._serial}-{self._cluster.ledger.requests:x}"
         self._body = []
         self._exchange = exchange
@@ -243,7 +255,13 @@ class Client(asyncio.Protocol, Due):
             out.clear()
 
     def refuse(
-        self, code: str, exchange: Exchange, *, sent: str, retry_after: float | None
+        self,
+        code: str,
+        exchange: Exchange,
+        *,
+        sent: str,
+        retry_after: float | None,
+        final: bool = False,
     ) -> None:
         """Answer with an error of ours."""
         value = errors.body(
@@ -252,6 +270,8 @@ class Client(asyncio.Protocol, Due):
         fields = []
         if retry_after is not None:
             fields.append(f"Retry-After: {math.ceil(retry_after)}")
+        if final:
+            fields.append("x-should-retry: false")
         close = self.closes(exchange.head, ends=False)
         is_head = exchange.head.method == b"HEAD"
         self._out.append(errors.answer(code, value, close=close, fields=fields, head=is_head))

@@ -4,22 +4,29 @@ from __future__ import annotations
 
 import fnmatch
 import math
-from collections import deque
 from typing import TYPE_CHECKING
 
 from holdfast.core.balance import Balancer, Endpoint, Pick
 from holdfast.core.health import Health
+from holdfast.core.line import Line
 from holdfast.core.window import Durations
-from holdfast.gateway.ledger import Ledger
+from holdfast.gateway.admin import Pages
+from holdfast.gateway.counting import SUFFIX as _COUNTED
+from holdfast.gateway.counting import Counting, counted
+from holdfast.gateway.ledger import Ledger, outcome_of
 from holdfast.gateway.names import Names
+from holdfast.gateway.tokens import Tokens
 from holdfast.gateway.upstream import Upstream
+from holdfast.runtime.clock import clock
 from holdfast.runtime.random import rng
+from holdfast.runtime.wheel import Due
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Collection, Sequence
 
     from holdfast.core.breaker import Result
+    from holdfast.gateway.client import Client
     from holdfast.gateway.config import EndpointConfig, GatewayConfig
     from holdfast.gateway.exchange import Exchange
     from holdfast.runtime.wheel import Wheel
@@ -51,7 +58,8 @@ class Cluster:
         self.config = config
         self.wheel = wheel
         self.via = via.encode() if config.via else b""
-        self._line: deque[Exchange] = deque()
+        self.line: Line[Exchange] = Line(config.queue, _look_again)
+        self._cool = _Cool(self)
         self._firsts = {False: Durations(256), True: Durations(256)}
         self._tokens = config.retry_reserve
         has_keys = any(one.keys for one in config.endpoint)
@@ -70,6 +78,10 @@ class Cluster:
             max_ejected=config.max_ejected,
             panic=config.panic,
         )
+        self.counting = Counting(config.count_tokens)
+        self.tokens = Tokens(secret(one) for one in config.client_tokens)
+        self._pages = Pages(self, self.tokens)
+        self._prefixes = self._pages.prefixes
         self.ledger = Ledger()
         self.ledger.know(one.id for one in self.balancer.endpoints)
         count = len(config.endpoint)
@@ -105,8 +117,10 @@ class Cluster:
             return True
         if any(name.lower() == b"idempotency-key" for name, _ in head.fields):
             return True
-        if self.config.repeat != "paths":
-            return False
+        return self.config.repeat == "paths" and self.is_repeated_path(head)
+
+    def is_repeated_path(self, head: RequestHead) -> bool:
+        """Say whether a request's path is one of `repeat_paths`, which clients retry by custom."""
         path = head.target.partition(b"?")[0].decode("latin-1")
         return any(fnmatch.fnmatchcase(path, one) for one in self.config.repeat_paths)
 
@@ -129,6 +143,11 @@ class Cluster:
         cap = FIRST_BYTE_STREAM_MOST if stream else self.config.total_timeout
         p99 = self._firsts[stream].quantile(0.99, FIRST_BYTE_SAMPLES)
         return cap if p99 is None else min(cap, max(FIRST_BYTE_LEAST, FIRST_BYTE_FACTOR * p99))
+
+    def first_look(self, upstream: Upstream) -> float:
+        """Return the seconds after which a request without an answer is looked at first."""
+        own = upstream.config.first_byte_timeout or self.config.first_byte_timeout
+        return FIRST_BYTE_LEAST if isinstance(own, str) else own
 
     def may_retry(self, tried: Sequence[Endpoint], now: float) -> bool:
         """Take a retry's price. One to a healthy endpoint that was not tried is free."""
@@ -161,12 +180,31 @@ class Cluster:
     @property
     def waiting(self) -> int:
         """How many requests wait for an endpoint."""
-        return len(self._line)
+        return len(self.line)
 
     @property
-    def tokens(self) -> float:
-        """How many retries the budget has left."""
+    def budget(self) -> float:
+        """How many retries are left."""
         return self._tokens
+
+    def local(self, head: RequestHead, body: bytes, client: Client) -> bytes | None:
+        """Return the answer to what is answered here: our pages, and counts of tokens.
+
+        None: the request is for an endpoint.
+        """
+        if head.target.startswith(self._prefixes):
+            return self._pages.answer(head, client)
+        if _COUNTED in head.target and self.counting.asks(head):
+            return self._count_here(head, body, client)
+        return None
+
+    def _count_here(self, head: RequestHead, body: bytes, client: Client) -> bytes | None:
+        now = clock.monotonic()
+        if not self.counting.is_ours(self.balancer.endpoints, now):
+            return None
+        answer = counted(head, body, client)
+        self.ledger.answered(now, outcome_of(int(answer[9:12])))
+        return answer
 
     def started(self) -> None:
         """Count a request."""
@@ -190,17 +228,43 @@ class Cluster:
 
     # -- the line --------------------------------------------------------------------------------
 
-    def enter_line(self, exchange: Exchange) -> bool:
-        """Let a request wait for an endpoint; False: too many do."""
-        if len(self._line) >= self.config.queue:
+    def enter_line(self, exchange: Exchange, cool_at: float | None) -> bool:
+        """Let a request wait for an endpoint; False: too many do.
+
+        cool_at: when the first endpoint will have cooled down, if it waits for that.
+        """
+        if not self.line.enter(exchange, cooling=cool_at is not None):
             return False
-        self._line.append(exchange)
+        if cool_at is not None:
+            self.wheel.set(self._cool, cool_at)
         return True
 
-    def ended(self, _: Exchange) -> None:
+    @property
+    def cool_at(self) -> float:
+        """When the first endpoint will have cooled down, while requests wait for that."""
+        return self._cool.due if self._cool.due < math.inf else -math.inf
+
+    def look_whether_cool(self, now: float) -> None:
+        """Let those go who waited for an endpoint to cool down, if one has."""
+        seconds = self.soonest(now)
+        if seconds > 0:
+            self.wheel.set(self._cool, now + seconds)
+        else:
+            self.line.cooled()
+
+    def leave_line(self, exchange: Exchange) -> None:
+        """Take a request out that waits no longer."""
+        self.line.leave(exchange)
+
+    def answered(self, exchange: Exchange) -> None:
+        """Take note that a request has its answer, which is no refusal."""
+        if not self.line.calm:
+            self.line.answered(exchange)
+
+    def ended(self, exchange: Exchange) -> None:
         """Let the next in line look again."""
-        if self._line:
-            self._line.popleft().look_again()
+        if not self.line.calm:
+            self.line.leave(exchange)
 
     # -- another configuration -------------------------------------------------------------------
 
@@ -211,9 +275,11 @@ class Cluster:
 
     def succeed(self, before: Cluster) -> None:
         """Go on with what another configuration of the same gateway has counted and learned."""
+        self.counting.succeed(before.counting, self.balancer.endpoints)
         self.ledger = before.ledger
         self.ledger.know(one.id for one in self.balancer.endpoints)
-        self._line = before._line
+        self.line, self._cool = before.line, before._cool
+        self._cool.cluster = self
         self._firsts = before._firsts
         self._tokens = min(before._tokens, self.config.retry_reserve)
         self.balancer.median = before.balancer.median
@@ -223,3 +289,20 @@ class Cluster:
         for upstream in self._upstreams.values():
             upstream.close()
         self._names.close()
+
+
+class _Cool(Due):
+    """The end of a cool-down that requests wait for."""
+
+    __slots__ = ("cluster",)
+
+    def __init__(self, cluster: Cluster) -> None:
+        super().__init__()
+        self.cluster = cluster
+
+    def on_due(self, now: float) -> None:
+        self.cluster.look_whether_cool(now)
+
+
+def _look_again(exchange: Exchange) -> None:
+    exchange.look_again()

@@ -7,6 +7,7 @@ is held back and passed on is in `answering`, what a refusal means in `refusals`
 
 from __future__ import annotations
 
+import errno
 import math
 import re
 from typing import TYPE_CHECKING
@@ -14,13 +15,20 @@ from typing import TYPE_CHECKING
 from holdfast.core.balance import Nobody, Pick, Wait
 from holdfast.core.breaker import Result
 from holdfast.core.classify import classify
-from holdfast.core.retry_after import read_hint
 from holdfast.core.verdict import Sent
 from holdfast.gateway import errors, sse
 from holdfast.gateway.answering import Passage, keeps_framing
 from holdfast.gateway.headers import request_head
 from holdfast.gateway.ledger import CANCELLED, CUT, REFUSED, UPSTREAM_ERROR, outcome_of
-from holdfast.gateway.refusals import KEY_OUT_SECONDS, Cools, Refusal, refusal_of
+from holdfast.gateway.refusals import (
+    KEY_OUT_SECONDS,
+    QUOTA_SECONDS,
+    Cools,
+    Refusal,
+    codes_of,
+    refusal_of,
+    status_of,
+)
 from holdfast.gateway.sse import Meaning
 from holdfast.gateway.states import (
     ANSWER,
@@ -47,21 +55,29 @@ from holdfast.runtime.wheel import Due
 from holdfast.wire.responses import Answer
 
 if TYPE_CHECKING:
-    import asyncio
-
     from holdfast.core.balance import Endpoint
     from holdfast.core.health import Tier
     from holdfast.gateway.client import Client
     from holdfast.gateway.cluster import Cluster
-    from holdfast.gateway.upstream import Connection, Upstream
+    from holdfast.gateway.upstream import Connection, Dial, Upstream
     from holdfast.wire.requests import RequestHead
     from holdfast.wire.responses import ResponseHead
     from holdfast.wire.strict import BadMessage
 
 BACKOFF, BACKOFF_THROTTLED, BACKOFF_MOST = 0.05, 1.0, 20.0
 """Seconds before the same endpoint is asked again, doubled each time."""
+LOOK_SECONDS = 1.0
+"""How often a request that waits for its answer is compared with what others take by now."""
+PATIENT = 0.9
+"""An attempt that took so much of the total time has failed when that is over."""
+HOLD_SECONDS = 0.25
+"""For how long an answer that is no JSON is held from its first byte on."""
 
 _STREAM = re.compile(rb'"stream"\s*:\s*true')
+
+
+_PASSES_LAST = frozenset({"HF-3101", "HF-3102", "HF-3104", "HF-3105", "HF-3106"})
+"""Reasons to give up for which the last answer of an endpoint says more than one of ours."""
 
 
 class Exchange(Due):
@@ -74,10 +90,13 @@ class Exchange(Due):
         "_connection",
         "_counted",
         "_deadline",
+        "_due",
         "_first_byte",
         "_head",
         "_last",
+        "_last_pick",
         "_passage",
+        "_patience",
         "_pick",
         "_repeatable",
         "_row",
@@ -85,8 +104,10 @@ class Exchange(Due):
         "_stale",
         "_stream",
         "_throttled",
+        "_throttles",
         "_tried",
         "_upstream",
+        "_waits",
         "attempts",
         "began",
         "connecting",
@@ -110,14 +131,17 @@ class Exchange(Due):
         self._upstream: Upstream | None = None
         self._passage: Passage | None = None
         self._last: Passage | None = None
+        self._last_pick: Pick | None = None
         self._tried: list[Endpoint] = []
         self._counted: list[Endpoint] = []
         self._stale = self._throttled = False
-        self._row = 0
+        self._row = self._throttles = 0
+        self._waits = ""
+        self._patience = self._due = math.inf
         self._sent_at = self._first_byte = self.given_at = math.nan
         self.attempts = self.status = 0
         self.streaming = False
-        self.connecting: asyncio.Task[None] | None = None
+        self.connecting: Dial | None = None
         self.told: list[errors.Tried] = []
         self.state: State = CHOOSING
         self.id = ""
@@ -153,7 +177,10 @@ class Exchange(Due):
         self._stream = self.profile != "generic" and _STREAM.search(self._body) is not None
         self._repeatable = cluster.is_repeatable(head)
         self._deadline = now + cluster.total(head)
-        self._choose(now)
+        if cluster.line.calm or cluster.line.admits(self):
+            self._choose(now)
+        else:
+            self._enter_line("cooling", cluster.cool_at, now)
 
     def _choose(self, now: float) -> None:
         """Take the next endpoint, wait for one, or give up."""
@@ -161,21 +188,20 @@ class Exchange(Due):
             self._give_up("HF-3102")
             return
         cluster = self._cluster
-        patience = min(cluster.config.max_wait, self._deadline - now)
         found = cluster.balancer.pick(
             now,
             rng.draw(),
             tried=self._tried,
             repeatable=self._repeatable,
             limit=self._deadline - now,
-            patience=patience,
+            patience=min(cluster.config.max_wait, self._patience - now),
         )
         if isinstance(found, Pick):
             self._attempt(found, now)
         elif isinstance(found, Wait):
-            self._wait(found, now, patience)
+            self._wait(found, now)
         elif found is Nobody.TRIED:
-            self._back_off(now)
+            self._begin_anew(now)
         else:
             self._give_up("HF-3109")
 
@@ -197,32 +223,60 @@ class Exchange(Due):
         self._limit(now + self._cluster.connect_timeout(upstream))
         upstream.connect(self)
 
-    def _wait(self, wait: Wait, now: float, patience: float) -> None:
-        if wait.why == "cooling" and wait.until - now > patience:
+    def _wait(self, wait: Wait, now: float) -> None:
+        if wait.why == "cooling" and self._tried:
+            self._begin_anew(now)  # those that were tried may be asked again before it is cool
+        else:
+            self._enter_line(wait.why, wait.until, now)
+
+    def _enter_line(self, why: str, until: float, now: float) -> None:
+        """Wait for an endpoint, behind those who wait already. until: when one will be cool."""
+        cluster, cooling = self._cluster, why == "cooling"
+        if self._patience == math.inf:
+            self._patience = now + cluster.config.max_wait
+        if cooling and until >= min(self._patience, self._deadline):
             self._give_up("HF-3104")
-        elif not self._cluster.enter_line(self):
+        elif not cluster.enter_line(self, until if cooling else None):
             self._give_up("HF-3103")
         else:
             self.state = TRANSITIONS[self.state, WAIT]
-            self._limit(min(wait.until, now + patience))
+            self._waits = why
+            self._limit(self._patience)
 
     def look_again(self) -> None:
-        """Somebody else has ended: there may be an endpoint now."""
+        """Somebody else has ended, or an endpoint is cool: there may be one now."""
         if self.state is WAITING:
             self.state = TRANSITIONS[self.state, WOKEN]
             self._choose(clock.monotonic())
 
-    def _back_off(self, now: float) -> None:
+    def _begin_anew(self, now: float) -> None:
         """All were tried: wait a little, then begin with all of them again."""
+        self._tried.clear()
+        if self._cluster.soonest(now) > 0:
+            self._choose(now)  # all cool down, which takes its own time
+            return
         base = BACKOFF_THROTTLED if self._throttled else BACKOFF
         seconds = min(BACKOFF_MOST, base * 2.0 ** min(self._row, 16)) * (0.5 + rng.draw() / 2)
         self._row += 1
-        self._tried.clear()
         if now + seconds >= self._deadline:
             self._give_up("HF-3102" if self._last is None else "HF-3101")
             return
         self.state = TRANSITIONS[self.state, WAIT]
+        self._waits = ""
         self._limit(now + seconds)
+
+    def _waited(self, now: float) -> None:
+        """Take note that a backoff is over, or the patience of one in line."""
+        self.state = TRANSITIONS[self.state, WOKEN]
+        if not self._waits:
+            self._choose(now)
+            return
+        self._cluster.leave_line(self)
+        forced = self._cluster.balancer.force(now) if self._waits == "half-open" else None
+        if forced is not None:
+            self._attempt(forced, now)
+        else:
+            self._give_up("HF-3104" if self._waits == "cooling" else "HF-3103")
 
     # -- connecting and sending ------------------------------------------------------------------
 
@@ -231,7 +285,9 @@ class Exchange(Due):
         if self.state is CONNECTING:
             self.connecting = None
             verdict = classify(error, connecting=True)
-            self._failed(verdict.reason, Sent.NO, clock.monotonic())
+            # Files or ports that this machine lacks are no fault of the endpoint.
+            local = verdict.local or error.errno == errno.EADDRNOTAVAIL
+            self._failed(verdict.reason, Sent.NO, clock.monotonic(), neutral=local)
 
     def send(self, connection: Connection) -> None:
         """Send the request."""
@@ -255,7 +311,7 @@ class Exchange(Due):
         )
         connection.transport.write(data + self._body if self._body else data)
         self._sent_at = now
-        self._limit(now + self._cluster.first_byte_timeout(upstream, stream=self._stream))
+        self._limit(now + self._cluster.first_look(upstream))
 
     def _is_raw(self, head: ResponseHead) -> bool:
         return keeps_framing(self._head, head)
@@ -264,10 +320,6 @@ class Exchange(Due):
 
     def received(self, out: list[bytes]) -> None:
         """Take what came of the answer."""
-        self._take(out)
-        self._client.flush()
-
-    def _take(self, out: list[bytes]) -> None:
         connection = self._connection
         answer = connection.answer if connection is not None else None
         if answer is None or answer.head is None:
@@ -276,98 +328,153 @@ class Exchange(Due):
         passage = self._passage or self._begin_answer(answer.head, now)
         if self.state is PASSING:
             passage.pass_on(out)
+            if answer.done:
+                self._whole(passage)
         else:
-            self._hold(passage, out, whole=answer.done)
-        if answer.done and self.state in {ANSWERING, PASSING}:
-            self._whole(passage)
-        elif self.state in {ANSWERING, PASSING}:
-            self._limit(now + self._cluster.config.idle_timeout)
+            self._hold(passage, out, now, whole=answer.done)
+        if self.state is PASSING:
+            self._limit(now + self._idle_timeout)
+        self._client.flush()
 
     def _begin_answer(self, head: ResponseHead, now: float) -> Passage:
         self.state = TRANSITIONS[self.state, ANSWER]
         self._first_byte = now
+        if head.status < 400:
+            self._cluster.answered_first(now - self._sent_at, stream=self._stream)
         passage = Passage(self._client, self._head, head, self._cluster.via)
         passage.watch(self.profile, hold=self._cluster.config.hold_preamble)
         self._passage = passage
         return passage
 
-    def _hold(self, passage: Passage, out: list[bytes], *, whole: bool) -> None:
+    def _hold(self, passage: Passage, out: list[bytes], now: float, *, whole: bool) -> None:
         """Keep what came, unless it is time to pass it on."""
         meaning = passage.hold(out)
-        if meaning is Meaning.ERROR:
-            self._refused_as_event()
-        elif meaning is not None:
-            self._commit(passage, whole=whole)
-        elif whole or passage.watched or self._refusal_of(passage.head) is not None:
+        if meaning is Meaning.ERROR and self._refused_as_event(passage):
             return
-        elif passage.is_stream or passage.size > self._cluster.config.buffer_max:
-            self._commit(passage, whole=False)
+        if whole:
+            self._whole(passage)
+        elif meaning is not None:
+            self._commit(passage)
+        elif passage.watched:
+            content = self._sent_at + self._cluster.config.first_content_timeout
+            self._limit(min(content, now + self._idle_timeout))
+        elif passage.is_stream and passage.head.status < 400:
+            self._commit(passage)
+        elif passage.size > self._cluster.config.buffer_max:
+            self._held_enough(passage)
+        elif passage.is_json:
+            self._limit(now + self._idle_timeout)
+        else:
+            self._limit(self._first_byte + HOLD_SECONDS)
 
-    def _refusal_of(self, head: ResponseHead) -> Refusal | None:
-        """Say whether, and how, an answer refuses."""
-        if head.status < 400:
-            return None
-        own_key = bool(self._upstream and self._upstream.config.keys)
-        hint = read_hint(head.fields, now_wall=clock.wall()).retry_after
-        return refusal_of(head.status, own_key=own_key, retry_after=hint)
+    def _held_enough(self, passage: Passage) -> None:
+        """Pass on what cannot be held any longer; a refusal, only if nobody else can be asked."""
+        refusal = self._refusal_of(passage, frozenset())
+        if refusal is not None and (self._repeatable or refusal.safe) and self._has_attempts:
+            self._refused(passage, refusal, whole=False)
+        else:
+            self._commit(passage)
+
+    @property
+    def _idle_timeout(self) -> float:
+        upstream = self._upstream
+        own = upstream.config.idle_timeout if upstream is not None else 0
+        return own or self._cluster.config.idle_timeout
+
+    def _refusal_of(self, passage: Passage, codes: frozenset[str]) -> Refusal | None:
+        """Say whether, and how, an answer refuses. codes: of the error that it carries."""
+        status = passage.head.status
+        if status < 400:
+            if not codes:
+                return None
+            status = status_of(codes)
+        return refusal_of(
+            status,
+            codes,
+            passage.head.fields,
+            own_key=bool(self._upstream and self._upstream.config.keys),
+            now_wall=clock.wall(),
+        )
 
     def _whole(self, passage: Passage) -> None:
         """Pass a whole answer on, or let another endpoint try."""
+        status = passage.head.status
         if self.state is ANSWERING:
-            refusal = self._refusal_of(passage.head)
-            if refusal is not None:
-                self._refused(passage, refusal)
+            if status >= 400 or passage.may_be_error(self.profile):
+                refusal = self._refusal_of(passage, passage.codes())
+                if refusal is not None:
+                    self._refused(passage, refusal, whole=True)
+                    return
+            if not passage.has_ended:
+                self._fail_answer("cut")
                 return
-        self._settle(Result.OK)
-        if self.state is ANSWERING:
+            self._settle(Result.OK)
+            self._cluster.answered(self)
             passage.commit(whole=True, added=self._cluster.added(self))
+        elif passage.has_ended:
+            self._settle(Result.OK)
+        else:
+            self._fail_answer("cut")
+            return
         passage.end()
-        self.status = passage.head.status
-        self._over(outcome_of(self.status))
+        self.status = status
+        self._over(outcome_of(status))
 
-    def _commit(self, passage: Passage, *, whole: bool) -> None:
+    def _commit(self, passage: Passage) -> None:
         """Pass on what was held: from here on there is no way back."""
         self.state = TRANSITIONS[self.state, COMMIT]
         self.status = passage.head.status
-        if not whole:
-            self.given_at = clock.monotonic()
-            self.streaming = True
-            self._cluster.ledger.streams += 1
-        passage.commit(whole=whole, added=self._cluster.added(self))
+        cluster, now = self._cluster, clock.monotonic()
+        self.given_at = now
+        self.streaming = True
+        cluster.ledger.streams += 1
+        if passage.is_stream:
+            whole = cluster.config.stream_timeout
+            self._deadline = now + whole if whole else math.inf
+        cluster.answered(self)
+        passage.commit(whole=False, added=cluster.added(self))
 
     # -- refusals, failures ----------------------------------------------------------------------
 
-    def _refused(self, passage: Passage, refusal: Refusal) -> None:
-        """Heed an answer that says: not here, or not now."""
+    def _refused(self, passage: Passage, refusal: Refusal, *, whole: bool) -> None:
+        """Heed an answer that says: not here, or not now. whole: all of it has come."""
         now = clock.monotonic()
-        self._last, self._passage = passage, None
-        pick, head = self._pick, passage.head
+        self._passage = None
+        self._last = passage if whole else None
+        pick, status = self._pick, passage.head.status
         if pick is None:
             return
-        hint = read_hint(head.fields, now_wall=clock.wall()).retry_after
+        health, key = pick.endpoint.health, pick.key
         if refusal.cools is Cools.KEY:
-            pick.endpoint.health.throttled(now, hint, pick.key)
-            self._throttled = True
+            health.throttled(now, refusal.retry_after, key)
         elif refusal.cools is Cools.ENDPOINT:
-            pick.endpoint.health.throttled(now, hint)
+            health.throttled(now, refusal.retry_after)
+        elif refusal.cools is Cools.KEY_OUT:
+            health.key_out(key, now, KEY_OUT_SECONDS)
+        elif refusal.cools is Cools.KEY_SPENT:
+            health.key_out(key, now, QUOTA_SECONDS)
+        if refusal.cools in {Cools.KEY, Cools.ENDPOINT}:
             self._throttled = True
-        elif refusal.cools is Cools.KEY_LONG:
-            pick.endpoint.health.key_out(pick.key, now, KEY_OUT_SECONDS)
-        self._tell(f"http {head.status}", Sent.YES, now, head.status)
+            self._throttles += 1
+        self._tell(f"http {status}" if status >= 400 else "error in a 200", Sent.YES, now, status)
         self._settle(refusal.result)
-        self._release()
+        if whole:
+            self._release()
+        else:
+            self._drop_connection()
         self.state = TRANSITIONS[self.state, FAIL]
-        self._again(now, safe=refusal.safe)
+        # With another key the same endpoint is as good as another one.
+        again = refusal.cools is not Cools.NOBODY and health.next_key(now) is not None
+        self._again(now, safe=refusal.safe, here=again)
 
-    def _refused_as_event(self) -> None:
-        """Heed a stream whose first telling event is an error."""
-        now = clock.monotonic()
-        self._tell("error event", Sent.YES, now, 200)
-        self._settle(Result.FAILED)
-        self._drop_connection()
-        self._passage = None
-        self.state = TRANSITIONS[self.state, FAIL]
-        self._again(now, safe=False)
+    def _refused_as_event(self, passage: Passage) -> bool:
+        """Heed a stream whose first telling event is an error, as if it had come as a status."""
+        codes = codes_of(passage.error)
+        refusal = self._refusal_of(passage, codes or frozenset({"api_error"}))
+        if refusal is None:
+            return False
+        self._refused(passage, refusal, whole=True)
+        return True
 
     def malformed(self, bad: BadMessage) -> None:
         """Take note that the answer cannot be read."""
@@ -395,12 +502,15 @@ class Exchange(Due):
         self._connection = None
         if upstream is None:
             return
-        upstream.lifetime.died(max(0.0, self._sent_at - connection.idle_since))
+        upstream.lifetime.died(connection.rested, clock.monotonic())
         self._cluster.ledger.stale += 1
         if not self._repeatable:
             self._failed("stale", Sent.MAYBE, clock.monotonic(), neutral=True)
             return
-        self._dial(upstream, clock.monotonic())
+        # Nobody is to blame, but the dead connection may have brought the request there.
+        now = clock.monotonic()
+        self._tell("stale", Sent.MAYBE, now)
+        self._dial(upstream, now)
 
     def _fail_answer(self, reason: str) -> None:
         now = clock.monotonic()
@@ -414,6 +524,8 @@ class Exchange(Due):
 
     def _failed(self, reason: str, sent: Sent, now: float, *, neutral: bool = False) -> None:
         """End an attempt that came to nothing before anything was given to the client."""
+        if sent is not Sent.NO and not self._repeatable:
+            self._last = None  # an earlier refusal would say that nothing has been done
         self._tell(reason, sent, now)
         self._settle(Result.NEUTRAL if neutral else Result.FAILED)
         self._drop_connection()
@@ -421,19 +533,28 @@ class Exchange(Due):
         self.state = TRANSITIONS[self.state, FAIL]
         self._again(now, safe=sent is Sent.NO)
 
-    def _again(self, now: float, *, safe: bool) -> None:
-        """Go on with another endpoint, if the request may be sent again and there is budget."""
+    def _again(self, now: float, *, safe: bool, here: bool = False) -> None:
+        """Go on with another endpoint, if the request may be sent again and there is budget.
+
+        safe: it was not executed.  here: the same endpoint may be asked at once.
+        """
         pick = self._pick
-        if pick is not None and pick.endpoint not in self._tried:
+        if pick is not None and not here and pick.endpoint not in self._tried:
             self._tried.append(pick.endpoint)
         if not (self._repeatable or safe):
             self._give_up("HF-3106")
-        elif self.attempts >= self._cluster.attempts or not self._cluster.may_retry(
-            self._tried, now
-        ):
-            self._give_up("HF-3101")
+        elif not self._has_attempts or not self._cluster.may_retry(self._tried, now):
+            malformed = bool(self.told) and self.told[-1].verdict.startswith("malformed")
+            self._give_up("HF-3105" if malformed else "HF-3101")
         else:
             self._choose(now)
+
+    @property
+    def _has_attempts(self) -> bool:
+        """Whether one attempt more may be made. Those that were throttled are bounded by time."""
+        cluster = self._cluster
+        free = self._throttles if cluster.config.attempts == "auto" else 0
+        return self.attempts - free < cluster.attempts
 
     def _tell(self, verdict: str, sent: Sent, now: float, status: int = 0) -> None:
         name = self._pick.endpoint.id if self._pick is not None else ""
@@ -472,18 +593,28 @@ class Exchange(Due):
 
     def _give_up(self, code: str) -> None:
         """Pass the last answer on; only if there is none, one of ours."""
-        last = self._last
-        if last is not None and code in {"HF-3101", "HF-3102", "HF-3104", "HF-3106"}:
-            last.commit(whole=True, added=self._cluster.added(self))
+        cluster, now, last = self._cluster, clock.monotonic(), self._last
+        wait = cluster.soonest(now)
+        if last is not None and code in _PASSES_LAST:
+            last.refuse(
+                come_back=max(1, math.ceil(wait)) if wait or code == "HF-3104" else None,
+                final=cluster.is_repeated_path(self._head),
+            )
+            last.commit(whole=True, added=cluster.added(self))
             last.end()
             self.status = last.head.status
             self._over(UPSTREAM_ERROR)
             return
         sent = "no" if all(one.sent == "no" for one in self.told) else "maybe"
-        wait = self._cluster.soonest(clock.monotonic()) if code == "HF-3104" else None
-        self._client.refuse(code, self, sent=sent, retry_after=wait)
+        self._client.refuse(
+            code,
+            self,
+            sent=sent,
+            retry_after=max(1.0, wait) if errors.ERRORS[code].status in {429, 503} else None,
+            final=cluster.is_repeated_path(self._head),
+        )
         self.status = errors.ERRORS[code].status
-        self._cluster.ledger.refused(code)
+        cluster.ledger.refused(code)
         self._over(REFUSED)
 
     def _release(self) -> None:
@@ -491,11 +622,9 @@ class Exchange(Due):
         connection, self._connection = self._connection, None
         if connection is None:
             return
-        answer, upstream = connection.answer, self._cluster.upstream_of_connection(connection)
+        answer = connection.answer
         if answer is not None and answer.done and answer.head is not None and answer.head.persists:
-            if connection.uses > 1:
-                upstream.lifetime.reused()
-            upstream.give(connection)
+            connection.pool.give(connection)
         else:
             connection.close()
 
@@ -544,16 +673,68 @@ class Exchange(Due):
     # -- limits ----------------------------------------------------------------------------------
 
     def _limit(self, due: float) -> None:
-        if self.state is not PASSING:
-            due = min(due, self._deadline)
-        self._cluster.wheel.set(self, due)
+        """Set when this state has lasted too long; the whole request has its own limit."""
+        self._due = due
+        self._cluster.wheel.set(self, min(due, self._deadline))
 
     def on_due(self, now: float) -> None:
-        """Take note that the limit of this state has passed."""
-        if self.state is WAITING:
-            self.state = TRANSITIONS[self.state, WOKEN]
-            self._choose(now)
-        elif self.state is CONNECTING:
-            self._failed("connect timeout", Sent.NO, now)
-        elif self.state is not OVER:
+        """Take note that a limit has passed."""
+        state = self.state
+        if state is OVER:
+            return
+        if now < self._due:
+            self._out_of_time(now)
+        elif state is WAITING:
+            self._waited(now)
+        elif state is CONNECTING:
+            self._not_in_time(now)
+        elif state is SENT:
+            self._look_at_clock(now)
+        elif state is ANSWERING and self._passage is not None and not self._passage.watched:
+            self._held_too_long(self._passage, now)
+        else:
+            self._fail_answer("no content" if state is ANSWERING else "timeout")
+
+    def _not_in_time(self, now: float) -> None:
+        """End an attempt for which no connection came up in time."""
+        dial = self.connecting
+        full = dial is not None and dial.queued  # then nobody has tried to make one
+        self._failed("no place" if full else "connect timeout", Sent.NO, now, neutral=full)
+
+    def _look_at_clock(self, now: float) -> None:
+        """Compare the wait for the first byte with what it takes by now."""
+        upstream = self._upstream
+        if upstream is None:
+            return
+        seconds = self._cluster.first_byte_timeout(upstream, stream=self._stream)
+        if now >= self._sent_at + seconds:
             self._fail_answer("timeout")
+        else:
+            self._limit(min(self._sent_at + seconds, now + LOOK_SECONDS))
+
+    def _held_too_long(self, passage: Passage, now: float) -> None:
+        if passage.is_json or now < self._first_byte + HOLD_SECONDS:
+            self._fail_answer("timeout")
+            return
+        self._held_enough(passage)
+        if self.state is PASSING:
+            self._limit(now + self._idle_timeout)
+        self._client.flush()
+
+    def _out_of_time(self, now: float) -> None:
+        """End it: its whole time is over."""
+        if self.state is PASSING:
+            self._tell("total timeout", Sent.YES, now)
+            self._settle(Result.NEUTRAL)
+            self._cut_short("total timeout")
+            return
+        if self.state not in {CHOOSING, WAITING}:
+            sent = Sent.NO if self.state is CONNECTING else Sent.MAYBE
+            self._tell("total timeout", sent, now)
+            # A client in a hurry proves nothing; one that had all the time there is, does.
+            patient = now - self._sent_at >= PATIENT * self._cluster.config.total_timeout
+            self._settle(Result.FAILED if patient else Result.NEUTRAL)
+            if not self._repeatable and sent is not Sent.NO:
+                self._last = None
+        self._drop_connection()
+        self._give_up("HF-3102")

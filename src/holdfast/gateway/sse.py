@@ -24,7 +24,15 @@ MAX_EVENT = 64 * 1024
 
 _BLANK = re.compile(rb"\r\n\r\n|\n\n|\r\r|\n\r\n|\r\n\n|\r\n\r|\n\r|\r\r\n")
 _LINE = re.compile(r"\r\n|\n|\r")
-_FINISHED = re.compile(rb'"(?:finish_reason|stop_reason)"\s*:\s*"')
+_FINISHED = {
+    "anthropic": re.compile(rb'message_stop|event: error|"stop_reason"\s*:\s*"'),
+    "openai": re.compile(
+        rb'data: ?\[DONE\]|"finish_reason"\s*:\s*"|data: ?\{"error"|event: error'
+        rb"|response\.(?:completed|failed|incomplete|cancelled)"
+    ),
+}
+"""What says that a stream is over, or why it stopped."""
+_LONGEST_SIGN = 32
 
 
 class Meaning(enum.Enum):
@@ -98,12 +106,14 @@ class Watch:
 
     profile: "anthropic", "openai", or "generic", of which nothing is known.
     ended: the stream has said that it is over, or why it stopped.
+    error: what an error said that came in place of content.
     """
 
-    __slots__ = ("_pending", "_tail", "ended", "profile")
+    __slots__ = ("_pending", "_tail", "ended", "error", "profile")
 
     def __init__(self, profile: str) -> None:
         self.profile = profile
+        self.error: dict[str, Any] = {}
         self.ended = profile == "generic"
         self._pending = b""
         self._tail = b""
@@ -120,6 +130,8 @@ class Watch:
         at = 0
         for match in _BLANK.finditer(buffer):
             meaning = meaning_of(buffer[at : match.start()], self.profile)
+            if meaning is Meaning.ERROR:
+                self.error = _error_of(buffer[at : match.start()])
             at = match.end()
             if meaning is not Meaning.PREAMBLE:
                 return meaning
@@ -131,11 +143,8 @@ class Watch:
         if self.ended:
             return
         near = self._tail + data
-        if self.profile == "openai":
-            self.ended = b"data: [DONE]" in near or _FINISHED.search(near) is not None
-        else:
-            self.ended = b"message_stop" in near or _FINISHED.search(near) is not None
-        self._tail = near[-32:]
+        self.ended = _FINISHED[self.profile].search(near) is not None
+        self._tail = near[-_LONGEST_SIGN:]
 
 
 def meaning_of(event: bytes, profile: str) -> Meaning:
@@ -154,6 +163,14 @@ def meaning_of(event: bytes, profile: str) -> Meaning:
     if name == "error" or value.get("type") == "error" or isinstance(value.get("error"), dict):
         return Meaning.ERROR
     return _openai(value) if profile == "openai" else _anthropic(value)
+
+
+def _error_of(event: bytes) -> dict[str, Any]:
+    try:
+        value = json.loads(_parse(event)[1] or "")
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
 def _parse(event: bytes) -> tuple[str, str | None]:
