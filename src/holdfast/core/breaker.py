@@ -169,6 +169,12 @@ class BreakerState:
     def __post_init__(self) -> None:
         self._window = Window(self.options.window)
 
+    def retune(self, options: Breaker) -> None:
+        """Go by other options from now on; another window begins empty."""
+        if options.window != self.options.window:
+            self._window = Window(options.window)
+        self.options = options
+
     # -- admission ---------------------------------------------------------------------
 
     def renew(self, now: float, missing: int) -> None:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from holdfast.core.breaker import Breaker, BreakerState, Permit, Result, State
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 HALF_LIFE = 10.0
 """Seconds after which a sample of latency has lost half its weight."""
@@ -156,6 +156,19 @@ class Health:
         self._period_ends = -math.inf
         self._row = 0
         self._clean = 0
+
+    def succeed(self, before: Health, keys: Mapping[int, int]) -> None:
+        """Go on where another one stands that has other credentials.
+
+        keys: number of a credential here -> number of the same one there, whose rest goes on.
+        What is in flight is counted where it began.
+        """
+        own = {"keys", "in_flight"}
+        vars(self).update({name: one for name, one in vars(before).items() if name not in own})
+        for number, there in keys.items():
+            self.keys[number].cooldown = before.keys[there].cooldown
+            self.keys[number].used_at = before.keys[there].used_at
+        self.calm = False
 
     # -- reading: nothing here changes anything ------------------------------------------------
 

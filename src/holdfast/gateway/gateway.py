@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from holdfast.gateway.background import Background
+from holdfast.gateway.listeners import Listeners, first_port, inherited
 from holdfast.gateway.options import ConfigError, Endpoint, chosen, configured, find_secret
+from holdfast.gateway.reloading import Reloaded, now_usable, take_over
+from holdfast.gateway.stats import shown, snapshot
+from holdfast.gateway.tls import listener_context, renew
+from holdfast.runtime.clock import clock
 from holdfast.runtime.random import rng
 from holdfast.runtime.wheel import Wheel
 
@@ -24,11 +30,18 @@ except ModuleNotFoundError as missing:
 
 if TYPE_CHECKING:
     import os
+    import socket
     from collections.abc import Sequence
 
-    from holdfast.gateway.config import GatewayConfig, Listen
+    from holdfast.gateway.config import GatewayConfig
 
-__all__ = ["ConfigError", "Endpoint", "Gateway"]
+__all__ = ["ConfigError", "Endpoint", "Gateway", "Reloaded"]
+
+LINGER = 1.0
+"""Seconds of a drain in which an idle client may still ask; it is told to come no more."""
+_LOOK = 0.02
+_FLUSH = 1.0
+"""Seconds in which the last words must have been taken."""
 
 
 class Gateway(Background):
@@ -62,8 +75,12 @@ class Gateway(Background):
         self.cluster: Cluster
         self.clients: dict[Client, None] = {}
         self.draining = False
-        self._servers: list[asyncio.Server] = []
+        self._path: Path | None = None
+        self._listeners = Listeners(self._client)
+        self._serial = ""
         self._wheel: Wheel | None = None
+        self._over = asyncio.Event()
+        self._hurry = False
 
     @classmethod
     def from_toml(cls, path: str | os.PathLike[str], name: str | None = None) -> Self:
@@ -72,14 +89,16 @@ class Gateway(Background):
         Raises ConfigError, or the OSError of a file that cannot be read.
         """
         found, config = chosen(Path(path), name)
-        return cls(config, name=found)
+        made = cls(config, name=found)
+        made._path = Path(path)
+        return made
 
     @property
     def port(self) -> int:
         """The port of the first listener."""
-        if not self._servers or not self._servers[0].sockets:
+        if not self._listeners:
             raise RuntimeError("Gateway: it does not listen: the port is not known")
-        return int(self._servers[0].sockets[0].getsockname()[1])
+        return first_port(self._listeners.sockets)
 
     @property
     def url(self) -> str:
@@ -90,41 +109,142 @@ class Gateway(Background):
         scheme = "https" if self.config.tls_cert else "http"
         return f"{scheme}://{replace(listen, port=self.port)}"
 
-    async def start(self) -> None:
-        """Listen."""
+    def stats(self) -> dict[str, Any]:
+        """Return the JSON of `/__holdfast__/stats`; changes nothing. Empty before it is started."""
+        return self.on_loop(self._stats)
+
+    def _stats(self) -> dict[str, Any]:
+        if not hasattr(self, "cluster"):
+            return {}
+        return shown([self.snapshot(), *self.cluster.ledger.others()])
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return what this process alone knows, to be summed: see `stats`."""
+        return snapshot(self.cluster, draining=self.draining)
+
+    # -- beginning -------------------------------------------------------------------------------
+
+    async def start(self, sockets: Sequence[socket.socket] | None = None) -> None:
+        """Listen: at the configured addresses, or at sockets that a service manager has opened.
+
+        sockets: listen at these; whoever gives them keeps them open.
+        Raises CannotListen, ConfigError (a secret is not there), and RuntimeError if it runs.
+        """
+        if self._wheel is not None:
+            raise RuntimeError("Gateway: it is running already")
         loop = asyncio.get_running_loop()
-        serial = rng.token(4)
-        self._wheel = wheel = Wheel(loop)
-        self.cluster = Cluster(
-            self.config, loop, wheel, secret=find_secret, via=f"holdfast-{serial}"
+        self._serial = rng.token(4)
+        self._over, self.draining, self._hurry = asyncio.Event(), False, False
+        wheel = Wheel(loop)
+        self.cluster = self._cluster(self.config, wheel)
+        self._listeners = Listeners(self._client, listener_context(self.config))
+        self._wheel = wheel
+        try:
+            await self._listen(inherited() if sockets is None else sockets)
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def _listen(self, sockets: Sequence[socket.socket]) -> None:
+        for sock in sockets:
+            await self._listeners.use(sock)
+        if not sockets:
+            await self._listeners.bind(self.config.listen)
+
+    def _client(self) -> Client:
+        return Client(self, self._serial)
+
+    def _cluster(self, config: GatewayConfig, wheel: Wheel) -> Cluster:
+        return Cluster(
+            config,
+            asyncio.get_running_loop(),
+            wheel,
+            secret=find_secret,
+            via=f"holdfast-{self._serial}",
         )
-        for listen in self.config.listen:
-            self._servers.append(await self._listen(loop, listen, serial))
-
-    async def _listen(
-        self, loop: asyncio.AbstractEventLoop, listen: Listen, serial: str
-    ) -> asyncio.Server:
-        def client() -> Client:
-            return Client(self, serial)
-
-        if listen.path:
-            return await loop.create_unix_server(client, listen.path)
-        return await loop.create_server(client, listen.host, listen.port)
 
     async def serve(self) -> None:
-        """Serve until the task is cancelled."""
-        if not self._servers:
+        """Serve until it is drained or stopped, or the task is cancelled.
+
+        Objects that are there by then are taken out of garbage collection: a process that
+        serves keeps them anyway, and each collection would look at them all.
+        """
+        if self._wheel is None:
             await self.start()
-        await asyncio.gather(*(server.serve_forever() for server in self._servers))
+        gc.collect()
+        gc.freeze()
+        await self._over.wait()
+
+    # -- another configuration -------------------------------------------------------------------
+
+    def reload(self, config: GatewayConfig | None = None) -> Reloaded:
+        """Use another configuration for the requests that begin from now on.
+
+        config: default is the file again, as `from_toml` read it. Endpoints that stay keep their
+        state and their connections; requests under way keep their configuration.
+        Raises ConfigError with all problems, or OSError; then nothing has changed.
+        """
+        if config is None:
+            if self._path is None:
+                raise RuntimeError("Gateway: it was not made from a file: give a configuration")
+            _, config = chosen(self._path, self.name)
+        usable, restart = now_usable(config, self.config)
+        if self._wheel is None:
+            self.config = config
+            return Reloaded()
+        cluster = self._cluster(usable, self._wheel)
+        if self._listeners.context is not None:
+            renew(self._listeners.context, usable)
+        done = replace(take_over(cluster, self.cluster), restart=tuple(restart))
+        self.config, self.cluster = usable, cluster
+        return done
+
+    # -- the end ---------------------------------------------------------------------------------
+
+    async def drain(self, seconds: float | None = None) -> int:
+        """End well: take nobody new, answer what is asked, then stop.
+
+        seconds: for requests under way; default: `drain_timeout`. What is not over by then is
+        cut, and its client told so (a stream by an `error` event). Returns how many that were.
+        """
+        if self._wheel is None or self.draining:
+            await self._over.wait()
+            return 0
+        self.draining = True
+        began = clock.monotonic()
+        await self._listeners.close()
+        limit = self.config.drain_timeout if seconds is None else seconds
+        await self._until_gone(began + min(limit, LINGER))
+        for client in list(self.clients):
+            client.drain()
+        await self._until_gone(began + limit)
+        cut = list(self.clients)
+        for client in cut:
+            client.cut("draining")
+        self._hurry = False
+        await self._until_gone(clock.monotonic() + _FLUSH)
+        await self.stop()
+        return len(cut)
+
+    def hurry(self) -> None:
+        """Let a drain wait no longer: what is not over is cut now."""
+        self._hurry = True
+
+    async def _until_gone(self, due: float) -> None:
+        while self.clients and not self._hurry and clock.monotonic() < due:
+            await clock.asleep(_LOOK)
 
     async def stop(self) -> None:
-        """End at once."""
-        for server in self._servers:
-            server.close()
-        if self._wheel is not None:
+        """End at once; whatever is under way breaks."""
+        wheel, self._wheel = self._wheel, None
+        self._listeners.abort()
+        for client in list(self.clients):
+            client.transport.abort()
+        if wheel is not None:
             self.cluster.close()
-            self._wheel.close()
-        await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            wheel.close()
+        self._over.set()
 
     async def __aenter__(self) -> Self:
         await self.start()
