@@ -20,6 +20,7 @@ from holdfast.cli.progress import Display
 from holdfast.downloads.downloads import Downloads
 from holdfast.downloads.failures import CODES, DownloadError
 from holdfast.downloads.opening import journal_path
+from holdfast.downloads.room import no_room
 
 if TYPE_CHECKING:
     import argparse
@@ -54,7 +55,7 @@ def run(
                 return Exit.INTERRUPTED
             code = _show(plan, downloads.failed(), console)
     if not plan.fits and not args.no_space_check:
-        raise _no_room(plan, args.output)
+        raise no_room(plan, args.output, plan.needed)
     return code
 
 
@@ -97,11 +98,3 @@ def _show(plan: Plan, failed: tuple[FailedItem, ...], console: Console) -> int:
             row = CODES[item.reason]
             console.error(f"`{item.path}`: {item.text}", next_step=row.next, code=row.code)
     return Exit.FAILED if failed else Exit.DONE
-
-
-def _no_room(plan: Plan, output: str) -> DownloadError:
-    return DownloadError(
-        "no-room",
-        f"`{output}`: there is no room for {plan.files} files "
-        f"(needed: {size_text(plan.needed)}, free: {size_text(plan.free)})",
-    )

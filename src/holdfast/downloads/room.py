@@ -80,13 +80,19 @@ def check_room(store: Store, into: str) -> None:
         return
     if needed <= plan.free:
         return
+    raise no_room(plan, into, needed)
+
+
+def no_room(plan: Plan, into: str, needed: int) -> DownloadError:
+    """Return the error of a plan that does not fit. needed: bytes."""
+    files_of_it = "1 file" if plan.files == 1 else f"{plan.files} files"
     text = (
-        f"`{into}`: there is no room for {plan.files} files "
+        f"`{into}`: there is no room for {files_of_it} "
         f"(needed: {_size(needed)}, free: {_size(plan.free)})"
     )
     if plan.unknown_sizes:
         text += f"; {plan.unknown_sizes} of them, of unknown size, are not counted"
-    raise DownloadError("no-room", text)
+    return DownloadError("no-room", text)
 
 
 def _there_already(store: Store, into: str) -> int:
