@@ -241,3 +241,23 @@ def test_malformed_requests_are_refused_and_nothing_goes_upstream():
             assert up.asked == []
 
     run(main)
+
+
+def test_who_comes_while_the_first_that_waited_is_on_its_way_waits_behind_it():
+    async def script(upstream, no, writer):
+        if no == 1:
+            writer.write(answer(429, b"{}", "Retry-After: 1"))
+            return
+        await asyncio.sleep(0.3)
+        writer.write(OK)
+
+    async def main():
+        async with gateway(script) as (gw, (up,)):
+            first = asyncio.create_task(ask(gw.port))
+            await up.asked_first.wait()
+            up.asked_first.clear()
+            await up.asked_first.wait()  # it has cooled down, and the first was let go
+            found = await asyncio.gather(first, *(ask(gw.port) for _ in range(3)))
+            assert [status for status, _, _ in found] == [200] * 4
+
+    run(main)

@@ -231,8 +231,11 @@ class Cluster:
     def enter_line(self, exchange: Exchange, cool_at: float | None) -> bool:
         """Let a request wait for an endpoint; False: too many do.
 
-        cool_at: when the first endpoint will have cooled down, if it waits for that.
+        cool_at: when the first endpoint will have cooled down, if it waits for that; -inf: one
+        has, and it waits for those who were let go before it.
         """
+        if cool_at == -math.inf:
+            cool_at = None
         if not self.line.enter(exchange, cooling=cool_at is not None):
             return False
         if cool_at is not None:
