@@ -83,12 +83,14 @@ format: $(VENV)/.test
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: DEBIAN += wget2
+bench: DEBIAN += wget2 haproxy wrk nghttp2-client
 bench: $(VENV)/.bench debian
 	$(BIN)/python benchmarks/core.py
 	$(BIN)/python benchmarks/clients.py
 	$(BIN)/python benchmarks/faults.py
 	$(BIN)/python benchmarks/throughput.py
+	$(BIN)/python benchmarks/gateway_faults.py
+	$(BIN)/python benchmarks/gateway_speed.py
 
 soak: $(VENV)/.test
 	$(BIN)/python benchmarks/soak.py --json benchmarks/results/soak.json
