@@ -256,6 +256,22 @@ def test_no_more_than_half_are_ejected():
     assert sum(one.health.ejected for one in balancer.endpoints) <= 3
 
 
+def test_where_too_few_would_be_left_no_outlier_is_ejected():
+    balancer = cluster(6)
+    for n, one in enumerate(balancer.endpoints):
+        one.health.breaker._window.add(0.0, calls=1000, failures=900 if n == 0 else 0)
+    bad, *others = balancer.endpoints
+    for now, one in enumerate(others[:2]):
+        picked(balancer, now + 0.5)
+        assert bad.health.ejected
+        break_down(one, now + 0.6)
+    picked(balancer, 2.7)
+    assert bad.health.ejected  # three of six are left
+    break_down(others[2], 2.8)
+    picked(balancer, 3.9)
+    assert not bad.health.ejected
+
+
 # -- methods ---------------------------------------------------------------------------------
 
 

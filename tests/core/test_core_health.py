@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
 from holdfast.core.breaker import Breaker, Permit, Result, State
@@ -135,6 +137,80 @@ def test_probes_begin_with_a_failing_endpoint_and_grow_rarer():
     assert health.probe_at == float("inf")
 
 
+def test_probes_of_a_port_that_accepts_and_does_not_serve_grow_rarer_as_well():
+    health = opened()
+    times, now = [], 0.0
+    for _ in range(8):
+        now = health.probe_at
+        times.append(now)
+        health.probed(now, ok=True)
+        assert health.breaker.state is State.HALF_OPEN
+        assert health.probe_at == float("inf")
+        answer(health, now, FAILED)
+        assert health.breaker.state is State.OPEN
+    assert [round(b - a) for a, b in itertools.pairwise(times)] == [2, 4, 8, 16, 32, 60, 60]
+
+
+def test_probes_begin_afresh_once_it_was_well():
+    health = opened()
+    for _ in range(4):
+        health.probed(health.probe_at, ok=False)
+    now = health.probe_at
+    health.probed(now, ok=True)
+    for _ in range(3):
+        answer(health, now)
+    assert health.breaker.state is State.CLOSED
+    for _ in range(5):
+        answer(health, now, FAILED)
+    assert health.probe_at == now + 1
+
+
+def test_probes_are_never_further_apart_than_configured():
+    health = opened()
+    for _ in range(6):
+        now = health.probe_at
+        health.probed(now, ok=False, most=7)
+    assert health.probe_at - now == 7
+    health.probed(health.probe_at, ok=True, most=7)
+    answer(health, 1000, FAILED)
+    assert health.probe_at == 1007
+
+
+def test_three_successes_close_and_any_failure_before_opens_again():
+    for results, state in (
+        ((OK, OK), State.HALF_OPEN),
+        ((OK, OK, OK), State.CLOSED),
+        ((OK, OK, FAILED), State.OPEN),
+        ((FAILED,), State.OPEN),
+    ):
+        health = opened()
+        now = health.breaker.until
+        for result in results:
+            answer(health, now, result)
+        assert health.breaker.state is state
+
+
+def test_half_of_twenty_calls_open_the_circuit_though_none_follows_another():
+    health = Health()
+    for n in range(19):
+        answer(health, n / 10, FAILED if n % 2 else OK)
+    assert health.breaker.state is State.CLOSED
+    answer(health, 1.9, FAILED)
+    assert health.breaker.state is State.OPEN
+
+
+def test_the_open_time_doubles_to_five_minutes_give_or_take_a_fifth():
+    for u, factor in ((0.0, 0.8), (0.5, 1.0), (0.999, 1.2)):
+        health, now, seen = Health(), 0.0, []
+        for _ in range(9):
+            # Closed it takes five failures, half-open one.
+            while isinstance(permit := health.begin(now, 10, u), Permit):
+                health.settle(permit, FAILED, now, u, seconds=0.1)
+            seen.append((health.breaker.until - now) / factor)
+            now = health.breaker.until
+        assert seen == pytest.approx([5, 10, 20, 40, 80, 160, 300, 300, 300], rel=1e-3)
+
+
 def test_a_forced_success_half_opens():
     health = opened()
     health.settle(health.force(), OK, 1.0, 0.5, seconds=0.1)
@@ -222,6 +298,52 @@ def test_without_a_hint_a_cooldown_doubles_to_a_minute_and_an_answer_ends_the_ro
     cooldown.answered()
     cooldown.throttled(now, None)
     assert cooldown.until - now == 1
+
+
+def test_many_that_are_refused_together_are_one_refusal():
+    cooldown = Cooldown()
+    for n in range(100):
+        cooldown.throttled(n / 1000, None)
+    assert cooldown.until == 1
+    cooldown.throttled(1.0, None)
+    assert cooldown.until == 3
+
+
+def test_an_answer_ends_the_row_of_its_key_and_of_its_endpoint():
+    health = Health(keys=2)
+    key, other = health.keys
+    for one in (key, other, None):
+        health.throttled(0, None, one)
+    now = 1.0
+    permit = health.begin(now, 10, 0.5)
+    assert isinstance(permit, Permit)
+    health.settle(permit, OK, now + 0.5, 0.5, seconds=0.5, key=key)
+    for one in (key, other, None):
+        health.throttled(now, None, one)
+    assert (key.cooldown.until, health.cooldown.until) == (2, 2)
+    assert other.cooldown.until == 3  # it has not answered since
+
+
+def test_an_answer_to_what_was_asked_before_the_refusal_ends_no_row():
+    health = Health()
+    permit = health.begin(0, 10, 0.5)
+    assert isinstance(permit, Permit)
+    health.throttled(0.1, None, health.keys[0])
+    health.settle(permit, OK, 2.0, 0.5, seconds=2.0, key=health.keys[0])
+    health.throttled(2.0, None, health.keys[0])
+    assert health.keys[0].cooldown.until == 4
+
+
+def test_a_row_of_refusals_is_looked_at_until_an_answer_ends_it():
+    health = Health()
+    health.throttled(0, None, health.keys[0])
+    health.look(5)
+    assert not health.calm
+    permit = health.begin(5, 10, 0.5)
+    assert isinstance(permit, Permit)
+    health.settle(permit, OK, 5, 0.5, seconds=0.0, key=health.keys[0])
+    health.look(6)
+    assert health.calm
 
 
 def test_a_key_that_cools_leaves_the_others_in_use():

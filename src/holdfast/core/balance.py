@@ -259,8 +259,9 @@ class Balancer:
             least = statistics.fmean(known.values()) - margin
             bad = sorted((one for one in known if known[one] < least), key=known.__getitem__)
             bad = bad[: int(self._max_ejected * len(enabled))]
-            if len(enabled) - len(bad) < self._panic * len(enabled):
-                bad = []
+            left = [one for one in enabled if one not in bad and one.health.takes_traffic]
+            if len(left) < self._panic * len(enabled):
+                bad = []  # panic: too few would have to carry what all were bought for
         for one in enabled:
             one.health.ejected = one in bad
             one.health.look(now)

@@ -147,6 +147,9 @@ class BreakerState:
     Every failure and transition puts another object at `calm_until`, which a call that was
     on its way meanwhile can tell by identity. `wanted` calls more are to go by the full path
     first, which alone measures how long a success takes.
+
+    strict: all results of a half-open one have to be good. A call has nowhere else to go, so
+    a backend that fails now and then is better than none; of several endpoints it is not.
     """
 
     options: Breaker
@@ -157,6 +160,7 @@ class BreakerState:
     tally: int = 0
     calm_until: float = -math.inf
     wanted: int = 0
+    strict: bool = False
     _window: Window = field(init=False)
     _row: int = 0  # failures in a row
     _reopened: int = 0  # the k of open_for * 2**k
@@ -266,7 +270,8 @@ class BreakerState:
         options = self.options
         self._good += good
         self._bad += not good
-        need = math.ceil(options.close_after * (1 - options.ratio) - 1e-9)
+        share = 1.0 if self.strict else 1 - options.ratio
+        need = math.ceil(options.close_after * share - 1e-9)
         if options.close_after - self._bad < need:
             self._open(Input.PROBES_BAD, f"{self._bad} probes failed", now, u)
         elif self._good + self._bad >= options.close_after:

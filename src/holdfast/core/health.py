@@ -41,6 +41,7 @@ CLEAN = 10
 COOL_FIRST = 1.0
 COOL_MOST = 60.0
 PROBE_FIRST = 1.0
+PROBE_MOST = 60.0
 
 
 class Tier(enum.IntEnum):
@@ -93,29 +94,39 @@ class Mean:
 
 
 class Cooldown:
-    """Until when somebody asked to be left alone. until: monotonic; -inf if never."""
+    """Until when somebody asked to be left alone. until: monotonic; -inf if never.
 
-    __slots__ = ("_row", "until")
+    row: how often in a row it said so without naming a time.
+    """
+
+    __slots__ = ("row", "until")
 
     def __init__(self) -> None:
         self.until = -math.inf
-        self._row = 0
+        self.row = 0
 
     def throttled(self, now: float, retry_after: float | None) -> None:
-        """Stay away for as long as was asked, else 1 s, doubled in a row up to 60 s."""
+        """Stay away for as long as was asked, else 1 s, doubled in a row up to 60 s.
+
+        What comes while it cools down already was sent before that: a hundred requests that are
+        refused together are one refusal, not a hundred in a row.
+        """
         seconds = retry_after
         if seconds is None:
-            seconds = min(COOL_MOST, COOL_FIRST * 2.0 ** min(self._row, 16))
-            self._row += 1
+            if now < self.until:
+                return
+            seconds = min(COOL_MOST, COOL_FIRST * 2.0 ** min(self.row, 16))
+            self.row += 1
         self.until = max(self.until, now + seconds)
 
     def out(self, now: float, seconds: float) -> None:
         """Stay away for `seconds`: the key was refused, or its money is spent."""
         self.until = max(self.until, now + seconds)
 
-    def answered(self) -> None:
-        """Forget the row: it gave an answer."""
-        self._row = 0
+    def answered(self, began: float = math.inf) -> None:
+        """Forget the row: it gave an answer. began: when it was asked; what was before is old."""
+        if began >= self.until:
+            self.row = 0
 
 
 class Key:
@@ -141,7 +152,7 @@ class Health:
     """
 
     def __init__(self, breaker: Breaker | None = None, *, keys: int = 0) -> None:
-        self.breaker = BreakerState(breaker or Breaker())
+        self.breaker = BreakerState(breaker or Breaker(), strict=True)
         self.keys = tuple(Key(number) for number in range(max(1, keys)))
         self.cooldown = Cooldown()
         self.mean = Mean()
@@ -151,7 +162,8 @@ class Health:
         self.probe_at = math.inf
         self.calm = False
         self._probe_failed = False
-        self._probes = 0
+        self._probes = 0  # since it was well last
+        self._probe_most = PROBE_MOST
         self._calls = self._failures = 0  # of this period
         self._period_ends = -math.inf
         self._row = 0
@@ -182,6 +194,12 @@ class Health:
             return Tier.UNHEALTHY
         return Tier.DEGRADED if self.is_degraded else Tier.HEALTHY
 
+    @property
+    def takes_traffic(self) -> bool:
+        """Whether it is healthy or degraded, were it not for its peers."""
+        closed = self.breaker.state in {State.CLOSED, State.DISABLED}
+        return closed and not self._probe_failed
+
     def counts(self, now: float) -> Counts:
         """Return what the breaker's window holds."""
         calls, failures, _ = self.breaker.counts(now)
@@ -189,7 +207,11 @@ class Health:
 
     def look(self, now: float) -> None:
         """Find out whether it is calm."""
-        cool = self.cooldown.until <= now and all(key.cooldown.until <= now for key in self.keys)
+        # A row of refusals ends with an answer, which the short way does not look for.
+        cool = all(
+            one.until <= now and not one.row
+            for one in (self.cooldown, *[key.cooldown for key in self.keys])
+        )
         self.calm = cool and self.tier(now) is Tier.HEALTHY
 
     def free_at(self, now: float) -> float:
@@ -245,9 +267,11 @@ class Health:
         *,
         seconds: float,
         median: float | None = None,
+        key: Key | None = None,
     ) -> None:
         """Take the result of an admitted request; exactly once for each.
 
+        key: with which it was asked.
         seconds: to the first byte of the answer, or to the failure.
         median: of the means of all endpoints, if there are several.
         u: uniform in [0, 1), for the time that an opened breaker stays open.
@@ -265,6 +289,9 @@ class Health:
             self.mean.failed(now, seconds)
         else:
             self.mean.add(now, seconds)
+            self.cooldown.answered(now - seconds)
+            if key is not None:
+                key.cooldown.answered(now - seconds)
             if permit.gen < 0:
                 self.breaker.probed(now)
             self._probe_failed = False
@@ -306,26 +333,31 @@ class Health:
     # -- probes --------------------------------------------------------------------------------
 
     def _plan_probe(self, now: float) -> None:
-        failing = self.breaker.state is State.OPEN or self._probe_failed
-        if not failing:
-            self.probe_at, self._probes = math.inf, 0
-        elif self.probe_at == math.inf:
-            self.probe_at = now + PROBE_FIRST
+        state = self.breaker.state
+        if state is State.OPEN or self._probe_failed:
+            if self.probe_at == math.inf:
+                wait = PROBE_FIRST * 2.0 ** min(self._probes, 16)
+                self.probe_at = now + min(self._probe_most, wait)
+            return
+        self.probe_at = math.inf
+        if state is State.CLOSED:
+            self._probes = 0
 
-    def probed(self, now: float, *, ok: bool, most: float = 60.0) -> None:
+    def probed(self, now: float, *, ok: bool, most: float = PROBE_MOST) -> None:
         """Take the result of a probe, which costs nothing and asks for nothing.
 
         A good one lets requests try (half-open); it closes nothing, since a port that
-        accepts is no service that answers. most: seconds between two probes at most.
+        accepts is no service that answers. So the next probes still grow rarer, or one such
+        port would be sent a request each second for ever. most: seconds between two at most.
         """
         self._probe_failed = not ok
-        self.calm = False
+        self._probe_most = most
         self._probes += 1
+        self.calm = False
         if ok:
             self.breaker.probed(now)
-        self.probe_at = now + min(most, PROBE_FIRST * 2.0 ** min(self._probes, 16))
-        if self.breaker.state is not State.OPEN and ok:
-            self.probe_at, self._probes = math.inf, 0
+        self.probe_at = math.inf
+        self._plan_probe(now)
 
 
 def median_of(healths: Sequence[Health]) -> float | None:
