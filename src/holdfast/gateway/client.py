@@ -27,8 +27,8 @@ MAX_AHEAD = 256 * 1024
 MAX_QUEUED = 100
 """Requests that may wait behind the one in work; the connection ends after them."""
 LINGER_SECONDS = 2.0
-"""For how long a client that is refused may go on sending. RFC 9112, 9.6: to close while bytes
-wait unread resets the connection, and that can take the answer away from the client."""
+"""For how long a client may go on sending when its last answer is given. RFC 9112, 9.6: to close
+while bytes wait unread resets the connection, and that can take the answer away from the client."""
 
 
 class Site(Protocol):
@@ -212,7 +212,7 @@ class Client(asyncio.Protocol, Due):
         value = errors.body(code, self._serial, text=bad.reason, reason="malformed")
         self._cluster.ledger.refused(code)
         self.transport.write(errors.answer(code, value, close=True))
-        self._end(lingers=True)
+        self._end()
 
     # -- bytes out -------------------------------------------------------------------------------
 
@@ -284,7 +284,7 @@ class Client(asyncio.Protocol, Due):
             self.transport.abort()
             return
         if close or self._close or (self._site.draining and not self._ahead):
-            self._end(lingers=bool(self._ahead))
+            self._end()
             return
         config = self._cluster.config
         wait = config.head_timeout if self._ahead else config.client_idle
@@ -319,13 +319,13 @@ class Client(asyncio.Protocol, Due):
 
     # -- the end ---------------------------------------------------------------------------------
 
-    def _end(self, *, lingers: bool) -> None:
-        """Close the connection. lingers: the client may be sending still (see LINGER_SECONDS)."""
+    def _end(self) -> None:
+        """Close our side, and the rest when the client does, or after LINGER_SECONDS."""
         self._close = True
         self._head = self._chunks = None
         self._ahead.clear()
         self._body = []
-        self._lingers = lingers and self.transport.can_write_eof()
+        self._lingers = self.transport.can_write_eof()  # not in TLS
         if not self._lingers:
             self.transport.close()
             return

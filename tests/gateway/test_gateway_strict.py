@@ -1,0 +1,160 @@
+"""What is refused is refused over real sockets, however it is cut, and nobody else hears of it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import pytest
+from gateway_raw import GOOD, Expected, check, close, final, send
+from gateway_rig import answer, gateway
+
+from holdfast.gateway.client import Client
+from malformed_cases import CHUNKS, REFUSED, UNSERVED, get
+
+CODES = {
+    400: "HF-3001",
+    405: "HF-3006",
+    413: "HF-3004",
+    414: "HF-3002",
+    417: "HF-3011",
+    431: "HF-3003",
+    501: "HF-3007",
+    505: "HF-3008",
+}
+CHUNKED = get(b"Transfer-Encoding: chunked", line=b"POST / HTTP/1.1")
+CASES = {
+    **REFUSED,
+    **UNSERVED,
+    **{f"chunks {n}": (CHUNKED + data, 400) for n, data in enumerate(CHUNKS)},
+}
+AT_ONCE = 64
+
+
+async def fine(upstream, no, writer):
+    is_head = upstream.asked[-1][0].startswith("HEAD ")
+    made = answer()
+    writer.write(made[: made.index(b"\r\n\r\n") + 4] if is_head else made)
+
+
+def run(main, seconds=50):
+    asyncio.run(asyncio.wait_for(main(), seconds))
+
+
+async def all_of(jobs):
+    """Wait for many, some at a time; return what was wrong."""
+    wrong = []
+    for at in range(0, len(jobs), AT_ONCE):
+        wrong += await asyncio.gather(*jobs[at : at + AT_ONCE])
+    return [one for one in wrong if one]
+
+
+def cuts(data: bytes) -> list[int]:
+    """Every place where data can be cut in two; of much, some 60 and the last 40."""
+    size = len(data)
+    if size <= 400:
+        return list(range(size + 1))
+    return sorted({*range(0, size, size // 60), *range(size - 40, size + 1)})
+
+
+def test_each_case_is_refused_however_it_is_cut_and_nothing_goes_upstream():
+    async def main():
+        async with gateway(fine) as (gw, (up,)):
+            jobs = [
+                check(gw.port, (data[:at], data[at:]), Expected(status=status, closes=True))
+                for data, status in CASES.values()
+                for at in cuts(data)
+            ]
+            assert len(jobs) > 4000
+            assert await all_of(jobs) == []
+            assert up.asked == []
+
+    run(main)
+
+
+def test_a_cut_is_two_reads(monkeypatch):
+    """Or the test above would show nothing."""
+    reads = []
+    received = Client.data_received
+    monkeypatch.setattr(
+        Client, "data_received", lambda self, data: (reads.append(data), received(self, data))[1]
+    )
+
+    async def main():
+        async with gateway(fine) as (gw, _):
+            data = REFUSED["a bare LF"][0]
+            await check(gw.port, (data[:5], data[5:]), Expected(status=400, closes=True))
+            assert reads == [data[:5], data[5:]]
+
+    run(main)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_nothing_that_follows_a_refused_request_is_read(name):
+    data, status = CASES[name]
+
+    async def main():
+        async with gateway(fine) as (gw, (up,)):
+            for pieces in ((data + GOOD + GOOD,), (data, GOOD, GOOD)):
+                assert await check(gw.port, pieces, Expected(status=status, closes=True)) == ""
+            assert up.asked == []
+
+    run(main)
+
+
+@pytest.mark.parametrize("status", CODES)
+def test_a_refusal_says_what_is_wrong_in_the_form_of_the_sdks(status):
+    data = next(data for data, found in CASES.values() if found == status)
+
+    async def main():
+        async with gateway(fine) as (gw, _):
+            reader, writer = await send(gw.port, [data])
+            found, head, body = await final(reader)
+            error = json.loads(body)
+            assert found == status
+            assert "application/json" in head
+            assert error["type"] == "error"
+            assert error["error"]["type"] == "invalid_request_error"
+            assert error["error"]["code"] == CODES[status]
+            assert error["holdfast"]["sent"] == "no"
+            await close(writer)
+
+    run(main)
+
+
+def test_a_client_that_is_still_sending_gets_the_refusal_not_a_reset():
+    """Closing while bytes wait unread resets the connection, which can destroy the answer."""
+
+    async def main():
+        async with gateway(fine) as (gw, (up,)):
+            head = get(b"Content-Length: 99999999999", line=b"POST / HTTP/1.1")
+            for _ in range(10):
+                reader, writer = await send(gw.port, [head])
+                for _ in range(50):
+                    writer.write(b"x" * 65536)
+                    await writer.drain()
+                assert (await final(reader))[0] == 413
+                assert await reader.read() == b""
+                await close(writer)
+            assert up.asked == []
+
+    run(main)
+
+
+def test_a_client_that_never_stops_sending_is_cut_off(monkeypatch):
+    monkeypatch.setattr("holdfast.gateway.client.LINGER_SECONDS", 0.1)
+
+    async def main():
+        async with gateway(fine) as (gw, _):
+            reader, writer = await send(gw.port, [b"BREW\r\n"])
+            assert (await final(reader))[0] == 400
+            began = asyncio.get_running_loop().time()
+            with pytest.raises(ConnectionError):
+                while True:
+                    writer.write(b"x" * 1000)
+                    await writer.drain()
+                    await asyncio.sleep(0.01)
+            assert 0.1 <= asyncio.get_running_loop().time() - began < 5
+            writer.close()
+
+    run(main)
