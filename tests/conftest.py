@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 @pytest.hookimpl(wrapper=True)
@@ -29,3 +34,26 @@ def vectors() -> Path:
     if os.environ.get("CI") == "true":
         pytest.fail(reason)
     pytest.skip(reason)
+
+
+@pytest.fixture(scope="module")
+def moto() -> Iterator[str]:
+    """Run an S3 server of somebody else, empty at first; return its URL."""
+    server_of = pytest.importorskip("moto.server", reason="needs moto[s3], flask and flask-cors")
+    backends = pytest.importorskip("moto.s3.models", reason="needs moto[s3]").s3_backends
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = server_of.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    backends.reset()  # the process may have had another server
+    backends.bucket_accounts.clear()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def moto_store(moto: str) -> Any:
+    """Return what lies behind that server: a thousand PUTs through its door take long."""
+    from moto.s3.models import s3_backends  # noqa: PLC0415 - the server was not skipped
+
+    return s3_backends["123456789012"]["aws"]

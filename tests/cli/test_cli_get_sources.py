@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import re
 import signal
 import time
@@ -24,9 +23,6 @@ from holdfast.downloads.catalogs import era5
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-moto_server = pytest.importorskip("moto.server", reason="needs moto[s3], flask and flask-cors")
-s3_backends = pytest.importorskip("moto.s3.models", reason="needs moto[s3]").s3_backends
-
 ROOT = Path(__file__).parents[2]
 CODES = {"t": "128_130", "u": "128_131", "q": "128_133"}
 
@@ -39,14 +35,9 @@ def key_of(variable: str, month: str, day: int) -> str:
 
 
 @pytest.fixture(scope="module")
-def ncar() -> Iterator[str]:
+def ncar(moto: str, moto_store: Any) -> Iterator[str]:
     """Serve a bucket as NCAR's, two months of three variables, and a bucket of small files."""
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server = moto_server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    s3_backends.reset()  # the process may have had another server
-    s3_backends.bucket_accounts.clear()
-    store = s3_backends["123456789012"]["aws"]
+    store = moto_store
     store.create_bucket(era5.BUCKET, "us-west-2")
     for month, days in (("202101", 31), ("202102", 28)):
         for variable in CODES:
@@ -59,11 +50,9 @@ def ncar() -> Iterator[str]:
     for bucket in (era5.BUCKET, "small"):
         for one in store.buckets[bucket].keys.values():
             one.set_acl(moto_acl())
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
+    yield moto
     for bucket in (era5.BUCKET, "small"):
         store.buckets.pop(bucket)
-    server.stop()
 
 
 def moto_acl() -> Any:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import io
-import logging
 import socket
 import threading
 from contextlib import contextmanager, suppress
+from urllib.parse import urlsplit
 
 import pytest
 from boto3.s3.transfer import TransferConfig
@@ -15,8 +15,6 @@ from botocore.exceptions import ClientError
 from clients_botocore_rig import attached
 
 import holdfast as hf
-
-moto_server = pytest.importorskip("moto.server", reason="needs moto[s3], flask and flask-cors")
 
 FAST = hf.Exponential(base=0.001, cap=0.01)
 CONTENT = hashlib.shake_128(b"moto").digest(6 << 20)
@@ -28,19 +26,10 @@ def quick():
     )
 
 
-@pytest.fixture(scope="module")
-def moto():
-    """Run one server; its buckets are apart by name."""
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server = moto_server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    yield server.get_host_and_port()
-    server.stop()
-
-
 @contextmanager
 def breaking(target, *, every):
     """A proxy that resets each connection after about `every` bytes of answers."""
+    place = urlsplit(target)
     listener = socket.create_server(("127.0.0.1", 0), backlog=64)
     count = [0]
 
@@ -59,7 +48,7 @@ def breaking(target, *, every):
                 one.shutdown(socket.SHUT_RDWR)
 
     def serve(client):
-        with client, socket.create_connection(target) as server:
+        with client, socket.create_connection((place.hostname, place.port)) as server:
             up = threading.Thread(target=pump, args=(client, server, None))
             up.start()
             pump(server, client, every)
@@ -83,7 +72,7 @@ def breaking(target, *, every):
 
 
 def test_objects_go_in_and_out(moto):
-    with attached("http://{}:{}".format(*moto), quick()) as s3:
+    with attached(moto, quick()) as s3:
         s3.create_bucket(Bucket="plain")
         s3.put_object(Bucket="plain", Key="small", Body=b"abc")
         assert s3.get_object(Bucket="plain", Key="small")["Body"].read() == b"abc"

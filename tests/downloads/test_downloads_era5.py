@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import calendar
 import datetime as dt
-import logging
 
 import pytest
 from downloads_rig import QUICK, quick_policy
@@ -16,9 +15,6 @@ from holdfast.downloads import catalogs
 from holdfast.downloads.catalogs import era5
 from holdfast.downloads.s3 import Bucket
 from holdfast.downloads.s3_auth import Found
-
-moto_server = pytest.importorskip("moto.server", reason="needs moto[s3], flask and flask-cors")
-s3_backends = pytest.importorskip("moto.s3.models", reason="needs moto[s3]").s3_backends
 
 CODES = {"t": "128_130", "u": "128_131", "v": "128_132", "q": "128_133", "vo": "128_138"}
 
@@ -228,14 +224,9 @@ def test_without_variables_a_day_that_nobody_has_is_told() -> None:
 
 
 @pytest.fixture(scope="module")
-def ncar():
+def ncar(moto, moto_store):
     """A bucket as NCAR's: two months of all variables, and what must not be taken."""
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server = moto_server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    s3_backends.reset()  # the process may have had another server
-    s3_backends.bucket_accounts.clear()
-    store = s3_backends["123456789012"]["aws"]
+    store = moto_store
     store.create_bucket(era5.BUCKET, "us-west-2")
     keys = list(DISTRACTORS)
     for month, length in (("202101", 31), ("202102", 28)):
@@ -243,10 +234,8 @@ def ncar():
         keys += [sfc("128_167", "2t", month), sfc("128_134", "sp", month)]
     for key in keys:
         store.put_object(era5.BUCKET, key, b"CDF")
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
+    yield moto
     store.buckets.pop(era5.BUCKET)
-    server.stop()
 
 
 def gathered(endpoint: str, **options: str):

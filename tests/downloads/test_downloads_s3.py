@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import logging
 import pickle
 import shutil
 import socket
@@ -39,9 +38,6 @@ from holdfast.transfer.plane_threads import ThreadPlane
 from holdfast.wire.cancel import Cancel
 from holdfast.wire.http1 import Head
 from holdfast.wire.urls import parse
-
-moto_server = pytest.importorskip("moto.server", reason="needs moto[s3], flask and flask-cors")
-s3_backends = pytest.importorskip("moto.s3.models", reason="needs moto[s3]").s3_backends
 
 SIGNED = Found(Signer(Credentials("AKID", "s3cret")))
 ANONYMOUS = Found(note="it was asked anonymously")
@@ -144,18 +140,6 @@ WEIRD = [
 ]
 
 
-@pytest.fixture(scope="module")
-def moto():
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server = moto_server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    s3_backends.reset()  # the process may have had another server
-    s3_backends.bucket_accounts.clear()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
-
-
 def client(endpoint: str):
     config = Config(s3={"addressing_style": "path"}, retries={"max_attempts": 1})
     return boto3.client(
@@ -169,13 +153,12 @@ def client(endpoint: str):
 
 
 @pytest.fixture(scope="module")
-def filled(moto):
+def filled(moto, moto_store):
     """A bucket of three pages, and one of odd keys."""
     s3 = client(moto)
     s3.create_bucket(Bucket="many")
-    store = s3_backends["123456789012"]["aws"]  # straight into it: 2,100 PUTs take half a minute
     for n in range(2100):
-        store.put_object("many", f"p/{n:05d}.nc", b"x")
+        moto_store.put_object("many", f"p/{n:05d}.nc", b"x")
     s3.create_bucket(Bucket="odd")
     for n, key in enumerate(WEIRD):
         s3.put_object(Bucket="odd", Key=key, Body=f"body {n}".encode(), ACL="public-read")

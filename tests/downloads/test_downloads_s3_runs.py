@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import shutil
 import signal
@@ -22,9 +21,6 @@ from downloads_s3_rig import Shelf, refusal
 import holdfast as hf
 from holdfast.downloads.globs import Globs
 from holdfast.runtime.clock import clock
-
-moto_server = pytest.importorskip("moto.server", reason="needs moto[s3], flask and flask-cors")
-s3_backends = pytest.importorskip("moto.s3.models", reason="needs moto[s3]").s3_backends
 
 MIB = 1 << 20
 
@@ -434,19 +430,7 @@ def test_a_listing_that_is_stopped_ends_at_once_and_is_no_end(tmp_path):
 # -- other people's servers --------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def moto():
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server = moto_server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    s3_backends.reset()  # the process may have had another server
-    s3_backends.bucket_accounts.clear()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
-
-
-def bucket_of_moto(moto: str, name: str, objects: dict[str, bytes]) -> None:
+def bucket_of_moto(moto: str, store, name: str, objects: dict[str, bytes]) -> None:
     config = Config(s3={"addressing_style": "path"}, retries={"max_attempts": 1})
     s3 = boto3.client(
         "s3",
@@ -457,7 +441,6 @@ def bucket_of_moto(moto: str, name: str, objects: dict[str, bytes]) -> None:
         config=config,
     )
     s3.create_bucket(Bucket=name)
-    store = s3_backends["123456789012"]["aws"]  # straight into it: a thousand PUTs take long
     for key, body in objects.items():
         store.put_object(name, key, body)
     s3.put_bucket_policy(
@@ -470,10 +453,12 @@ def bucket_of_moto(moto: str, name: str, objects: dict[str, bytes]) -> None:
 
 
 @pytest.mark.parametrize("auth", ["auto", "anonymous"], ids=["signed", "anonymous"])
-def test_more_than_a_page_of_moto_is_listed_and_fetched(moto, tmp_path, monkeypatch, auth):
+def test_more_than_a_page_of_moto_is_listed_and_fetched(
+    moto, moto_store, tmp_path, monkeypatch, auth
+):
     signed(monkeypatch)
     objects = {f"x/d{n % 7}/f {n:04d}+é.nc": b"%d" % n for n in range(1100)}
-    bucket_of_moto(moto, f"pages-{auth}", objects)
+    bucket_of_moto(moto, moto_store, f"pages-{auth}", objects)
     with downloads(tmp_path, workers=4, durability="process") as d:
         heard = Heard()
         d.watch(heard)
@@ -486,7 +471,7 @@ def test_more_than_a_page_of_moto_is_listed_and_fetched(moto, tmp_path, monkeypa
         assert (tmp_path / key.removeprefix("x/")).read_bytes() == body
 
 
-def test_two_months_of_era5_are_planned_and_their_variables_fetched(moto, tmp_path):
+def test_two_months_of_era5_are_planned_and_their_variables_fetched(moto, moto_store, tmp_path):
     """Only the variables asked for, and what a plan of two months says."""
     objects = {}
     for month, days in (("202101", 31), ("202102", 28)):
@@ -500,7 +485,7 @@ def test_two_months_of_era5_are_planned_and_their_variables_fetched(moto, tmp_pa
         objects[
             f"e5.oper.an.pl/{month}/e5.oper.an.pl.128_130_t.ll025uv.{month}0100_{month}0123.nc"
         ] = b"-"
-    bucket_of_moto(moto, "nsf-ncar-era5", objects)
+    bucket_of_moto(moto, moto_store, "nsf-ncar-era5", objects)
     options = {"endpoint": moto, "vars": "t,u"}
     with downloads(tmp_path / "plan") as d:
         d.add_catalog("era5", date="202101..202102", **options)
@@ -517,9 +502,9 @@ def test_two_months_of_era5_are_planned_and_their_variables_fetched(moto, tmp_pa
     assert all("_t.ll025sc" in name or "_u.ll025uv" in name for name in names)
 
 
-def test_an_empty_month_of_era5_is_a_failed_item(moto, tmp_path):
+def test_an_empty_month_of_era5_is_a_failed_item(moto, moto_store, tmp_path):
     with downloads(tmp_path) as d:
-        bucket_of_moto(moto, "nsf-ncar-era5", {})
+        bucket_of_moto(moto, moto_store, "nsf-ncar-era5", {})
         added = d.add_catalog("era5", date="199901", vars="t", endpoint=moto)
         assert (added.count, added.failed) == (0, 1)
         report = d.run()

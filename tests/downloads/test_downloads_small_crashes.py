@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import errno
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from downloads_kill_rig import Killer
 from downloads_rig import downloads, names_in
 
 import holdfast as hf
@@ -43,20 +42,17 @@ def content(server: hf.chaos.Server, n: int) -> bytes:
     return route.content(f"/f/{n}").read()
 
 
-def killed_at(call: int, server: hf.chaos.Server, into: Path) -> subprocess.CompletedProcess[str]:
-    program = Path(__file__).with_name("downloads_small_killed.py")
-    words = [sys.executable, str(program), server.url("/f/"), str(COUNT), str(into), str(call)]
-    return subprocess.run([*words, "asyncio"], capture_output=True, text=True, check=False)
-
-
 def test_kill_9_at_every_call_of_a_group(server: hf.chaos.Server, tmp_path: Path) -> None:
-    first = killed_at(0, server, tmp_path / "0")
-    calls = int(first.stdout)
-    assert calls >= 3 * COUNT + 2
-    died = 0
-    for call in range(1, calls + 1):
+    files = [(server.url(f"/f/{n}"), None) for n in range(COUNT)]
+    with Killer(plane="asyncio", group=4) as killer:
+        first = killer.run(tmp_path / "0", files)
+        assert first.calls >= 3 * COUNT + 2
+        deaths = [
+            killer.run(tmp_path / str(call), files, call=call).signal
+            for call in range(1, first.calls + 1)
+        ]
+    for call in range(1, first.calls + 1):
         into = tmp_path / str(call)
-        died += killed_at(call, server, into).returncode == -signal.SIGKILL
         for name in names_in(into):
             if not name.startswith("."):
                 assert (into / name).read_bytes() == content(server, int(name))
@@ -69,7 +65,7 @@ def test_kill_9_at_every_call_of_a_group(server: hf.chaos.Server, tmp_path: Path
         assert all((into / str(n)).read_bytes() == content(server, n) for n in range(COUNT))
         assert server.stats.requests - before <= COUNT
     # How the groups fall decides how many calls there are.
-    assert died >= calls - 4
+    assert deaths.count(signal.SIGKILL) >= first.calls - 4
 
 
 class Disk:
