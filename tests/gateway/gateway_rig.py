@@ -70,14 +70,16 @@ def reset(writer):
 
 
 @asynccontextmanager
-async def gateway(*scripts, settings=""):
-    """Give (gateway, upstreams)."""
+async def gateway(*scripts, settings="", each=""):
+    """Give (gateway, upstreams). each: settings of each endpoint."""
     ups, servers, ends = [], [], ""
     for n, script in enumerate(scripts):
         up = Upstream(script)
         server = await asyncio.start_server(up.serve, "127.0.0.1", 0)
         port = server.sockets[0].getsockname()[1]
         ends += f'[[gateway.g.endpoint]]\nid = "{"abcdef"[n]}"\nurl = "http://127.0.0.1:{port}"\n'
+        ends += f"{each}\n"
+        up.server = server
         ups.append(up)
         servers.append(server)
     text = f'[gateway.g]\nlisten = "127.0.0.1:0"\n{settings}\n{ends}'

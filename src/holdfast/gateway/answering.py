@@ -93,8 +93,10 @@ class Passage:
         """Keep what came; return what the beginning of a stream means, once that is clear."""
         self._held += pieces
         self.size += sum(map(len, pieces))
-        if self.watched and self._watch is not None:
+        if self._watch is not None and self.watched:
             return self._watch.begin(b"".join(pieces))
+        if self._watch is not None:
+            self._watch.passed(b"".join(pieces))
         return None
 
     @property
@@ -145,8 +147,6 @@ class Passage:
         """Give the client the head and what was held. whole: all of it.  added: lines of ours."""
         held, self._held = self._held, []
         self._give_head(whole=whole, added=added)
-        if self._watch is not None and not self.watched:
-            self._watch.passed(b"".join(held))
         self.watched = False
         self._give(held)
 
@@ -190,8 +190,8 @@ class Passage:
             length = _length_of(head)
         elif whole and not framed:
             length = self.size
-        elif not head.chunked:
-            length = head.length
+        elif not head.chunked and self._cutter is None:
+            length = head.length  # a stream of events gets chunks: one of ours may have to follow
         chunked = not bodyless and (framed or (length is None and bool(request.minor)))
         close = client.closes(request, ends=length is None and not chunked and not bodyless)
         client.write(

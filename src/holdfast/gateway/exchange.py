@@ -441,6 +441,7 @@ class Exchange(Due):
         now = clock.monotonic()
         self._passage = None
         self._last = passage if whole else None
+        self._last_pick = self._pick
         pick, status = self._pick, passage.head.status
         if pick is None:
             return
@@ -600,6 +601,7 @@ class Exchange(Due):
                 come_back=max(1, math.ceil(wait)) if wait or code == "HF-3104" else None,
                 final=cluster.is_repeated_path(self._head),
             )
+            self._pick = self._last_pick  # whose answer it is, whoever was asked since
             last.commit(whole=True, added=cluster.added(self))
             last.end()
             self.status = last.head.status

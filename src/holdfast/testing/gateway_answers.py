@@ -102,18 +102,23 @@ class Answers:
         self._draw = source
         self.large = 0.0
         self.spread = 1.0
+        self._overloaded = False
 
     def script(self, execution: Execution, fault: Decision | None) -> Script:
         """Decide about an answer; enter the execution into the book."""
         asked, kind = execution.asked, fault.kind if fault is not None else ""
         x, y = (fault.x, fault.y) if fault is not None else (0.0, 0.0)
+        if kind == "unfinished" and not asked.stream:
+            kind = ""
         execution.trouble = "" if kind in HARMLESS or kind in CLIENT_FAULTS else kind
         refusal = REFUSALS.get(kind) or CLIENT_FAULTS.get(kind)
         if refusal is not None:
             execution.status, execution.ran = refusal
         if kind == "error_event" and not asked.stream:
-            kind = "error"
-            execution.status = 500
+            kind = "error_body"
+        # An error in a 200 means what its status would: an overloaded one has done nothing.
+        overloaded = kind in ("error_event", "error_body") and x < 0.5
+        execution.ran &= not overloaded
         if not asked.number:  # a probe
             execution.ran = False
             return Script([_head(200, "OK", ["Content-Length: 0"]), "done"])
@@ -123,6 +128,7 @@ class Answers:
         if kind == "slow":
             took *= 2 * 500**x
         script.steps.append(took)
+        self._overloaded = overloaded
         self._fill(script, execution, kind, x, y)
         return script
 
@@ -163,7 +169,7 @@ class Answers:
             pieces = self._events(asked, execution.no, kind)
         elif kind == "error_body":
             execution.media = "application/json"
-            pieces = [_error(asked, execution.no, 529)]
+            pieces = [_error(asked, execution.no, 529 if self._overloaded else 500)]
         elif asked.method == "GET" and self._draw.draw() < 0.06:
             execution.status = 204 if self._draw.draw() < 0.5 else 304
             pieces = []
@@ -190,10 +196,11 @@ class Answers:
         count = self._draw.between(1, 12)
         events = [*_beginning(asked, no)]
         if kind == "error_event":
-            return [*events, _error_event(asked, no)]
+            kind = "overloaded_error" if self._overloaded else "api_error"
+            return [*events, _error_event(asked, no, kind)]
         events += [_content(asked, f"{no} {i}") for i in range(count)]
         if kind == "error_late":
-            events.append(_error_event(asked, no))
+            events.append(_error_event(asked, no, "overloaded_error"))
         elif kind != "unfinished":
             events += _ending(asked)
         if self._draw.draw() < 0.2:
@@ -223,6 +230,8 @@ class Answers:
             steps.append(b"%x\r\n%b\r\n" % (len(piece), piece) if framing == "chunked" else piece)
             if pause and piece:
                 steps.append(pause)
+        if isinstance(steps[-1], float):
+            steps.pop()  # after the last byte it is ready for the next request
         if framing == "chunked" and not silent:
             steps.append(b"0\r\nX-T: 1\r\n\r\n" if kind == "trailers" else b"0\r\n\r\n")
         alone = framing != "close" and not execution.serving.broken  # else it comes too late
@@ -299,7 +308,7 @@ def _cut(script: Script, x: float, how: Literal["rst", "fin"]) -> None:
 
 
 def _hang(script: Script, x: float) -> None:
-    """Let nothing come after some bytes: at least the head, not all."""
+    """Let nothing come after some bytes: mostly after the head, never after all."""
     data = b"".join(step for step in script.steps if isinstance(step, bytes))
     head = data.find(b"\r\n\r\n") + 4
     waits = [step for step in script.steps[:1] if isinstance(step, float)]
@@ -307,6 +316,8 @@ def _hang(script: Script, x: float) -> None:
     # The preamble of a stream is its first event or two; of a document there is none.
     first = body.find(b"\n\n") + 2 if x == 0.0 and b"message_start" in body[:200] else 0
     at = head + (first or int(x * max(0, len(body) - 6)))
+    if at >= len(data) - 5:  # a whole answer would be no fault
+        at = head // 2
     script.steps = [*waits, data[:at]]
 
 
@@ -324,8 +335,8 @@ def _data(value: object, name: str = "") -> bytes:
     return f"{start}data: {json.dumps(value)}\n\n".encode()
 
 
-def _error_event(asked: Asked, no: int) -> bytes:
-    value = {"type": "error", "error": {"type": "overloaded_error", "message": f"execution {no}"}}
+def _error_event(asked: Asked, no: int, kind: str) -> bytes:
+    value = {"type": "error", "error": {"type": kind, "message": f"execution {no}"}}
     return _data(value, "error" if asked.profile == "anthropic" else "")
 
 

@@ -51,6 +51,7 @@ class Up:
         self.latency = latency
         self.keys: list[str] = []
         self.key_field = ""
+        self.enabled = True
         self.added: dict[str, str] = {}
         self.down: list[tuple[float, float]] = []
         self.open: dict[Serving, None] = {}
@@ -92,6 +93,7 @@ class Up:
 
     def _check_head(self, head: Head, asked: Asked, version: str, raw: bytes) -> None:
         check, text = self.sim.check, f"request {asked.number} at {self.name}"
+        check(self.enabled, "asked though disabled", text)
         same = (head.method, head.target) == (asked.method, self.base + asked.target)
         check(same and version == "HTTP/1.1", "wrong request", text)
         hosts = head.all("host")

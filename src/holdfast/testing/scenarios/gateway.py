@@ -25,16 +25,19 @@ async def main(sim: Sim) -> dict[str, int]:
     await world.start()
     try:
         async with asyncio.TaskGroup() as group:
+            group.create_task(world.operate())
             for number in range(world.callers):
                 caller = Caller(world, str(number))
                 group.create_task(caller.run(world.calls, world.storm))
         world.check_neutral()
+        world.check_load()
         await recover(world)
         await asyncio.sleep(1)
         world.check_at_rest()
-        world.check_load()
+        await end(world)
     finally:
         await world.stop()
+    world.check_at_rest()
     return world.ledger.finish()
 
 
@@ -42,13 +45,29 @@ async def recover(world: World) -> None:
     """Check that after the storm all is well again."""
     left = world.storm - world.sim.clock.monotonic()
     await asyncio.sleep(max(0.0, left) + CALM_SECONDS)
-    caller = Caller(world, "end")
+    caller = Caller(world, "recovery")
     outcome = ""
     for _ in range(6):
         await asyncio.sleep(1.5)
         (outcome,) = await caller.some(1, None, "messages")
     caller.close()
     world.sim.check(outcome == "200", "no recovery", outcome)
+
+
+async def end(world: World) -> None:
+    """Drain while requests come and go: none of those that are under way is dropped."""
+    source = world.sim.random("end")
+    if source.draw() < 0.5:
+        return
+    for up in world.ups:
+        up.answers.spread = 300 * source.draw()
+    seconds = 0.01 * 3000 ** source.draw()
+    async with asyncio.TaskGroup() as group:
+        for number in range(4):
+            caller = Caller(world, f"end/{number}")
+            group.create_task(caller.run(5, 1.0))
+        await asyncio.sleep(source.draw())
+        await world.drain(seconds)
 
 
 SCENARIO = Scenario("gateway", "a gateway before three flaky endpoints", main)
