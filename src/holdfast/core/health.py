@@ -343,6 +343,11 @@ class Health:
         if state is State.CLOSED:
             self._probes = 0
 
+    def put_off_probe(self, now: float) -> None:
+        """Take note that a probe came to nothing, which says nothing of the endpoint."""
+        if self.probe_at <= now:
+            self.probe_at = now + PROBE_FIRST
+
     def probed(self, now: float, *, ok: bool, most: float = PROBE_MOST) -> None:
         """Take the result of a probe, which costs nothing and asks for nothing.
 

@@ -7,6 +7,7 @@ import math
 from typing import TYPE_CHECKING
 
 from holdfast.core.balance import Balancer, Endpoint, Pick
+from holdfast.core.breaker import Result
 from holdfast.core.health import Health
 from holdfast.core.line import Line
 from holdfast.core.window import Durations
@@ -15,6 +16,7 @@ from holdfast.gateway.counting import SUFFIX as _COUNTED
 from holdfast.gateway.counting import Counting, counted
 from holdfast.gateway.ledger import Ledger, outcome_of
 from holdfast.gateway.names import Names
+from holdfast.gateway.probes import Probes
 from holdfast.gateway.tokens import Tokens
 from holdfast.gateway.upstream import Upstream
 from holdfast.runtime.clock import clock
@@ -25,7 +27,6 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Collection, Sequence
 
-    from holdfast.core.breaker import Result
     from holdfast.gateway.client import Client
     from holdfast.gateway.config import EndpointConfig, GatewayConfig
     from holdfast.gateway.exchange import Exchange
@@ -72,6 +73,7 @@ class Cluster:
             self._upstreams[endpoint] = Upstream(
                 one, endpoint, keys, loop, wheel, self._names, credentials=credentials
             )
+        self._probes = Probes(wheel, self._upstreams.values(), self.connect_timeout)
         self.balancer = Balancer(
             list(self._upstreams),
             config.balance,  # type: ignore[arg-type]  # checked when it was read
@@ -213,9 +215,18 @@ class Cluster:
 
     def settle(self, pick: Pick, result: Result, now: float, seconds: float) -> None:
         """Tell an endpoint's health of an attempt."""
-        pick.endpoint.health.settle(
-            pick.permit, result, now, rng.draw(), seconds=seconds, median=self.balancer.median
+        health = pick.endpoint.health
+        health.settle(
+            pick.permit,
+            result,
+            now,
+            rng.draw(),
+            seconds=seconds,
+            median=self.balancer.median,
+            key=pick.key,
         )
+        if result is Result.FAILED:
+            self._probes.look(health)
 
     def answered_first(self, seconds: float, *, stream: bool) -> None:
         """Learn how long a first byte takes."""
@@ -286,9 +297,11 @@ class Cluster:
         self._firsts = before._firsts
         self._tokens = min(before._tokens, self.config.retry_reserve)
         self.balancer.median = before.balancer.median
+        self._probes.succeed(before._probes)
 
     def close(self) -> None:
         """End all connections."""
+        self._probes.close()
         for upstream in self._upstreams.values():
             upstream.close()
         self._names.close()

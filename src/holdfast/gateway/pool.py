@@ -211,6 +211,11 @@ class Pool(Due):
         else:
             self._begin(dial)
 
+    def dial(self, asker: Asker) -> None:
+        """Make a connection, whether or not there is a place: for a probe, which is alone."""
+        asker.connecting = Dial(self, asker)
+        self._begin(asker.connecting)
+
     def _begin(self, dial: Dial) -> None:
         self._making.add(dial)
         dial.begin(self._loop.create_task(self._make(dial)))
@@ -286,7 +291,8 @@ class Pool(Due):
         """Take note that the peer ended a connection; an idle one tells for how long they live."""
         if connection in self._idle:
             now = clock.monotonic()
-            self.lifetime.died(now - connection.idle_since, now)
+            if connection.uses:  # servers have another limit for one that was never used
+                self.lifetime.died(now - connection.idle_since, now)
             self._idle.remove(connection)
             self._set_sweep(now)
         self.forget(connection)
