@@ -36,6 +36,8 @@ ERRORS = {
         Row("HF-3009", 401, "authentication_error", "Unauthorized", "a valid token is needed"),
         Row("HF-3010", 508, _INVALID, "Loop Detected", "the request has been here before"),
         Row("HF-3011", 417, _INVALID, "Expectation Failed", "that expectation cannot be met"),
+        Row("HF-3012", 403, "permission_error", "Forbidden", "that Host or Origin is not allowed"),
+        Row("HF-3013", 404, "not_found_error", "Not Found", "there is no such page"),
         Row("HF-3101", 502, "api_error", "Bad Gateway", "no endpoint gave an answer"),
         Row("HF-3102", 504, "timeout_error", "Gateway Timeout", "there was no answer in time"),
         Row("HF-3103", 503, "overloaded_error", "Service Unavailable", "too many requests wait"),
@@ -55,6 +57,8 @@ ERRORS = {
         ),
     )
 }
+REQUEST_ID = ("request-id", "x-request-id")
+"""Where the SDKs of Anthropic and of OpenAI look for it."""
 BY_STATUS = {400: "HF-3001", 414: "HF-3002", 431: "HF-3003", 413: "HF-3004", 505: "HF-3008"}
 """Codes of what the parser of requests refuses, by the status that it asks for."""
 
@@ -123,6 +127,7 @@ def answer(
         f"HTTP/1.1 {row.status} {row.reason}",
         "Content-Type: application/json",
         f"Content-Length: {len(data)}",
+        *(f"{name}: {value['request_id']}" for name in REQUEST_ID),
         *fields,
     ]
     if close:

@@ -13,14 +13,14 @@ It outlives a reload: the cluster is made anew, its ledger goes on.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from holdfast.core.breaker import Result
 from holdfast.core.histogram import Recent, Tally, bucket_of
 from holdfast.runtime.clock import clock
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     from holdfast.gateway.errors import Tried
     from holdfast.gateway.exchange import Exchange
@@ -93,6 +93,7 @@ class Ledger:
 
     in_flight: requests that have begun and not ended.  streams: of these, answers of which a
     part was given.  began_at: monotonic.  log: where finished requests are written, if anywhere.
+    others: what gives the snapshots of the other processes of the gateway.
     """
 
     def __init__(self) -> None:
@@ -106,6 +107,7 @@ class Ledger:
         self.last_endpoint = ""
         self.began_at = clock.monotonic()
         self.lines_dropped = 0
+        self.others: Callable[[], Sequence[dict[str, Any]]] = tuple
         self.log: Log | None = None
         self.accounts: dict[str, Account] = {}
 
@@ -142,6 +144,18 @@ class Ledger:
         outcomes[outcome] = outcomes.get(outcome, 0) + 1
         if self.log is not None:
             self.log.take(exchange, outcome, now)
+
+    def answered(self, now: float, outcome: str = OK) -> None:
+        """Count a request that was answered here, as an endpoint would have. now: monotonic."""
+        self.requests += 1
+        good = outcome in _SUCCESSES
+        if good:
+            self.succeeded += 1
+        else:
+            self.failed += 1
+        self.recent.add(now, math.nan, ok=good)
+        outcomes = self._account("").outcomes
+        outcomes[outcome] = outcomes.get(outcome, 0) + 1
 
     def attempt(
         self,

@@ -36,7 +36,7 @@ Snapshot = dict[str, Any]
 """What `snapshot` gives."""
 
 DISABLED, COOLING = "disabled", "cooling"
-_STATES = ("healthy", COOLING, "degraded", "unhealthy", "circuit_open", DISABLED)
+ENDPOINT_STATES = ("healthy", COOLING, "degraded", "unhealthy", "circuit_open", DISABLED)
 """States of an endpoint, the better first."""
 _BREAKERS = ("disabled", "closed", "half-open", "open", "isolated")
 
@@ -93,7 +93,7 @@ def snapshot(cluster: Cluster, *, draining: bool = False) -> Snapshot:
         "inflight": ledger.in_flight,
         "streams": ledger.streams,
         "waiting": cluster.waiting,
-        "tokens": cluster.tokens,
+        "tokens": cluster.budget,
         "stale": ledger.stale,
         "cuts": ledger.cuts,
         "retries": dict(ledger.retries),
@@ -187,7 +187,7 @@ def merged(snapshots: Sequence[Snapshot]) -> Snapshot:
         "at": max(one["at"] for one in snapshots),
         "start_time": min(one["start_time"] for one in snapshots),
         "draining": any(one["draining"] for one in snapshots),
-        "tier": max((one["tier"] for one in snapshots), key=_STATES.index),
+        "tier": max((one["tier"] for one in snapshots), key=ENDPOINT_STATES.index),
         "last_endpoint": newest["last_endpoint"],
         **{
             name: sum(one[name] for one in snapshots)
@@ -295,12 +295,12 @@ def _rates(window: Tally, ever: Tally) -> dict[str, float | None]:
 
 def _merged_endpoint(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Return what several processes know of one endpoint."""
-    worst = max(rows, key=lambda one: _STATES.index(one["state"]))
+    worst = max(rows, key=lambda one: ENDPOINT_STATES.index(one["state"]))
     means = [one["ewma_ms"] for one in rows if one["ewma_ms"] is not None]
     breakers = [one["breaker"] for one in rows]
     return {
         **worst,
-        "tier": max((one["tier"] for one in rows), key=_STATES.index),
+        "tier": max((one["tier"] for one in rows), key=ENDPOINT_STATES.index),
         "inflight": sum(one["inflight"] for one in rows),
         "connections": _counts(one["connections"] for one in rows),
         "keepalive_learned_s": _least(one["keepalive_learned_s"] for one in rows),
