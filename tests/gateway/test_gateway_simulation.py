@@ -12,6 +12,8 @@ import sys
 import pytest
 from gateway_rig import always, answer, ask, gateway, in_turn
 
+from holdfast.gateway.pool import Pool
+from holdfast.runtime.wheel import Wheel
 from holdfast.testing import gateway_drawn
 from holdfast.testing.scenarios.gateway import SCENARIO
 from holdfast.testing.simulation import run_scenario, sim_run
@@ -174,5 +176,59 @@ def test_a_stream_that_comes_at_once_is_whole_though_its_beginning_is_not_held()
             status, _, body = await ask(gw.port, "POST", "/v1/chat/completions", body)
             assert (status, body) == (200, events)
             assert len(up.asked) == 1
+
+    simulated(main)
+
+
+class Asker:
+    connecting = None
+    error = None
+
+    def not_connected(self, error):
+        self.error = error
+
+    def send(self, connection):
+        raise AssertionError("nobody is there to send to")
+
+
+class Slammed:
+    """A dialer whose connections are reset before anybody listens."""
+
+    async def open(self, factory):
+        made = factory()
+        made.connection_made(self)
+        made.connection_lost(ConnectionResetError())
+        return made
+
+    def get_extra_info(self, _):
+        return None
+
+    def is_closing(self):
+        return True
+
+
+def test_a_connection_that_is_called_off_before_it_begins_gives_its_place_back():
+    async def main():
+        loop, asker = asyncio.get_running_loop(), Asker()
+        pool = Pool(loop, Wheel(loop), Slammed(), most=1, keepalive=60)
+        pool.connect(asker)
+        assert pool.is_full
+        asker.connecting.cancel()
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert not pool.is_full
+
+    simulated(main)
+
+
+def test_a_connection_that_breaks_as_it_is_made_takes_no_place():
+    async def main():
+        loop, asker = asyncio.get_running_loop(), Asker()
+        pool = Pool(loop, Wheel(loop), Slammed(), most=1, keepalive=60)
+        pool.connect(asker)
+        await asyncio.sleep(0.1)
+        assert isinstance(asker.error, ConnectionResetError)
+        assert pool.connections == (0, 0)
+        assert not pool.is_full
 
     simulated(main)

@@ -8,7 +8,9 @@ may be, who wants one waits in line for the first that comes back.
 from __future__ import annotations
 
 import asyncio
+import errno
 import math
+import os
 from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
@@ -21,6 +23,7 @@ from holdfast.wire.strict import BadMessage
 
 if TYPE_CHECKING:
     from holdfast.gateway.dial import Dialer
+    from holdfast.gateway.upload import Upload
     from holdfast.runtime.wheel import Wheel
     from holdfast.wire.responses import Answer
 
@@ -83,13 +86,23 @@ class Connection(asyncio.Protocol):
     idle_since: when it came back last.  rested: seconds it had been idle when it was taken last.
     """
 
-    __slots__ = ("answer", "exchange", "idle_since", "pool", "rested", "transport", "uses")
+    __slots__ = (
+        "answer",
+        "exchange",
+        "idle_since",
+        "pool",
+        "rested",
+        "transport",
+        "upload",
+        "uses",
+    )
 
     def __init__(self, pool: Pool) -> None:
         self.pool = pool
         self.transport: Any = None
         self.exchange: Asker | None = None
         self.answer: Answer | None = None
+        self.upload: Upload | None = None
         self.idle_since = 0.0
         self.rested = 0.0
         self.uses = 0
@@ -135,7 +148,14 @@ class Connection(asyncio.Protocol):
             exchange.broke(error)
 
     def pause_writing(self) -> None:
-        """Nothing to do: a request is written at once, and the kernel takes what it can."""
+        """Let a large body wait; anything else was written at once, and the kernel takes it."""
+        if self.upload is not None:
+            self.upload.stall(stalled=True)
+
+    def resume_writing(self) -> None:
+        """Let it go on."""
+        if self.upload is not None:
+            self.upload.stall(stalled=False)
 
     def close(self) -> None:
         """End it; nobody is told."""
@@ -171,8 +191,8 @@ class Pool(Due):
         self._wheel = wheel
         self._retired = False
         self._idle: list[Connection] = []  # the oldest first
-        self._all: set[Connection] = set()
-        self._making: set[Dial] = set()
+        self._all: dict[Connection, None] = {}  # dicts keep their order, so runs can be repeated
+        self._making: dict[Dial, None] = {}
 
     # -- taking ----------------------------------------------------------------------------------
 
@@ -217,20 +237,27 @@ class Pool(Due):
         self._begin(asker.connecting)
 
     def _begin(self, dial: Dial) -> None:
-        self._making.add(dial)
-        dial.begin(self._loop.create_task(self._make(dial)))
+        self._making[dial] = None
+        task = self._loop.create_task(self._make(dial))
+        # One that is cancelled before its first step never gets to its `finally`.
+        task.add_done_callback(lambda _: self._made(dial))
+        dial.begin(task)
+
+    def _made(self, dial: Dial) -> None:
+        """Give a place back that is taken by nobody any more."""
+        self._making.pop(dial, None)
+        self._fill()
 
     async def _make(self, dial: Dial) -> None:
         try:
             connection = await self.open()
         except OSError as error:
-            self._making.discard(dial)
+            self._making.pop(dial, None)
             if dial.asker is not None:
                 dial.asker.not_connected(error)
             return
         finally:
-            self._making.discard(dial)
-            self._fill()
+            self._made(dial)
         if dial.asker is not None:
             dial.asker.send(connection)
         else:
@@ -239,7 +266,9 @@ class Pool(Due):
     async def open(self) -> Connection:
         """Return a new connection, which counts as one of the pool's. Raises OSError."""
         connection = await self.dialer.open(lambda: Connection(self))
-        self._all.add(connection)
+        if connection.transport.is_closing():  # it broke before anybody listened
+            raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
+        self._all[connection] = None
         return connection
 
     def _fill(self) -> None:
@@ -301,7 +330,7 @@ class Pool(Due):
         """Count a connection no more, and make one for who waits for its place."""
         if connection not in self._all:
             return
-        self._all.discard(connection)
+        self._all.pop(connection, None)
         with suppress(ValueError):
             self._idle.remove(connection)
         self._fill()

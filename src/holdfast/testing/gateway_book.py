@@ -90,7 +90,8 @@ class Execution:
 class Reply:
     """What a client got for one request. whole: to the end of its body.
 
-    first_at, end_at: times of its head and of its end.  broken: the connection was reset.
+    first_at, end_at: times of its head and of its end.  excused: on the client's side something
+    went wrong, so it may be short.
     """
 
     status: int = 0
@@ -98,7 +99,7 @@ class Reply:
     body: bytearray = field(default_factory=bytearray)
     framing: str = "length"
     whole: bool = False
-    broken: bool = False
+    excused: bool = False
     first_at: float = 0.0
     end_at: float = 0.0
 
@@ -233,7 +234,7 @@ class Book:
         late = reply.end_at - reply.first_at
         reason = execution.disturbed or ("slow" if late > asked.limit / 2 else "")
         reason = reason or ("drained" if reply.end_at >= self.ends_at else "")
-        self.sim.check(reason or reply.broken, "cut without reason", f"request {asked.number}")
+        self.sim.check(reason or reply.excused, "cut without reason", f"request {asked.number}")
         return "cut"
 
     def _judge_ours(self, asked: Asked, reply: Reply) -> str:

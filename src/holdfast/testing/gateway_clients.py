@@ -163,11 +163,11 @@ class Line(asyncio.Protocol):
             raise BadReply(f"a trailer: {line!r}")
         return True
 
-    def _end(self, *, whole: bool, broken: bool = False) -> None:
+    def _end(self, *, whole: bool) -> None:
         reply, self._reply = self._reply, None
         if reply is None:
             return
-        reply.whole, reply.broken = whole, broken
+        reply.whole = whole
         reply.end_at = self.idle_since = self.world.sim.clock.monotonic()
         self.closing |= reply.closes
         _, future = self.waiting.popleft()
@@ -179,7 +179,7 @@ class Line(asyncio.Protocol):
         self.lost = True
         reply = self._reply
         if reply is not None:
-            self._end(whole=reply.framing == "close" and error is None, broken=error is not None)
+            self._end(whole=reply.framing == "close" and error is None)
         while self.waiting:
             _, future = self.waiting.popleft()
             if not future.done():
@@ -245,7 +245,7 @@ class Caller:
             self.world.ledger.ended(asked.number, outcome)
             self.world.note(asked, outcome)
             outcomes.append(outcome)
-            line.closing |= outcome == "cut"
+            line.closing |= outcome in ("cut", "gone")
             previous = reply or previous
         if line.is_over:
             self.close()
@@ -326,13 +326,11 @@ class Caller:
             return "left"
         if reply is None:
             return self._unanswered(asked, line)
+        reply.excused = bool(line.broken or slept or self.world.is_ending)
         outcome = self.book.judge(asked, reply)
-        undisturbed = not (line.broken or slept)
-        if outcome == "cut" and (line.broken or slept or self.world.is_ending):
-            return "gone"
-        if undisturbed:
+        if not reply.excused:
             self._check_time(asked, reply, begun)
-        return outcome
+        return "gone" if outcome == "cut" and reply.excused else outcome
 
     def _check_time(self, asked: Asked, reply: Reply, begun: float) -> None:
         media = reply.get("content-type")
