@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from holdfast.cli import demo, demo_files
+from holdfast.cli import demo, demo_files, demo_gateway
 from holdfast.cli import main as cli
 from holdfast.cli.output import Exit
 
@@ -23,8 +23,11 @@ if TYPE_CHECKING:
 # Everything ten times as fast; Retry-After knows whole seconds only.
 Quicker = partial(demo.Scenario, timeout=0.5, pause=0.1, outage=(0.05, 0.6), retry_after=1)
 ARIA2 = 0 if demo_files.lacks_for_aria2() else 2
-Quick = partial(Quicker, calls=12, size=1 << 20, files=8, aria2_files=ARIA2)
-JOBS = ["calls", "file", "files", *(["aria2"] if ARIA2 else [])]
+Quick = partial(
+    Quicker, calls=12, size=1 << 20, files=8, aria2_files=ARIA2, questions=60, streams=12
+)
+OF_SERVER = ["calls", "file", "files", *(["aria2"] if ARIA2 else [])]
+JOBS = [*OF_SERVER, "gateway", "streams"]
 
 
 @dataclass
@@ -74,14 +77,25 @@ def test_silent_end_of_the_file_is_counted_as_wrong_bytes(ran: Ran) -> None:
 def test_a_batch_is_fetched_by_both_sides_and_compared_file_by_file(ran: Ran) -> None:
     for jobs in ran.results.values():
         assert list(jobs) == JOBS
-        assert [jobs[job].asked for job in JOBS[2:]] == [8, *([ARIA2] if ARIA2 else [])]
-        assert all(jobs[job].requests >= jobs[job].asked for job in JOBS[2:])
+        assert [jobs[job].asked for job in OF_SERVER[2:]] == [8, *([ARIA2] if ARIA2 else [])]
+        assert all(jobs[job].requests >= jobs[job].asked for job in OF_SERVER[2:])
+
+
+def test_questions_and_streams_are_answered_rightly_through_the_gateway(ran: Ran) -> None:
+    held, without = ran.results["with holdfast"], ran.results["without"]
+    assert [held[job].asked for job in ("gateway", "streams")] == [60, 12]
+    assert [held[job].finished for job in ("gateway", "streams")] == [60, 12]
+    assert held["gateway"].requests > 60  # the providers failed, and nobody saw it
+    lost = [without[job].asked - without[job].finished for job in ("gateway", "streams")]
+    wrong = [without[job].wrong for job in ("gateway", "streams")]
+    assert sum(lost) + sum(wrong) > 0
 
 
 def test_figures_are_those_of_the_servers(ran: Ran) -> None:
     for server, jobs in zip(ran.servers, ran.results.values(), strict=True):
-        assert sum(job.requests for job in jobs.values()) == server.stats.requests
-        assert sum(job.sent for job in jobs.values()) == server.stats.bytes_down
+        own = [jobs[job] for job in OF_SERVER]
+        assert sum(job.requests for job in own) == server.stats.requests
+        assert sum(job.sent for job in own) == server.stats.bytes_down
 
 
 def test_every_end_is_told_once(ran: Ran) -> None:
@@ -119,6 +133,22 @@ def test_command_prints_the_table_and_the_way_to_repeat_it(
     assert lines[11].startswith("40 files")
     assert lines[11].endswith("40 of 40")
     assert ("without the rows of aria2" in captured.err) == (not ARIA2)
+    (questions,) = (line for line in lines if line.startswith("300 questions"))
+    assert questions.endswith("300 of 300")
+
+
+def test_without_its_extra_the_row_of_the_gateway_says_so(
+    ran: Ran, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    jobs = {side: {job: one[job] for job in OF_SERVER} for side, one in ran.results.items()}
+    monkeypatch.setattr(demo_gateway, "find_spec", lambda _: None)
+    monkeypatch.setattr(demo, "run", lambda *_: jobs)
+    assert cli.main(["demo"]) == Exit.DONE
+    captured = capsys.readouterr()
+    missing = "httptools is not installed (pip install 'holdfast[gateway]')"
+    assert f"300 questions  not run: {missing}" in captured.out.splitlines()
+    assert "questions, streams" not in captured.out
+    assert f"{missing}: without the rows of the gateway" in captured.err
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,8 @@ import shutil
 import tempfile
 import urllib.error
 import urllib.request
-from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from http.client import HTTPException
 from pathlib import Path
@@ -24,8 +23,9 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 import holdfast as hf
 from holdfast import chaos
-from holdfast.cli import demo_files
+from holdfast.cli import demo_files, demo_gateway
 from holdfast.cli.demo_files import ARIA2, BATCH, WORKERS
+from holdfast.cli.demo_result import Result
 from holdfast.runtime.clock import clock
 from holdfast.transfer.plane import Timeouts
 
@@ -33,11 +33,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from concurrent.futures import Future
 
-    Done = Callable[[str, str, "Result"], None]
-    Results = dict[str, dict[str, "Result"]]
+    Done = Callable[[str, str, Result], None]
+    Results = dict[str, dict[str, Result]]
 
 TRIES: Final = 3
 ATTEMPTS: Final = 6
+_JOBS_AT_ONCE: Final = 12  # all of both sides
 _CALL: Final = "/call"
 _FILE: Final = "/data.bin"
 
@@ -51,6 +52,7 @@ class Scenario:
 
     seed: of the faults.  calls: how many.  size: of the file in bytes.
     files, aria2_files: how many in the two batches.
+    questions, streams: how many go to three providers, by themselves or through a gateway.
     timeout: seconds without a byte, for both sides.  pause: seconds between the tries of the
     hand-written loop.  outage: seconds after the start between which the calls' server answers
     503; retry_after: seconds that it asks to wait.
@@ -61,6 +63,8 @@ class Scenario:
     size: int
     files: int = 40
     aria2_files: int = 6
+    questions: int = 300
+    streams: int = 20
     timeout: float = 5.0
     pause: float = 1.0
     outage: tuple[float, float] = (1.0, 4.5)
@@ -95,33 +99,6 @@ class Scenario:
         return chaos.server(
             call, data, *demo_files.objects(self.files, self.aria2_files), seed=self.seed
         )
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """What one side made of one job.
-
-    asked: how many things; finished: reported as done; wrong: of these, not what they should be.
-    requests, sent: what its server received, and the bytes of the bodies that it sent.
-    reasons: why the others were not finished -> how many.
-    """
-
-    asked: int
-    finished: int
-    wrong: int
-    requests: int
-    sent: int
-    seconds: float
-    reasons: dict[str, int] = field(default_factory=dict)
-
-    @property
-    def right(self) -> bool:
-        """Whether all is done, and done right."""
-        return self.finished == self.asked and not self.wrong
-
-    def data(self) -> dict[str, object]:
-        """Return it for JSON."""
-        return {**asdict(self), "seconds": round(self.seconds, 2)}
 
 
 class Side(Protocol):
@@ -300,6 +277,15 @@ def run_batch(side: Side, server: chaos.Server, group: str, count: int, into: Pa
     return _result(server, set(urls), found, seconds)
 
 
+def run_gateway(
+    side: Side, count: int, scenario: Scenario, stopped: Event, *, stream: bool
+) -> Result:
+    """Ask three flaky providers, and compare every answer."""
+    held = side.name == With.name
+    done = demo_gateway.run(scenario, count, held=held, stream=stream, stopped=stopped)
+    return Result.of(done.ends, done.requests, done.sent, done.seconds)
+
+
 def _is_wrong(server: chaos.Server, path: str, into: Path) -> bool:
     versions = {server.expected_sha256(path, version) for version in (1, 2)}
     return _sha256(into / path.lstrip("/")) not in versions
@@ -314,7 +300,7 @@ def run(scenario: Scenario, done: Done) -> Results:
     without, held = Without(scenario, stopped), With(scenario)
     with (
         tempfile.TemporaryDirectory(prefix="holdfast-demo-") as room,
-        ThreadPoolExecutor(8) as pool,
+        ThreadPoolExecutor(_JOBS_AT_ONCE) as pool,
         scenario.server() as left,
         scenario.server() as right,
     ):
@@ -353,6 +339,12 @@ def _jobs(
     if scenario.aria2_files:
         count = scenario.aria2_files
         jobs["aria2"] = partial(run_batch, side, server, ARIA2, count, into["aria2"])
+    for job, count, stream in (
+        ("gateway", scenario.questions, False),
+        ("streams", scenario.streams, True),
+    ):
+        if count:
+            jobs[job] = partial(run_gateway, side, count, scenario, stopped, stream=stream)
     return jobs
 
 
@@ -373,15 +365,7 @@ def _reason(error: Exception) -> str:
 
 def _result(server: chaos.Server, paths: set[str], ends: list[_End], seconds: float) -> Result:
     entries = [entry for entry in server.log if entry.path in paths]
-    return Result(
-        asked=len(ends),
-        finished=sum(not end.why for end in ends),
-        wrong=sum(end.wrong for end in ends),
-        requests=len(entries),
-        sent=sum(entry.sent for entry in entries),
-        seconds=seconds,
-        reasons=dict(Counter(end.why for end in ends if end.why)),
-    )
+    return Result.of(ends, len(entries), sum(entry.sent for entry in entries), seconds)
 
 
 def _sha256(path: Path) -> str:
