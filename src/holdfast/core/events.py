@@ -136,7 +136,9 @@ class EndpointState(Event):
     """What is known of an endpoint changed. key: the host, with its port for a service.
 
     state: "lost" or "up" of a service that is used; "held": it asked that no request be sent
-    before `until`; "limited": it is given another number of connections.
+    before `until`; "limited": it is given another number of connections. Of a gateway, where the
+    key is the endpoint's id: "healthy", "degraded", "unhealthy", "circuit_open", "cooling" or
+    "disabled"; "key_out": one of its keys rests for long.
     reason: why, from a fixed set.  limit: connections at once, or None.
     until: monotonic time, or None.
     """
@@ -145,6 +147,17 @@ class EndpointState(Event):
     reason: str = ""
     limit: int | None = None
     until: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TierChanged(Event):
+    """The best that a gateway's endpoints have to offer is another now.
+
+    before, tier: "healthy", "degraded", "unhealthy" or "circuit_open", the better first.
+    """
+
+    before: str
+    tier: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -43,6 +43,7 @@ _LEVELS: dict[type[events.Event], int] = {
     events.GaveUp: logging.WARNING,
     events.CircuitOpened: logging.WARNING,
     events.Unclassified: logging.WARNING,
+    events.TierChanged: logging.WARNING,
 }
 
 _TEXTS: dict[type[events.Event], str] = {
@@ -56,6 +57,7 @@ _TEXTS: dict[type[events.Event], str] = {
     events.CircuitHalfOpened: "circuit half-open: {why}",
     events.CircuitClosed: "circuit closed: {why}",
     events.EndpointState: "the endpoint is {state}: {reason}",
+    events.TierChanged: "requests go to {tier} endpoints, before to {before} ones",
     events.Alert: "alert {name}: {text}",
     events.Unclassified: "no table knows the exception type {type}",
     events.MirrorChosen: "turns to address {no}: {how}",
@@ -75,6 +77,7 @@ _SAME = (
     "type",
     "rung",
     "state",
+    "tier",
     "what",
 )
 
