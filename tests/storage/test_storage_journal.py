@@ -248,6 +248,23 @@ def test_an_index_that_has_lost_rows_is_found_by_who_writes(path: str) -> None:
         Journal(path, form)
 
 
+@pytest.mark.parametrize("read_only", [False, True])
+@pytest.mark.parametrize(
+    "change", ["sql = replace(sql, 'REFERENCES t', 'REFERENCES s')", "sql = replace(sql, 'x', 'y')"]
+)
+def test_tables_that_are_not_those_of_the_form_are_found_at_once(
+    path: str, change: str, *, read_only: bool
+) -> None:
+    form = (*FORM, "CREATE TABLE u (x INTEGER REFERENCES t (a))")
+    Journal(path, form).close()
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("PRAGMA writable_schema = ON")
+        db.execute(f"UPDATE sqlite_schema SET {change} WHERE name = 'u'")
+        db.commit()
+    with pytest.raises(JournalBroken, match="tables"):
+        Journal(path, form, read_only=read_only)
+
+
 def test_room_for_commits_is_taken_before_the_disk_is_full(path: str) -> None:
     with closing(Journal(path, FORM)) as journal:
         wal = Path(f"{path}-wal")

@@ -10,10 +10,11 @@ guessing what it meant could mix bytes of two versions.
 
 from __future__ import annotations
 
+import functools
 import os
 import sqlite3
 import threading
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -122,11 +123,13 @@ class Journal:
             if read_only:
                 if version < len(migrations):
                     raise JournalBroken(self.path, "it is empty or of an older form")
+                self._check_tables(migrations)
                 return
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute("PRAGMA synchronous = FULL")
             self._db.execute("PRAGMA foreign_keys = ON")
             self._migrate(migrations, version)
+            self._check_tables(migrations)
             self._reserve()
         except ERRORS as error:
             raise self._translated(error) from None
@@ -136,12 +139,16 @@ class Journal:
         pages = int(self._value("PRAGMA page_count")) * int(self._value("PRAGMA page_size"))
         return "quick_check" if read_only or pages > THOROUGH_BYTES else "integrity_check"
 
+    def _check_tables(self, migrations: Sequence[str]) -> None:
+        # SQLite's own checks look at rows and pages: a letter that changed in the name of a
+        # table is met only by the statement that needs it, in the middle of a run.
+        if _tables(self._db) != _tables_of(tuple(migrations)):
+            raise JournalBroken(self.path, "its tables are not those of a journal")
+
     def _migrate(self, migrations: Sequence[str], version: int) -> None:
         for number, script in enumerate(migrations[version:], version + 1):
             with self.write() as db:
-                for statement in script.split(";"):
-                    if statement.strip():
-                        db.execute(statement)
+                _run(db, script)
                 db.execute(f"PRAGMA user_version = {number}")
                 db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
 
@@ -218,3 +225,23 @@ class Journal:
         if self._lock is not None:
             self._lock.release()
             self._lock = None
+
+
+def _run(db: sqlite3.Connection, script: str) -> None:
+    for statement in script.split(";"):
+        if statement.strip():
+            db.execute(statement)
+
+
+def _tables(db: sqlite3.Connection) -> list[tuple[str, ...]]:
+    """Return what a database says of its tables and indexes, without regard to blanks."""
+    rows = db.execute("SELECT type, name, tbl_name, sql FROM sqlite_schema WHERE sql NOT NULL")
+    return sorted((*map(str, row[:3]), " ".join(str(row[3]).split())) for row in rows)
+
+
+@functools.cache
+def _tables_of(migrations: tuple[str, ...]) -> list[tuple[str, ...]]:
+    with closing(sqlite3.connect(MEMORY)) as db:
+        for script in migrations:
+            _run(db, script)
+        return _tables(db)
