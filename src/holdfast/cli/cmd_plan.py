@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
     if console.json:
         console.event("Plan", {"policy": text, **plan.as_dict()})
         return Exit.DONE
-    _show(console, text, plan)
+    show(console, f"policy: {text}", plan)
     for text in plan.warnings:
         console.note(f"{console.paint('warning:', 'yellow')} {text}")
     return Exit.DONE
@@ -211,9 +211,10 @@ def _value(node: ast.expr) -> Any:  # noqa: ANN401 - an option may be of any typ
 # -- the answer --------------------------------------------------------------------------
 
 
-def _show(console: Console, text: str, plan: Plan) -> None:
+def show(console: Console, title: str, plan: Plan) -> None:
+    """Print a plan for people."""
     line = console.line
-    line(f"policy: {text}")
+    line(title)
     line("")
     line(" attempt   starts at   after a delay of")
     # Jitter lets more attempts fit before a deadline than have a nominal start.

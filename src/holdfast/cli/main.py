@@ -39,6 +39,7 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "demo": Command("holdfast.cli.cmd_demo", "see the difference, offline: flaky servers, here"),
+    "gateway": Command("holdfast.cli.cmd_gateway", "one steady address before flaky endpoints"),
     "get": Command("holdfast.cli.cmd_get", "download files: resumed, verified, whole or absent"),
     "plan": Command("holdfast.cli.cmd_plan", "print the worst case of a policy before it happens"),
 }
@@ -46,6 +47,7 @@ COMMANDS = {
 EXAMPLES = """\
 examples:
   holdfast demo
+  holdfast gateway run -c holdfast.toml
   holdfast get https://example.org/data.nc -o data --sha256 9f86d081...
   holdfast get status -o data
   holdfast plan "Deadline(120), Retry(5)"
@@ -143,14 +145,19 @@ def _load(name: str) -> CommandModule:
     try:
         return cast("CommandModule", import_module(COMMANDS[name].module))
     except ModuleNotFoundError as error:
-        extra = EXTRAS.get((error.name or "").partition(".")[0])
-        if extra is None:
-            raise
-        raise CliError(
-            f"`holdfast {name}` needs the package `{error.name}`, which is not installed",
-            next_step=f"Install it: pip install 'holdfast[{extra}]'",
-            code="HF-6002",
-        ) from None
+        raise missing_extra(name, error) from None
+
+
+def missing_extra(command: str, error: ModuleNotFoundError) -> Exception:
+    """Return what to raise for a module that is not there; the error itself if no extra has it."""
+    extra = EXTRAS.get((error.name or "").partition(".")[0])
+    if extra is None:
+        return error
+    return CliError(
+        f"`holdfast {command}` needs the package `{error.name}`, which is not installed",
+        next_step=f"Install it: pip install 'holdfast[{extra}]'",
+        code="HF-6002",
+    )
 
 
 def _top_parser() -> argparse.ArgumentParser:

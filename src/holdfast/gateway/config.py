@@ -299,6 +299,13 @@ class GatewayConfig:
     max_ejected: float = setting(Number(0, 1), 0.5, "share of endpoints ejected at most")
     breaker: BreakerConfig = setting(Group(BreakerConfig), {}, "see below")
 
+    @property
+    def attempts_max(self) -> int:
+        """How many attempts a request has."""
+        if isinstance(self.attempts, str):
+            return min(8, max(4, len(self.endpoint) + 1))
+        return self.attempts
+
     def __post_init__(self) -> None:
         if not self.endpoint:
             raise ValueError("there is no endpoint: add `[[gateway.NAME.endpoint]]` with a `url`")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from holdfast.gateway.background import Background
 from holdfast.gateway.listeners import Listeners, first_port, inherited
+from holdfast.gateway.lobby import Lobby
 from holdfast.gateway.options import ConfigError, Endpoint, chosen, configured, find_secret
 from holdfast.gateway.reloading import Reloaded, now_usable, take_over
 from holdfast.gateway.stats import shown, snapshot
@@ -74,13 +75,14 @@ class Gateway(Background):
         self.config = configured(name, endpoints, settings) if config is None else config
         self.cluster: Cluster
         self.clients: dict[Client, None] = {}
+        self.lobby = Lobby()
         self.draining = False
         self._path: Path | None = None
         self._listeners = Listeners(self._client)
         self._serial = ""
         self._wheel: Wheel | None = None
         self._over = asyncio.Event()
-        self._hurry = False
+        self._draining = self._hurry = False
 
     @classmethod
     def from_toml(cls, path: str | os.PathLike[str], name: str | None = None) -> Self:
@@ -134,7 +136,8 @@ class Gateway(Background):
             raise RuntimeError("Gateway: it is running already")
         loop = asyncio.get_running_loop()
         self._serial = rng.token(4)
-        self._over, self.draining, self._hurry = asyncio.Event(), False, False
+        self._over = asyncio.Event()
+        self.draining = self._draining = self._hurry = False
         wheel = Wheel(loop)
         self.cluster = self._cluster(self.config, wheel)
         self._listeners = Listeners(self._client, listener_context(self.config))
@@ -150,6 +153,14 @@ class Gateway(Background):
             await self._listeners.use(sock)
         if not sockets:
             await self._listeners.bind(self.config.listen)
+
+    async def listen(self, sock: socket.socket) -> asyncio.AbstractServer:
+        """Listen at one more socket, of which others have a copy."""
+        return await self._listeners.use(sock)
+
+    def leave(self, server: asyncio.AbstractServer) -> None:
+        """Listen there no more; whoever else has that socket goes on."""
+        self._listeners.leave(server)
 
     def _client(self) -> Client:
         return Client(self, self._serial)
@@ -207,12 +218,12 @@ class Gateway(Background):
         seconds: for requests under way; default: `drain_timeout`. What is not over by then is
         cut, and its client told so (a stream by an `error` event). Returns how many that were.
         """
-        if self._wheel is None or self.draining:
+        if self._wheel is None or self._draining:
             await self._over.wait()
             return 0
-        self.draining = True
+        self._draining = True
         began = clock.monotonic()
-        await self._listeners.close()
+        await self.take_nobody_new()
         limit = self.config.drain_timeout if seconds is None else seconds
         await self._until_gone(began + min(limit, LINGER))
         for client in list(self.clients):
@@ -225,6 +236,11 @@ class Gateway(Background):
         await self._until_gone(clock.monotonic() + _FLUSH)
         await self.stop()
         return len(cut)
+
+    async def take_nobody_new(self) -> None:
+        """Begin a drain: say that it is not ready, empty the queue, listen no more."""
+        self.draining = True
+        await self._listeners.close()
 
     def hurry(self) -> None:
         """Let a drain wait no longer: what is not over is cut now."""

@@ -127,8 +127,9 @@ class Listeners:
 
     def leave(self, server: asyncio.AbstractServer) -> None:
         """Listen there no more; whoever else has the socket goes on."""
-        self._servers.remove(server)
-        server.close()
+        if server in self._servers:
+            self._servers.remove(server)
+            server.close()
 
     async def close(self) -> None:
         """Take in who waits in the queues, then close them."""

@@ -10,10 +10,10 @@ built before anything is taken over, so what cannot be used changes nothing.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
     from holdfast.gateway.cluster import Cluster
     from holdfast.gateway.config import GatewayConfig
@@ -97,3 +97,17 @@ def _continue(new: Upstream, old: Upstream) -> None:
     health.breaker.retune(options)
     new.endpoint.credit = old.endpoint.credit
     new.succeed(old)
+
+
+def told_reload(done: Mapping[str, Any]) -> str:
+    """Return what a reload did, for people."""
+    parts = [
+        f"{name}: {', '.join(f'`{one}`' for one in done[name])}"
+        for name in ("kept", "added", "removed")
+        if done[name]
+    ]
+    text = f"the configuration was changed; endpoints {'; '.join(parts)}"
+    if done["restart"]:
+        names = ", ".join(f"`{one}`" for one in done["restart"])
+        text += f"\nsettings that hold from the next start on: {names}"
+    return text

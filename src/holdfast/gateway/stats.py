@@ -204,7 +204,10 @@ def merged(snapshots: Sequence[Snapshot]) -> Snapshot:
 
 
 def shown(snapshots: Sequence[Snapshot]) -> dict[str, Any]:
-    """Return the JSON of `/stats`, of all processes together and of each. One at least."""
+    """Return the JSON of `/stats`, of all processes together and of each. One at least.
+
+    A snapshot whose pid is 0 is of processes that are gone: counted, and not shown.
+    """
     whole = merged(snapshots)
     window, ever = Tally.of(whole["window"]), Tally.of(whole["whole"])
     endpoints = [_shown_endpoint(one) for one in whole["endpoints"]]
@@ -231,7 +234,7 @@ def shown(snapshots: Sequence[Snapshot]) -> dict[str, Any]:
         "failed_endpoints": [
             one["id"] for one in endpoints if one["enabled"] and one["state"] in failing
         ],
-        "workers": len(snapshots),
+        "workers": sum(bool(one["pid"]) for one in snapshots),
         "draining": whole["draining"],
         "budget_tokens": round(whole["tokens"], 3),
         "stale_sockets": whole["stale"],
@@ -239,7 +242,7 @@ def shown(snapshots: Sequence[Snapshot]) -> dict[str, Any]:
         "refused": whole["refusals"],
         "access_log_dropped": whole["lines_dropped"],
         "endpoints": endpoints,
-        "per_worker": [_worker(one) for one in snapshots],
+        "per_worker": [_worker(one) for one in snapshots if one["pid"]],
     }
 
 

@@ -1,0 +1,71 @@
+"""What a configuration needs besides its own words: secrets, certificates, names.
+
+All of it is asked for, so that everything that is missing is told at once.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from holdfast.core.plan import Delay, Plan
+from holdfast.gateway.exchange import BACKOFF, BACKOFF_MOST
+from holdfast.gateway.options import ConfigError, find_secret
+from holdfast.gateway.tls import endpoint_context, listener_context
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from holdfast.core.settings import Problem
+    from holdfast.gateway.config import GatewayConfig
+
+
+def check_usable(config: GatewayConfig) -> None:
+    """Look up every secret and read every certificate. Raises ConfigError with all problems."""
+    problems: list[Problem] = []
+
+    def attempt(work: Callable[[], object]) -> None:
+        try:
+            work()
+        except ConfigError as error:
+            problems.extend(error.problems)
+
+    for reference in (*config.client_tokens, *(key for one in config.endpoint for key in one.keys)):
+        attempt(partial(find_secret, reference))
+    for endpoint in config.endpoint:
+        if endpoint.url.startswith("https:"):
+            attempt(partial(endpoint_context, endpoint))
+    attempt(partial(listener_context, config))
+    if problems:
+        raise ConfigError(list(dict.fromkeys(problems)))
+
+
+CALLS = 1000
+"""How many requests on dead endpoints `dead_backend_factor` looks at, as in every plan."""
+
+
+def plan_of(config: GatewayConfig) -> Plan:
+    """Return the worst case of one request: every endpoint fails at once, whatever is asked."""
+    count = len([one for one in config.endpoint if one.enabled]) or 1
+    attempts = config.attempts_max
+    delays: list[Delay] = []
+    for retry in range(1, attempts):
+        # Another endpoint is asked at once; only when all were asked there is a pause.
+        pause = 0.0
+        if retry % count == 0:
+            pause = min(BACKOFF_MOST, BACKOFF * 2.0 ** (retry // count - 1))
+        delays.append(Delay(pause, pause / 2, pause))
+    times = [0.0]
+    for delay in delays:
+        times.append(times[-1] + delay.nominal)
+    budget = config.retry_reserve / CALLS + config.retry_budget
+    return Plan(
+        attempts_max=attempts,
+        requests_max=attempts,
+        delays=tuple(delays),
+        attempt_times=tuple(times),
+        wait_total=times[-1],
+        seconds_max=config.total_timeout,
+        dead_backend_factor=round(1 + min(attempts - 1, budget), 3),
+        warnings=(),
+    )

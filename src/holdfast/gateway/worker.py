@@ -1,0 +1,140 @@
+"""One worker process: serves at sockets that its parent has opened, and does what it is told.
+
+Started by `workers` as a program of its own, not as a fork: a fork of a process with an event
+loop and threads has their locks and descriptors, and nobody who would ever free them.
+
+When its parent is gone it takes nobody new, ends what is asked, and goes too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+import sys
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from holdfast.gateway.gateway import Gateway
+from holdfast.gateway.link import Broken, Link
+from holdfast.gateway.source import of_table
+from holdfast.runtime.loops import new_loop
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    Message = dict[str, Any]
+
+ORPHANED = 30.0
+"""Seconds for what is asked when the parent has died: nobody can be told to hurry any more."""
+DONE: Message = {"ok": True}
+
+
+class Worker:
+    """What one process is told by its parent, and does."""
+
+    def __init__(self) -> None:
+        self._gateway: Gateway
+        self._slots: list[list[socket.socket]] = []
+        self._adopted: dict[int, list[asyncio.AbstractServer]] = {}
+        self._others: list[Message] = []
+        self._serving: asyncio.Task[None] | None = None
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._link = Link(self._answer)
+        self._does: dict[str, Callable[[Message], Awaitable[Message]]] = {
+            "start": self._start,
+            "reload": self._reload,
+            "quiesce": self._quiesce,
+            "drain": self._drain,
+            "hurry": self._hurry,
+            "stop": self._stop,
+            "snapshot": self._snapshot,
+            "others": self._take_others,
+            "adopt": self._adopt,
+            "leave": self._leave,
+        }
+
+    async def run(self, sock: socket.socket) -> None:
+        """Serve until it is told to end, or the parent is gone."""
+        # The parent is told by its own signals, and tells us. A terminal signals the whole group.
+        for number in (signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self._drain_by_signal)
+        await self._link.open(sock)
+        await self._link.run()
+        if self._serving is None:
+            return
+        await self._gateway.drain(min(ORPHANED, self._gateway.config.drain_timeout))
+        await self._serving
+
+    def _drain_by_signal(self) -> None:
+        if self._serving is not None:
+            task = asyncio.get_running_loop().create_task(self._drain({}))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _answer(self, message: Message) -> Message:
+        does = self._does.get(str(message.get("do")))
+        if does is None or (self._serving is None and does != self._start):
+            raise Broken("that cannot be asked")
+        return await does(message)
+
+    async def _start(self, message: Message) -> Message:
+        self._slots = [
+            [socket.socket(fileno=number) for number in numbers] for numbers in message["slots"]
+        ]
+        name = message["name"]
+        gateway = Gateway(of_table(name, message["table"]), name=name)
+        await gateway.start(self._slots[message["slot"]])
+        gateway.cluster.ledger.others = lambda: self._others
+        self._gateway = gateway
+        self._serving = asyncio.get_running_loop().create_task(gateway.serve())
+        return DONE
+
+    async def _reload(self, message: Message) -> Message:
+        done = self._gateway.reload(of_table(self._gateway.name, message["table"]))
+        return {"ok": True, **asdict(done)}
+
+    async def _quiesce(self, _: Message) -> Message:
+        await self._gateway.take_nobody_new()
+        return DONE
+
+    async def _drain(self, message: Message) -> Message:
+        cut = await self._gateway.drain(message.get("seconds"))
+        return {"ok": True, "cut": cut}
+
+    async def _hurry(self, _: Message) -> Message:
+        self._gateway.hurry()
+        return DONE
+
+    async def _stop(self, _: Message) -> Message:
+        await self._gateway.stop()
+        return DONE
+
+    async def _snapshot(self, _: Message) -> Message:
+        return {"ok": True, "snapshot": self._gateway.snapshot()}
+
+    async def _take_others(self, message: Message) -> Message:
+        self._others = message["snapshots"]
+        return DONE
+
+    async def _adopt(self, message: Message) -> Message:
+        slot = message["slot"]
+        if slot not in self._adopted and not self._gateway.draining:
+            self._adopted[slot] = [await self._gateway.listen(one) for one in self._slots[slot]]
+        return DONE
+
+    async def _leave(self, message: Message) -> Message:
+        for server in self._adopted.pop(message["slot"], ()):
+            self._gateway.leave(server)
+        return DONE
+
+
+def main() -> None:
+    """Be a worker. The one argument is the descriptor on which the parent speaks."""
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        runner.run(Worker().run(socket.socket(fileno=int(sys.argv[1]))))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,372 @@
+"""Several processes on one port: a parent that opens the sockets, starts them and sums them up.
+
+Each worker has a socket of its own at each address (SO_REUSEPORT), so the kernel deals out the
+connections and no two workers wake up for one. The parent keeps a copy of all of them: when a
+worker dies, its queue is not reset, as it would be with the last copy of its socket. A neighbour
+listens there too until the next worker is up, so nobody in that queue waits for it.
+
+The parent serves nobody itself. It must outlive its workers, and nothing it does can fail by what
+a client sends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import holdfast
+from holdfast.core.errors import HoldfastError
+from holdfast.gateway.checking import check_usable
+from holdfast.gateway.control import Refused
+from holdfast.gateway.link import Broken, Link
+from holdfast.gateway.listeners import bind_shared, ignore_newcomers, inherited
+from holdfast.gateway.reloading import Reloaded, now_usable
+from holdfast.gateway.stats import merged, shown
+from holdfast.runtime.clock import clock
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from holdfast.gateway.source import Loaded
+
+START_SECONDS = 60.0
+SHARE_SECONDS = 1.0
+"""Each worker hears so often what the others have counted."""
+FIRST_WAIT, MOST_WAIT = 0.1, 30.0
+"""Seconds before a worker that died is started again: doubled while they die soon."""
+LIVED = 10.0
+"""A worker that lived for so many seconds did not die of its configuration."""
+_LOOK = 0.01
+
+
+@dataclass(eq=False, slots=True)
+class Slot:
+    """The place of one worker. gone: what those before it had counted."""
+
+    number: int
+    sockets: list[socket.socket]
+    process: subprocess.Popen[bytes] | None = None
+    link: Link | None = None
+    serving: bool = False
+    waits: float = FIRST_WAIT
+    snapshot: dict[str, Any] | None = None
+    gone: dict[str, Any] | None = None
+    adopted_by: Slot | None = None
+    first: asyncio.Future[None] = field(
+        default_factory=lambda: asyncio.get_running_loop().create_future()
+    )
+
+
+class Workers:
+    """The workers of one gateway, and what can be done with all of them at once.
+
+    say: takes lines about workers that die.
+    """
+
+    def __init__(self, loaded: Loaded, say: Callable[[str], None]) -> None:
+        self._loaded = loaded
+        self.config = loaded.config
+        wanted = loaded.config.workers
+        self._count = wanted if isinstance(wanted, int) else len(os.sched_getaffinity(0))
+        self._say = say
+        self._slots: list[Slot] = []
+        self._ours = True
+        self._ending = False
+        self._tasks: list[asyncio.Task[None]] = []
+
+    @property
+    def sockets(self) -> list[socket.socket]:
+        """Where the first of them listens."""
+        return self._slots[0].sockets
+
+    @property
+    def pids(self) -> list[int]:
+        """The processes that are there."""
+        return [slot.process.pid for slot in self._slots if slot.process is not None]
+
+    # -- beginning -------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Open the sockets and start all workers; returns when all of them serve.
+
+        Raises CannotListen, ConfigError, or what the first worker that failed says.
+        """
+        check_usable(self.config)
+        shared = inherited()
+        self._ours = not shared
+        sockets = [shared] * self._count if shared else bind_shared(self.config.listen, self._count)
+        self._slots = [Slot(number, found) for number, found in enumerate(sockets)]
+        loop = asyncio.get_running_loop()
+        self._tasks = [loop.create_task(self._tend(slot)) for slot in self._slots]
+        try:
+            await asyncio.gather(*(slot.first for slot in self._slots))
+        except BaseException:
+            await self.stop()
+            for slot in self._slots:
+                if slot.first.done() and not slot.first.cancelled():
+                    slot.first.exception()  # one of them is told; it is rarely another reason
+            raise
+        self._tasks.append(loop.create_task(self._share()))
+
+    async def _tend(self, slot: Slot) -> None:
+        """Keep a worker in a slot, until the end."""
+        while not self._is_over():
+            began = clock.monotonic()
+            try:
+                code = await self._one(slot)
+            except (HoldfastError, OSError) as error:
+                if not slot.first.done():
+                    slot.first.set_exception(error)
+                    return
+                self._say(f"worker {slot.number + 1} does not start: {error}")
+                code = None
+            if self._is_over():
+                return
+            self._bury(slot)
+            if code is not None:
+                self._say(f"worker {slot.number + 1} died ({_how(code)}); it is started again")
+            await self._find_neighbour(slot)
+            slot.waits = FIRST_WAIT if clock.monotonic() - began > LIVED else slot.waits
+            await clock.asleep(slot.waits)
+            slot.waits = min(MOST_WAIT, 2 * slot.waits)
+
+    def _is_over(self) -> bool:
+        return self._ending
+
+    async def _one(self, slot: Slot) -> int:
+        """Start a worker, and return the exit status that it ends with."""
+        here, there = socket.socketpair()
+        try:
+            slot.process = self._spawn(there)
+        except BaseException:
+            here.close()
+            raise
+        finally:
+            there.close()
+        slot.link = link = Link(self._answer)
+        await link.open(here)
+        reading = asyncio.get_running_loop().create_task(link.run())
+        try:
+            await self._begin(slot, link)
+            await reading
+        finally:
+            slot.serving = False
+            link.close()
+            reading.cancel()
+            code = await self._reap(slot)
+        return code
+
+    def _spawn(self, there: socket.socket) -> subprocess.Popen[bytes]:
+        numbers = {sock.fileno() for slot in self._slots for sock in slot.sockets}
+        argv, env = python("holdfast.gateway.worker", str(there.fileno()))
+        return subprocess.Popen(  # noqa: S603 - our own module
+            argv, env=env, stdin=subprocess.DEVNULL, pass_fds=(there.fileno(), *numbers)
+        )
+
+    async def _begin(self, slot: Slot, link: Link) -> None:
+        message = {
+            "do": "start",
+            "name": self._loaded.name,
+            "table": self._loaded.table,
+            "slot": slot.number,
+            "slots": [[sock.fileno() for sock in one.sockets] for one in self._slots],
+        }
+        _checked(await link.ask(message, START_SECONDS))
+        slot.serving = True
+        if slot.adopted_by is not None:
+            neighbour, slot.adopted_by = slot.adopted_by, None
+            await self._ask(neighbour, {"do": "leave", "slot": slot.number})
+        if not slot.first.done():
+            slot.first.set_result(None)
+
+    @staticmethod
+    async def _reap(slot: Slot) -> int:
+        process = slot.process
+        if process is None:
+            return 0
+        due = clock.monotonic() + 5
+        while process.poll() is None:
+            if clock.monotonic() > due:
+                process.kill()
+            await clock.asleep(_LOOK)
+        slot.process = None
+        return process.returncode
+
+    @staticmethod
+    async def _answer(_: dict[str, Any]) -> dict[str, Any]:
+        return {"ok": False}  # workers ask for nothing
+
+    # -- a death ---------------------------------------------------------------------------------
+
+    @staticmethod
+    def _bury(slot: Slot) -> None:
+        """Keep what a dead worker had counted, as far as it was heard."""
+        if slot.snapshot is not None:
+            known = [one for one in (slot.gone, slot.snapshot) if one is not None]
+            slot.gone = _ended(merged(known))
+            slot.snapshot = None
+
+    async def _find_neighbour(self, slot: Slot) -> None:
+        """Let another worker serve who is in the queue, and who comes."""
+        for other in [*self._slots[slot.number + 1 :], *self._slots[: slot.number]]:
+            if other.serving and slot.adopted_by is None:
+                if await self._ask(other, {"do": "adopt", "slot": slot.number}):
+                    slot.adopted_by = other
+            elif other.adopted_by is slot:
+                other.adopted_by = None  # it has died with us, so look for another one
+                await self._find_neighbour(other)
+
+    # -- all at once -----------------------------------------------------------------------------
+
+    async def _ask(
+        self, slot: Slot, message: Mapping[str, Any], seconds: float = 5.0
+    ) -> dict[str, Any] | None:
+        """Return a worker's answer; None if it has none."""
+        if slot.link is None or not slot.serving:
+            return None
+        try:
+            return await slot.link.ask(message, seconds)
+        except Broken:
+            return None
+
+    async def _all(self, message: Mapping[str, Any], seconds: float = 5.0) -> list[dict[str, Any]]:
+        answers = await asyncio.gather(*(self._ask(slot, message, seconds) for slot in self._slots))
+        return [one for one in answers if one is not None]
+
+    async def reload(self, loaded: Loaded) -> Reloaded:
+        """Give all workers another configuration. Raises ConfigError, Refused: nothing changes."""
+        usable, restart = now_usable(loaded.config, self.config)
+        check_usable(usable)
+        table = {name: one for name, one in loaded.table.items() if name not in restart}
+        before = self._loaded.table
+        table |= {name: before[name] for name in restart if name in before}
+        answers = await self._all({"do": "reload", "table": table}, 30.0)
+        for one in answers:
+            _checked(one)
+        self._loaded, self.config = replace(loaded, table=table), usable
+        found = answers[0] if answers else {}
+        kept, added, removed = (tuple(found.get(n, ())) for n in ("kept", "added", "removed"))
+        return Reloaded(kept, added, removed, tuple(restart))
+
+    async def stats(self) -> dict[str, Any]:
+        """Return the sum of what all workers have counted, dead ones included."""
+        await self._gather()
+        return shown(self._snapshots())
+
+    async def _gather(self) -> None:
+        async def of(slot: Slot) -> None:
+            found = await self._ask(slot, {"do": "snapshot"}, 2.0)
+            if found is not None and found.get("ok"):
+                slot.snapshot = found["snapshot"]
+
+        await asyncio.gather(*(of(slot) for slot in self._slots))
+
+    def _snapshots(self, but: Slot | None = None) -> list[dict[str, Any]]:
+        living = [one.snapshot for one in self._slots if one is not but]
+        gone = [one.gone for one in self._slots]
+        return [one for one in (*living, *gone) if one is not None]
+
+    async def _share(self) -> None:
+        """Tell each worker what the others have counted: any of them may be asked by a client."""
+        while True:
+            await clock.asleep(SHARE_SECONDS)
+            await self._gather()
+            for slot in self._slots:
+                if slot.link is not None and slot.serving:
+                    slot.link.tell({"do": "others", "snapshots": self._snapshots(slot)})
+
+    # -- the end ---------------------------------------------------------------------------------
+
+    async def drain(self, seconds: float | None = None) -> int:
+        """End all of them well; return how many requests were cut. See `Gateway.drain`."""
+        self._ending = True
+        limit = self.config.drain_timeout if seconds is None else seconds
+        if self._ours:
+            for sock in self._unique():
+                ignore_newcomers(sock)
+        await self._all({"do": "quiesce"}, 10.0)
+        for sock in self._unique():
+            sock.close()
+        answers = await self._all({"do": "drain", "seconds": limit}, limit + 10)
+        await self.stop()
+        return sum(one.get("cut", 0) for one in answers)
+
+    def hurry(self) -> None:
+        """Let a drain wait no longer."""
+        for slot in self._slots:
+            if slot.link is not None:
+                slot.link.tell({"do": "hurry"})
+
+    async def stop(self) -> None:
+        """End all of them at once."""
+        self._ending = True
+        await self._all({"do": "stop"}, 2.0)
+        for slot in self._slots:
+            if slot.link is not None:
+                slot.link.close()  # whoever has not ended sees that nobody is there
+            if not slot.serving and slot.process is not None:
+                slot.process.kill()  # it has not begun, and hears nothing yet
+        if self._tasks:
+            await asyncio.wait(self._tasks[: len(self._slots)], timeout=10)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks.clear()
+        for sock in self._unique():
+            sock.close()
+
+    def _unique(self) -> set[socket.socket]:
+        return {sock for slot in self._slots for sock in slot.sockets}
+
+
+def _checked(answer: dict[str, Any]) -> dict[str, Any]:
+    if not answer.get("ok"):
+        raise Refused(answer)
+    return answer
+
+
+def _how(code: int) -> str:
+    if code >= 0:
+        return f"exit status {code}"
+    with suppress(ValueError):
+        return signal.Signals(-code).name
+    return f"signal {-code}"
+
+
+def _ended(snapshot: dict[str, Any]) -> dict[str, Any]:
+    """Return what a process that is gone has counted, without what it had in hand."""
+    calm = {
+        "inflight": 0,
+        "state": "healthy",
+        "tier": "healthy",
+        "cooling_until": None,
+        "ewma_ms": None,
+        "keys": [],
+    }
+    endpoints = [
+        {**one, **calm, "connections": {**one["connections"], "open": 0, "idle": 0}}
+        for one in snapshot["endpoints"]
+    ]
+    idle = {"inflight": 0, "streams": 0, "waiting": 0, "tokens": 0.0, "tier": "healthy"}
+    return {**snapshot, **idle, "endpoints": endpoints, "pid": 0, "draining": False}
+
+
+def python(module: str, *words: str) -> tuple[list[str], dict[str, str]]:
+    """Return what starts one of our modules as a program of its own, and its environment.
+
+    The directory that we happen to be in is no place to import from (`-P`), unless this very
+    package was found there.
+    """
+    env = dict(os.environ)
+    root = str(Path(holdfast.__file__).resolve().parents[1])
+    if root not in {str(Path(one).resolve()) for one in sys.path[1:] if one}:
+        env["PYTHONPATH"] = os.pathsep.join([root, *filter(None, [env.get("PYTHONPATH")])])
+    return [sys.executable, "-P", "-m", module, *words], env
