@@ -43,6 +43,43 @@ def degrade(one: Endpoint, now: float = 0.0) -> None:
     assert one.health.tier(now) is Tier.DEGRADED
 
 
+# -- the usual case --------------------------------------------------------------------------
+
+
+def test_one_that_has_answered_nothing_yet_is_not_sent_all_there_is():
+    balancer = cluster(3)
+    silent = balancer.endpoints[0]
+    rng = SeededRandom(1)
+    under_way = [picked(balancer, n / 1000, rng.draw()) for n in range(16)]
+    for n in range(2000):  # sixteen clients, one request after the other; one endpoint is silent
+        now = n / 1000
+        answered = next(one for one in under_way if one.endpoint is not silent)
+        under_way.remove(answered)
+        settle(answered, Result.OK, now, 0.005)
+        under_way.append(picked(balancer, now, rng.draw()))
+    assert sum(one.endpoint is silent for one in under_way) <= 8
+
+
+def test_requests_to_an_endpoint_with_which_nothing_is_wrong_are_counted_each():
+    balancer = cluster(2)
+    picks = [picked(balancer, 0.0, u / 10) for u in range(10)]
+    assert sum(one.health.in_flight for one in balancer.endpoints) == 10
+    for pick in picks:
+        settle(pick, Result.OK, 0.1)
+    assert [one.health.in_flight for one in balancer.endpoints] == [0, 0]
+
+
+def test_a_pick_of_before_the_breaker_opened_says_nothing_of_after():
+    balancer = cluster(2)
+    before = [picked(balancer, 0.0, 0.0) for _ in range(3)]
+    one = before[0].endpoint
+    break_down(one)
+    gen = one.health.breaker.gen
+    settle(before[0], Result.OK, 0.1)
+    assert (one.health.breaker.state, one.health.breaker.gen) == (State.OPEN, gen)
+    assert one.plain.permit.gen == gen
+
+
 # -- tiers -----------------------------------------------------------------------------------
 
 

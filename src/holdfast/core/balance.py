@@ -20,12 +20,11 @@ import statistics
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from holdfast.core.breaker import Permit
 from holdfast.core.health import Health, Key, Tier, median_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
-
-    from holdfast.core.breaker import Permit
 
 Method = Literal["p2c", "weighted", "round_robin", "random", "least_inflight"]
 METHODS: tuple[Method, ...] = ("p2c", "weighted", "round_robin", "random", "least_inflight")
@@ -70,13 +69,15 @@ class Endpoint:
     max_in_flight: float = math.inf
     enabled: bool = True
     credit: float = 0.0  # of the smooth weighted round-robin
+    _plain: Pick | None = None
 
     @property
-    def score(self) -> float:
-        """What one more request would wait here, roughly: less is better."""
-        health = self.health
-        mean = max(health.mean.value or 0.0, _LEAST_MEAN)
-        return (health.in_flight + 1) * mean / self.weight
+    def plain(self) -> Pick:
+        """What is picked while nothing is wrong with it; the same for all requests."""
+        pick, gen = self._plain, self.health.breaker.gen
+        if pick is None or pick.permit.gen != gen:
+            self._plain = pick = Pick(self, self.health.keys[0], Permit(gen), Tier.HEALTHY)
+        return pick
 
 
 class Pick(NamedTuple):
@@ -134,12 +135,11 @@ class Balancer:
         repeatable: it may be sent twice, so it may go to an endpoint that has to prove itself.
         limit: seconds that the attempt may take.  patience: seconds that it could wait.
         """
+        picked = None if tried else self.pick_plain(now, u)
+        if picked is not None:
+            return picked
         if now >= self._look_at:
             self._look(now)
-        if self._plain is not None and not tried:
-            picked = self._at_once(self._plain, now, u, limit)
-            if picked is not None:
-                return picked
         enabled = [one for one in self.endpoints if one.enabled]
         if not enabled:
             return Nobody.DISABLED
@@ -156,22 +156,23 @@ class Balancer:
             picked = picked or self._of(by_tier[tier], tier, now, u, limit)
         return picked or self._otherwise(left, by_tier[Tier.CIRCUIT_OPEN], now, patience)
 
-    @staticmethod
-    def _at_once(plain: list[Endpoint], now: float, u: float, limit: float) -> Pick | None:
+    def pick_plain(self, now: float, u: float) -> Pick | None:
         """Choose among endpoints of which none had anything to prove at the last look.
 
         Most requests find nothing else. The one that is chosen must be calm still; whatever has
-        happened to it sends the request through the full choice.
+        happened to it sends the request through the full choice. Its breaker is closed then, so
+        there is nothing to ask it, and all its requests may have one permit.
         """
-        chosen = _p2c(plain, u)
+        if now >= self._look_at:
+            self._look(now)
+        if self._plain is None:
+            return None
+        chosen = _p2c(self._plain, u)
         health = chosen.health
         if not (health.calm and chosen.enabled and health.in_flight < chosen.max_in_flight):
             return None
-        permit = health.begin(now, limit, u)
-        key = health.keys[0]
-        if isinstance(permit, float | int):
-            return None
-        return Pick(chosen, key, permit, Tier.HEALTHY)
+        health.in_flight += 1
+        return chosen.plain
 
     def _trial(
         self, by_tier: dict[Tier, list[Endpoint]], now: float, u: float, limit: float
@@ -294,7 +295,7 @@ def _soonest(left: list[Endpoint], now: float) -> Wait | None:
 
 
 def _p2c(group: list[Endpoint], u: float) -> Endpoint:
-    """Of two at random the better one.
+    """Of two at random the one where one more request would wait less, for its weight.
 
     Source: M. Mitzenmacher, "The Power of Two Choices in Randomized Load Balancing" (2001).
     """
@@ -304,7 +305,18 @@ def _p2c(group: list[Endpoint], u: float) -> Endpoint:
     pair = min(int(u * n * (n - 1)), n * (n - 1) - 1)  # one draw gives both
     first, second = pair // (n - 1), pair % (n - 1)
     one, other = group[first], group[second + (second >= first)]
-    return one if one.score <= other.score else other
+    a, b = one.health, other.health
+    # One that has requests and has answered none yet is taken to be as fast as the other, or it
+    # would be sent all there is for as long as it says nothing.
+    fast, its = a.mean.value, b.mean.value
+    if fast is None:
+        fast = its if a.in_flight else _LEAST_MEAN
+    if its is None:
+        its = fast if b.in_flight else _LEAST_MEAN
+    fast = _LEAST_MEAN if fast is None or fast < _LEAST_MEAN else fast
+    its = _LEAST_MEAN if its is None or its < _LEAST_MEAN else its
+    fair = (a.in_flight + 1) * fast * other.weight <= (b.in_flight + 1) * its * one.weight
+    return one if fair else other
 
 
 def _weighted(group: list[Endpoint], _: float) -> Endpoint:
