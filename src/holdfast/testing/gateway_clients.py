@@ -76,6 +76,9 @@ class Line(asyncio.Protocol):
             self.transport.abort()
 
     def _read(self) -> bool:
+        if not self.waiting and self.closing:
+            self._in.clear()  # a 408 has a body, also if a HEAD was to come
+            return False
         if not self.waiting:
             raise BadReply(f"bytes that nobody asked for: {bytes(self._in[:60])!r}")
         if self._reply is None and not self._read_head():
@@ -238,7 +241,7 @@ class Caller:
         outcomes = []
         previous: Reply | None = None
         for asked, future in zip(batch, futures, strict=True):
-            begun = self.sim.clock.monotonic() if previous is None else previous.end_at
+            begun = line.asked_at if previous is None else max(line.asked_at, previous.end_at)
             self.world.ledger.started(asked.number, HANGS)
             reply = await self._wait(future, line)
             outcome = self._judge(asked, reply, line, begun, slept)
