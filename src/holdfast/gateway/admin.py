@@ -51,6 +51,11 @@ class Pages:
         both = (self._prefix, ALIAS)
         return b"/__" if all(one.startswith(b"/__") for one in both) else both
 
+    def covers(self, head: RequestHead) -> bool:
+        """Say whether a request is for a page, or for what could be one."""
+        path = head.target.partition(b"?")[0]
+        return any(path == one or path.startswith(one + b"/") for one in (self._prefix, ALIAS))
+
     def answer(self, head: RequestHead, client: Client) -> bytes | None:
         """Return the answer to a request for a page; None if it is for an endpoint."""
         path = head.target.partition(b"?")[0]

@@ -11,6 +11,7 @@ from holdfast.core.breaker import Result
 from holdfast.core.health import Health
 from holdfast.core.line import Line
 from holdfast.core.window import Durations
+from holdfast.gateway.access_log import continued, log_of
 from holdfast.gateway.admin import Pages
 from holdfast.gateway.counting import SUFFIX as _COUNTED
 from holdfast.gateway.counting import Counting, counted
@@ -18,7 +19,9 @@ from holdfast.gateway.ledger import Ledger, outcome_of
 from holdfast.gateway.names import Names
 from holdfast.gateway.probes import Probes
 from holdfast.gateway.tokens import Tokens
+from holdfast.gateway.upload import Room
 from holdfast.gateway.upstream import Upstream
+from holdfast.gateway.watching import Watch
 from holdfast.runtime.clock import clock
 from holdfast.runtime.random import rng
 from holdfast.runtime.wheel import Due
@@ -61,6 +64,7 @@ class Cluster:
         self.via = via.encode() if config.via else b""
         self.line: Line[Exchange] = Line(config.queue, _look_again)
         self._cool = _Cool(self)
+        self.room = Room(config.replay_total)
         self._firsts = {False: Durations(256), True: Durations(256)}
         self._tokens = config.retry_reserve
         has_keys = any(one.keys for one in config.endpoint)
@@ -85,10 +89,10 @@ class Cluster:
         self._pages = Pages(self, self.tokens)
         self._prefixes = self._pages.prefixes
         self.ledger = Ledger()
+        self.ledger.log = log_of(config, loop, self.ledger)
         self.ledger.know(one.id for one in self.balancer.endpoints)
-        count = len(config.endpoint)
-        auto = min(8, max(4, count + 1))
-        self.attempts = auto if isinstance(config.attempts, str) else config.attempts
+        self.watch = Watch(self)
+        self.attempts = config.attempts_max
 
     def _endpoint(self, one: EndpointConfig, number: int) -> Endpoint:
         host = one.url.partition("://")[2].partition("/")[0]
@@ -189,6 +193,10 @@ class Cluster:
         """How many retries are left."""
         return self._tokens
 
+    def is_page(self, head: RequestHead) -> bool:
+        """Say whether a request is for one of our own pages, which have rules of their own."""
+        return head.target.startswith(self._prefixes) and self._pages.covers(head)
+
     def local(self, head: RequestHead, body: bytes, client: Client) -> bytes | None:
         """Return the answer to what is answered here: our pages, and counts of tokens.
 
@@ -227,6 +235,8 @@ class Cluster:
         )
         if result is Result.FAILED:
             self._probes.look(health)
+        if self.watch.is_busy or not health.calm:
+            self.watch.look(pick.endpoint, now)
 
     def answered_first(self, seconds: float, *, stream: bool) -> None:
         """Learn how long a first byte takes."""
@@ -290,14 +300,18 @@ class Cluster:
     def succeed(self, before: Cluster) -> None:
         """Go on with what another configuration of the same gateway has counted and learned."""
         self.counting.succeed(before.counting, self.balancer.endpoints)
-        self.ledger = before.ledger
+        log, self.ledger = self.ledger.log, before.ledger
+        self.ledger.log = continued(before.ledger.log, log, self.ledger)
         self.ledger.know(one.id for one in self.balancer.endpoints)
         self.line, self._cool = before.line, before._cool
         self._cool.cluster = self
+        self.room = before.room
+        self.room.most = self.config.replay_total
         self._firsts = before._firsts
         self._tokens = min(before._tokens, self.config.retry_reserve)
         self.balancer.median = before.balancer.median
         self._probes.succeed(before._probes)
+        self.watch.succeed(before.watch)
 
     def close(self) -> None:
         """End all connections."""
@@ -305,6 +319,8 @@ class Cluster:
         for upstream in self._upstreams.values():
             upstream.close()
         self._names.close()
+        if self.ledger.log is not None:
+            self.ledger.log.close()
 
 
 class _Cool(Due):

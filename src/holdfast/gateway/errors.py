@@ -61,6 +61,12 @@ REQUEST_ID = ("request-id", "x-request-id")
 """Where the SDKs of Anthropic and of OpenAI look for it."""
 BY_STATUS = {400: "HF-3001", 414: "HF-3002", 431: "HF-3003", 413: "HF-3004", 505: "HF-3008"}
 """Codes of what the parser of requests refuses, by the status that it asks for."""
+FIELDS = {
+    "HF-3006": ("Allow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS",),
+    "HF-3009": ('WWW-Authenticate: Bearer realm="holdfast"',),
+    "HF-3103": ("Retry-After: 1",),
+}
+"""What the answer to a request that goes nowhere says beside its error."""
 
 
 @dataclass(frozen=True, slots=True)

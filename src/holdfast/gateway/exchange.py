@@ -18,6 +18,7 @@ from holdfast.core.classify import classify
 from holdfast.core.verdict import Sent
 from holdfast.gateway import errors, sse
 from holdfast.gateway.answering import Passage, keeps_framing
+from holdfast.gateway.counting import UNABLE, counted
 from holdfast.gateway.headers import request_head
 from holdfast.gateway.ledger import CANCELLED, CUT, REFUSED, UPSTREAM_ERROR, outcome_of
 from holdfast.gateway.refusals import (
@@ -42,8 +43,10 @@ from holdfast.gateway.states import (
     OVER,
     PASSING,
     SEND,
+    SENDING,
     SENT,
     TRANSITIONS,
+    UPLOAD,
     WAIT,
     WAITING,
     WOKEN,
@@ -59,6 +62,7 @@ if TYPE_CHECKING:
     from holdfast.core.health import Tier
     from holdfast.gateway.client import Client
     from holdfast.gateway.cluster import Cluster
+    from holdfast.gateway.upload import Upload
     from holdfast.gateway.upstream import Connection, Dial, Upstream
     from holdfast.wire.requests import RequestHead
     from holdfast.wire.responses import ResponseHead
@@ -81,7 +85,10 @@ _PASSES_LAST = frozenset({"HF-3101", "HF-3102", "HF-3104", "HF-3105", "HF-3106"}
 
 
 class Exchange(Due):
-    """One request and its answer. Made by the client's connection, which calls `begin`."""
+    """One request and its answer. Made by the client's connection, which calls `begin`.
+
+    body: all of it; or upload: a large one, which is still coming.
+    """
 
     __slots__ = (
         "_body",
@@ -106,6 +113,7 @@ class Exchange(Due):
         "_throttled",
         "_throttles",
         "_tried",
+        "_upload",
         "_upstream",
         "_waits",
         "attempts",
@@ -120,8 +128,16 @@ class Exchange(Due):
         "told",
     )
 
-    def __init__(self, cluster: Cluster, client: Client, head: RequestHead, body: bytes) -> None:
+    def __init__(
+        self,
+        cluster: Cluster,
+        client: Client,
+        head: RequestHead,
+        body: bytes,
+        upload: Upload | None = None,
+    ) -> None:
         super().__init__()
+        self._upload = upload
         self._cluster = cluster
         self._client = client
         self._head = head
@@ -152,9 +168,29 @@ class Exchange(Due):
         return self._head
 
     @property
+    def is_given(self) -> bool:
+        """Whether something of an answer was given to the client."""
+        return self.state is PASSING
+
+    @property
     def endpoint_id(self) -> str:
         """The endpoint that is asked, or was asked last."""
         return self._pick.endpoint.id if self._pick is not None else ""
+
+    @property
+    def client(self) -> Client:
+        """Who asks."""
+        return self._client
+
+    @property
+    def size(self) -> int:
+        """Bytes of the request's body, as far as it has come."""
+        return len(self._body) if self._upload is None else self._upload.size
+
+    @property
+    def sent_at(self) -> float:
+        """When the latest attempt began, monotonic."""
+        return self._sent_at
 
     @property
     def tier(self) -> Tier | None:
@@ -163,9 +199,15 @@ class Exchange(Due):
 
     def pause(self, *, paused: bool) -> None:
         """Let the endpoint wait while the client takes less than comes."""
-        if self._connection is not None:
-            transport = self._connection.transport
-            (transport.pause_reading if paused else transport.resume_reading)()
+        if self._connection is None or self.state is not PASSING:
+            return
+        transport = self._connection.transport
+        if paused:
+            transport.pause_reading()
+            self._limit(math.inf)  # its silence is our wish
+        else:
+            transport.resume_reading()
+            self._limit(clock.monotonic() + self._idle_timeout)
 
     # -- choosing --------------------------------------------------------------------------------
 
@@ -173,10 +215,14 @@ class Exchange(Due):
         """Start. now: monotonic."""
         cluster, head = self._cluster, self._head
         self.began = now
+        if self._upload is not None:
+            self._upload.exchange = self
         self.profile = cluster.profile_of(head.target)
         self._stream = self.profile != "generic" and _STREAM.search(self._body) is not None
         self._repeatable = cluster.is_repeatable(head)
         self._deadline = now + cluster.total(head)
+        if cluster.counting.is_known:
+            self._tried += cluster.counting.unable(head, cluster.balancer.endpoints, now)
         if cluster.line.calm or cluster.line.admits(self):
             self._choose(now)
         else:
@@ -297,7 +343,8 @@ class Exchange(Due):
             connection.close()
             return
         self.connecting = None
-        self.state = TRANSITIONS[self.state, SEND]
+        upload = self._upload
+        self.state = TRANSITIONS[self.state, SEND if upload is None else UPLOAD]
         self._connection = connection
         head = self._head
         connection.begin(self, Answer(head.method, raw=self._is_raw))
@@ -305,13 +352,26 @@ class Exchange(Due):
             head,
             upstream.routes[pick.key.number],
             self._client.identity,
-            length=len(self._body),
+            length=len(self._body) if upload is None else upload.length,
             via=self._cluster.via,
             identity=self._stream,
         )
         connection.transport.write(data + self._body if self._body else data)
         self._sent_at = now
-        self._limit(now + self._cluster.first_look(upstream))
+        if upload is None:
+            self._limit(now + self._cluster.first_look(upstream))
+        else:
+            self._limit(now + self._idle_timeout)
+            connection.upload = upload
+            upload.begin(connection.transport)
+
+    def uploaded(self) -> None:
+        """Take note that all of a large body was written."""
+        upstream = self._upstream
+        if self.state is SENDING and upstream is not None:
+            self.state = TRANSITIONS[self.state, SEND]
+            self._sent_at = now = clock.monotonic()
+            self._limit(now + self._cluster.first_look(upstream))
 
     def _is_raw(self, head: ResponseHead) -> bool:
         return keeps_framing(self._head, head)
@@ -332,7 +392,7 @@ class Exchange(Due):
                 self._whole(passage)
         else:
             self._hold(passage, out, now, whole=answer.done)
-        if self.state is PASSING:
+        if self.state is PASSING and not self._client.paused:
             self._limit(now + self._idle_timeout)
         self._client.flush()
 
@@ -370,7 +430,8 @@ class Exchange(Due):
     def _held_enough(self, passage: Passage) -> None:
         """Pass on what cannot be held any longer; a refusal, only if nobody else can be asked."""
         refusal = self._refusal_of(passage, frozenset())
-        if refusal is not None and (self._repeatable or refusal.safe) and self._has_attempts:
+        may = self._is_intact and self._has_attempts
+        if refusal is not None and (self._repeatable or refusal.safe) and may:
             self._refused(passage, refusal, whole=False)
         else:
             self._commit(passage)
@@ -410,6 +471,8 @@ class Exchange(Due):
                 return
             self._settle(Result.OK)
             self._cluster.answered(self)
+            if status in UNABLE and self._counted_here(status):
+                return
             passage.commit(whole=True, added=self._cluster.added(self))
         elif passage.has_ended:
             self._settle(Result.OK)
@@ -419,6 +482,17 @@ class Exchange(Due):
         passage.end()
         self.status = status
         self._over(outcome_of(status))
+
+    def _counted_here(self, status: int) -> bool:
+        """Give a count of tokens of ours, if that was asked for and the endpoint has none."""
+        cluster, now = self._cluster, clock.monotonic()
+        if not cluster.counting.learned(self._head, self.endpoint_id, status, now):
+            return False
+        answer = counted(self._head, self._body, self._client, cluster.added(self))
+        self._client.write(answer)
+        self.status = int(answer[9:12])
+        self._over(outcome_of(self.status))
+        return True
 
     def _commit(self, passage: Passage) -> None:
         """Pass on what was held: from here on there is no way back."""
@@ -433,6 +507,8 @@ class Exchange(Due):
             self._deadline = now + whole if whole else math.inf
         cluster.answered(self)
         passage.commit(whole=False, added=cluster.added(self))
+        if self._client.paused:
+            self.pause(paused=True)
 
     # -- refusals, failures ----------------------------------------------------------------------
 
@@ -490,22 +566,26 @@ class Exchange(Due):
         if error is None and answer.end() and self._passage is not None:
             self._whole(self._passage)
             return
-        if not answer.started and connection.uses > 1 and not self._stale:
+        if not answer.started and connection.uses > 1:
             self._stale_socket(connection)
             return
         reason = "cut" if error is None else classify(error, connecting=False).reason
         self._fail_answer(reason)
 
     def _stale_socket(self, connection: Connection) -> None:
-        """Try once more on a fresh connection: the kept one was dead, which is nobody's fault."""
+        """Try once more on a fresh connection: the kept one was dead, which is nobody's fault.
+
+        Who waits in line for a connection may get one that is dead as well: then it goes on
+        with the next attempt, and still nobody is to blame.
+        """
         upstream = self._upstream
-        self._stale = True
+        again, self._stale = not self._stale, True
         self._connection = None
         if upstream is None:
             return
         upstream.lifetime.died(connection.rested, clock.monotonic())
         self._cluster.ledger.stale += 1
-        if not self._repeatable:
+        if not (self._repeatable and again):
             self._failed("stale", Sent.MAYBE, clock.monotonic(), neutral=True)
             return
         # Nobody is to blame, but the dead connection may have brought the request there.
@@ -542,13 +622,23 @@ class Exchange(Due):
         pick = self._pick
         if pick is not None and not here and pick.endpoint not in self._tried:
             self._tried.append(pick.endpoint)
-        if not (self._repeatable or safe):
-            self._give_up("HF-3106")
+        malformed = bool(self.told) and self.told[-1].verdict.startswith("malformed")
+        if not (self._repeatable or safe) or not self._is_intact:
+            self._give_up("HF-3105" if malformed else "HF-3106")
         elif not self._has_attempts or not self._cluster.may_retry(self._tried, now):
-            malformed = bool(self.told) and self.told[-1].verdict.startswith("malformed")
             self._give_up("HF-3105" if malformed else "HF-3101")
         else:
             self._choose(now)
+
+    @property
+    def _is_stalled(self) -> bool:
+        """Whether the endpoint takes nothing of a large body."""
+        return self._upload is not None and self._upload.stalled
+
+    @property
+    def _is_intact(self) -> bool:
+        """Whether all of the body is there to be sent, again or for the first time."""
+        return self._upload is None or self._upload.intact
 
     @property
     def _has_attempts(self) -> bool:
@@ -624,14 +714,22 @@ class Exchange(Due):
         connection, self._connection = self._connection, None
         if connection is None:
             return
-        answer = connection.answer
-        if answer is not None and answer.done and answer.head is not None and answer.head.persists:
+        answer, upload = connection.answer, self._upload
+        # An answer may come before the request has gone out: then no other can follow it there.
+        is_sent = not connection.transport.get_write_buffer_size()
+        if upload is not None:
+            is_sent, connection.upload = is_sent and upload.done, None
+            upload.stop()
+        head = answer.head if answer is not None and answer.done else None
+        if head is not None and head.persists and is_sent:
             connection.pool.give(connection)
         else:
             connection.close()
 
     def _drop_connection(self) -> None:
         connection, self._connection = self._connection, None
+        if self._upload is not None:
+            self._upload.stop()
         if connection is not None:
             connection.close()
         if self.connecting is not None:
@@ -642,6 +740,8 @@ class Exchange(Due):
         self.state = TRANSITIONS[self.state, END]
         self._limit(math.inf)
         self._release()
+        if self._upload is not None:
+            self._upload.close()
         self._cluster.ledger.finished(self, outcome, clock.monotonic())
         self._cluster.ended(self)
         self._client.answered(close=close, abort=abort)
@@ -669,6 +769,8 @@ class Exchange(Due):
         self.state = TRANSITIONS[self.state, END]
         self._limit(math.inf)
         self._drop_connection()
+        if self._upload is not None:
+            self._upload.close()
         self._cluster.ledger.finished(self, CANCELLED, clock.monotonic())
         self._cluster.ended(self)
 
@@ -692,6 +794,8 @@ class Exchange(Due):
             self._not_in_time(now)
         elif state is SENT:
             self._look_at_clock(now)
+        elif state is SENDING and not self._is_stalled:
+            self._limit(now + self._idle_timeout)
         elif state is ANSWERING and self._passage is not None and not self._passage.watched:
             self._held_too_long(self._passage, now)
         else:

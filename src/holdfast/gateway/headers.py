@@ -146,6 +146,25 @@ def _via(head: RequestHead | ResponseHead, own: bytes) -> bytes:
     return b", ".join([*seen, b"1.%d %b" % (head.minor, own)])
 
 
+def told_of(head: RequestHead, address: str, client: Client, *, secure: bool) -> Client:
+    """Return a client of which endpoints are told the address, as proxies tell it.
+
+    What a trusted one says of those behind it stays, and its own address is added to that.
+    Source: RFC 7239, and the fields that were custom before it.
+    """
+    lines = [f"X-Forwarded-For: {address}"]
+    if not client.trusted:
+        proto = "https" if secure else "http"
+        host = head.host.decode("latin-1")
+        node = f'"[{address}]"' if ":" in address else address
+        lines += [f"X-Forwarded-Proto: {proto}"]
+        if host:
+            lines += [f"X-Forwarded-Host: {host}"]
+        lines += [f"Forwarded: for={node};proto={proto}" + (f';host="{host}"' if host else "")]
+    told = "".join(f"{line}\r\n" for line in lines).encode("latin-1")
+    return Client(trusted=client.trusted, told=told)
+
+
 def is_loop(head: RequestHead, own: bytes) -> bool:
     """Whether a request has been through this gateway before. own: our token in Via."""
     return any(name.lower() == b"via" and own in value for name, value in head.fields)
