@@ -50,22 +50,31 @@ class Counting:
             return False
         return head.target.partition(b"?")[0].endswith(SUFFIX)
 
+    @property
+    def is_known(self) -> bool:
+        """Whether there is an endpoint that cannot count."""
+        return bool(self._until)
+
     def is_ours(self, endpoints: Iterable[Endpoint], now: float) -> bool:
         """Say whether nobody is asked: by configuration, or as nobody can."""
         if self._mode == "local":
             return True
-        enabled = [one for one in endpoints if one.enabled]
-        return bool(enabled) and len(self.unable(enabled, now)) == len(enabled)
+        return bool(self._until) and all(
+            self._is_unable(one, now) for one in endpoints if one.enabled
+        )
 
-    def unable(self, endpoints: Iterable[Endpoint], now: float) -> list[Endpoint]:
-        """Return those of the endpoints that cannot count."""
-        if not self._until:
-            return []
-        return [one for one in endpoints if self._until.get(one.id, now) > now]
+    def unable(
+        self, head: RequestHead, endpoints: Iterable[Endpoint], now: float
+    ) -> list[Endpoint]:
+        """Return those that are not asked, as they cannot count; none for another request."""
+        return [one for one in endpoints if self._is_unable(one, now)] if self.asks(head) else []
 
-    def learned(self, endpoint: str, status: int, now: float) -> bool:
-        """Take note of an answer to such a request; True if the endpoint cannot count."""
-        if status not in UNABLE:
+    def _is_unable(self, endpoint: Endpoint, now: float) -> bool:
+        return self._until.get(endpoint.id, now) > now
+
+    def learned(self, head: RequestHead, endpoint: str, status: int, now: float) -> bool:
+        """Take note of an answer; True if it says that the endpoint cannot count."""
+        if status not in UNABLE or not self.asks(head):
             return False
         self._until[endpoint] = now + UNABLE_SECONDS
         return True

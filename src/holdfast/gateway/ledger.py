@@ -87,6 +87,9 @@ class Log(Protocol):
     def take(self, exchange: Exchange, outcome: str, now: float) -> None:
         """Write one, later."""
 
+    def close(self) -> None:
+        """Write what is left."""
+
 
 class Ledger:
     """The numbers of one gateway in one process. For the loop's thread.

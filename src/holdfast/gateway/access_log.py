@@ -1,0 +1,276 @@
+"""The access log: one JSON object per line and request, written beside the loop.
+
+A finished request leaves a few values in a buffer. Once a second they are made into lines, and
+written, by a thread: a disk that is slow, or full, costs the log its lines and the requests
+nothing. The buffer is bounded; what does not fit, or cannot be written, is dropped, counted and
+said once, as an `Alert` that clears when lines are written again.
+
+What may be secret is not there to begin with: no query, no header, no body; the path is redacted
+all the same.
+"""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from holdfast.core.events import Alert
+from holdfast.gateway.ledger import CANCELLED, OK
+from holdfast.runtime.append import Appender
+from holdfast.runtime.clock import clock
+from holdfast.runtime.hub import hub
+from holdfast.runtime.random import rng
+from holdfast.telemetry.redact import visible
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Sequence
+    from concurrent.futures import Future
+
+    from holdfast.core.health import Tier
+    from holdfast.gateway.config import GatewayConfig
+    from holdfast.gateway.errors import Tried
+    from holdfast.gateway.exchange import Exchange
+    from holdfast.gateway.ledger import Ledger, Log
+    from holdfast.runtime.clock import Timer
+    from holdfast.wire.requests import RequestHead
+
+FLUSH_SECONDS = 1.0
+MAX_LINES = 20_000
+"""Requests whose lines wait at most."""
+MAX_PATH = 1024
+"""Characters of a path; the rest is cut."""
+CLOSE_SECONDS = 2.0
+"""How long the end waits for the last lines."""
+
+
+class Entry(NamedTuple):
+    """One finished request. wall: seconds since the epoch.  The other times are seconds."""
+
+    wall: float
+    id: str
+    client: str
+    method: bytes
+    target: bytes
+    status: int
+    bytes_in: int
+    bytes_out: int
+    seconds: float
+    first_byte: float
+    endpoint: str
+    attempts: Sequence[Tried]
+    last: tuple[str, float] | None
+    outcome: str
+    tier: Tier | None
+
+
+class AccessLog:
+    """Writes the requests of one process. For the loop's thread.
+
+    where: `stderr`, or a path.  sample: share of requests that are written.
+    ledger: where lines that are lost are counted.
+    """
+
+    def __init__(
+        self, where: str, loop: asyncio.AbstractEventLoop, ledger: Ledger, *, sample: float = 1.0
+    ) -> None:
+        self.where = where
+        self.sample = sample
+        self._loop = loop
+        self.ledger = ledger
+        self._file = Appender(where, descriptor=2 if where == "stderr" else None)
+        self._thread = ThreadPoolExecutor(1, "holdfast-log")
+        self._waiting: list[Entry] = []
+        self._timer: Timer | None = None
+        self._writing: Future[tuple[int, str]] | None = None
+        self._failing = False
+
+    # -- on the loop -----------------------------------------------------------------------------
+
+    def take(self, exchange: Exchange, outcome: str, now: float) -> None:
+        """Remember a finished request. now: monotonic."""
+        if self.sample < 1 and rng.draw() >= self.sample:
+            return
+        client, told = exchange.client, exchange.told
+        last: tuple[str, float] | None = None
+        if exchange.attempts > len(told):  # the last one came to an answer, or was left
+            last = (CANCELLED if outcome == CANCELLED else OK, now - exchange.sent_at)
+        self._add(
+            Entry(
+                clock.wall(),
+                exchange.id,
+                client.host,
+                exchange.head.method,
+                exchange.head.target,
+                exchange.status,
+                exchange.size,
+                client.written,
+                now - exchange.began,
+                exchange.given_at - exchange.began,
+                exchange.endpoint_id,
+                told,
+                last,
+                outcome,
+                exchange.tier,
+            )
+        )
+
+    def note(
+        self, head: RequestHead | None, status: int, outcome: str, *, client: str, size: int
+    ) -> None:
+        """Remember a request that was answered here, or refused before it was read.
+
+        client: its address.  size: bytes of the answer.
+        """
+        if self.sample < 1 and rng.draw() >= self.sample:
+            return
+        method, target = (head.method, head.target) if head is not None else (b"", b"")
+        nan = float("nan")
+        self._add(
+            Entry(
+                clock.wall(),
+                "",
+                client,
+                method,
+                target,
+                status,
+                0,
+                size,
+                0.0,
+                nan,
+                "",
+                (),
+                None,
+                outcome,
+                None,
+            )
+        )
+
+    def _add(self, entry: Entry) -> None:
+        if len(self._waiting) >= MAX_LINES:
+            self.ledger.lines_dropped += 1
+            return
+        self._waiting.append(entry)
+        if self._timer is None:
+            self._timer = clock.call_later(self._loop, FLUSH_SECONDS, self._flush)
+
+    def _flush(self) -> None:
+        """Let the thread write what is there, unless it is busy still."""
+        self._timer = None
+        if self._writing is None and self._waiting:
+            entries, self._waiting = self._waiting, []
+            self._writing = self._thread.submit(self._write, entries)
+            self._writing.add_done_callback(self._tell)
+        elif self._waiting:
+            self._timer = clock.call_later(self._loop, FLUSH_SECONDS, self._flush)
+
+    def _tell(self, done: Future[tuple[int, str]]) -> None:
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._written, done)
+
+    def _written(self, done: Future[tuple[int, str]]) -> None:
+        self._writing = None
+        dropped, why = done.result()
+        self.ledger.lines_dropped += dropped
+        if bool(dropped) is not self._failing:
+            self._failing = bool(dropped)
+            self._say(why)
+
+    def _say(self, why: str) -> None:
+        if hub.listening:
+            text = f"the access log loses lines: {why}" if self._failing else "it is written again"
+            hub.publish(
+                Alert(
+                    time=clock.monotonic(),
+                    policy="gateway",
+                    name="access_log",
+                    text=text,
+                    cleared=not self._failing,
+                )
+            )
+
+    def close(self) -> None:
+        """Write the rest; waits for it for a moment."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        entries, self._waiting = self._waiting, []
+        last = self._thread.submit(self._write, entries)
+        self._thread.shutdown(wait=False)
+        try:
+            dropped, _ = last.result(CLOSE_SECONDS)
+        except TimeoutError:
+            dropped = len(entries)
+        else:
+            self._file.close()
+        self.ledger.lines_dropped += dropped
+
+    # -- on the thread ---------------------------------------------------------------------------
+
+    def _write(self, entries: list[Entry]) -> tuple[int, str]:
+        """Write lines; return how many could not be written, and why."""
+        lines = [line_of(entry) for entry in entries]
+        try:
+            left = len(lines) - self._file.write(lines)
+        except OSError as error:
+            return len(lines), error.strerror or type(error).__name__
+        return left, "the disk is full" if left else ""
+
+
+def log_of(
+    config: GatewayConfig, loop: asyncio.AbstractEventLoop, ledger: Ledger
+) -> AccessLog | None:
+    """Return the log that is configured, if any. Nothing is opened before there is a line."""
+    if config.access_log == "off":
+        return None
+    return AccessLog(config.access_log, loop, ledger, sample=config.access_log_sample)
+
+
+def continued(old: Log | None, new: Log | None, ledger: Ledger) -> Log | None:
+    """Return the log after a reload: the old one, if it is the same file."""
+    if isinstance(old, AccessLog) and isinstance(new, AccessLog) and old.where == new.where:
+        old.sample = new.sample
+        return old
+    if old is not None:
+        old.close()
+    if isinstance(new, AccessLog):
+        new.ledger = ledger
+    return new
+
+
+def line_of(entry: Entry) -> bytes:
+    """Return the line, with its end."""
+    path = entry.target.partition(b"?")[0].decode("utf-8", "backslashreplace")
+    attempts: list[dict[str, Any]] = [
+        {"endpoint": one.endpoint, "verdict": visible(one.verdict), "sent": one.sent, "ms": one.ms}
+        for one in entry.attempts
+    ]
+    if entry.last is not None:
+        verdict, seconds = entry.last
+        sent = "maybe" if verdict == CANCELLED else "yes"
+        ms = round(1000 * seconds)
+        attempts.append({"endpoint": entry.endpoint, "verdict": verdict, "sent": sent, "ms": ms})
+    when = datetime.fromtimestamp(entry.wall, UTC).isoformat(timespec="milliseconds")
+    line = {
+        "ts": when.replace("+00:00", "Z"),
+        "id": entry.id,
+        "client": entry.client,
+        "method": entry.method.decode("latin-1"),
+        "path": visible(path)[:MAX_PATH],
+        "status": entry.status or None,
+        "bytes_in": entry.bytes_in,
+        "bytes_out": entry.bytes_out,
+        "ms": _ms(entry.seconds),
+        "ttfb_ms": _ms(entry.first_byte),
+        "endpoint": entry.endpoint or None,
+        "attempts": attempts,
+        "outcome": entry.outcome,
+        "tier": None if entry.tier is None else entry.tier.name.lower(),
+    }
+    return json.dumps(line, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+
+
+def _ms(seconds: float) -> float | None:
+    return None if seconds != seconds else round(1000 * seconds, 3)  # noqa: PLR0124 - not NaN
