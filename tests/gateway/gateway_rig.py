@@ -70,14 +70,15 @@ def reset(writer):
 
 
 @asynccontextmanager
-async def gateway(*scripts, settings="", each=""):
-    """Give (gateway, upstreams). each: settings of each endpoint."""
+async def gateway(*scripts, settings="", each="", secure=None):
+    """Give (gateway, upstreams). each: settings of each endpoint.  secure: their TLS context."""
     ups, servers, ends = [], [], ""
     for n, script in enumerate(scripts):
         up = Upstream(script)
-        server = await asyncio.start_server(up.serve, "127.0.0.1", 0)
+        server = await asyncio.start_server(up.serve, "127.0.0.1", 0, ssl=secure)
         port = server.sockets[0].getsockname()[1]
-        ends += f'[[gateway.g.endpoint]]\nid = "{"abcdef"[n]}"\nurl = "http://127.0.0.1:{port}"\n'
+        url = f"{'https' if secure else 'http'}://127.0.0.1:{port}"
+        ends += f'[[gateway.g.endpoint]]\nid = "{"abcdef"[n]}"\nurl = "{url}"\n'
         ends += f"{each}\n"
         up.server = server
         ups.append(up)

@@ -69,6 +69,8 @@ class Dialer:
                 ssl=self._context,
                 server_hostname=self.name if self._context is not None else None,
             )
+        except OSError:
+            raise  # a certificate that is refused is a ValueError, too
         except ValueError as error:  # a name that cannot be put into a certificate's terms
             raise OSError(errno.EINVAL, str(error)) from None
         return made

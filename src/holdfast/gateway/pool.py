@@ -16,6 +16,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
 from holdfast.gateway.keepalive import LEAST, Lifetime, hint_of
+from holdfast.gateway.tls import is_ended
 from holdfast.runtime.clock import clock
 from holdfast.runtime.wheel import Due
 from holdfast.wire.connect import tune
@@ -87,6 +88,7 @@ class Connection(asyncio.Protocol):
     """
 
     __slots__ = (
+        "_ended",
         "answer",
         "exchange",
         "idle_since",
@@ -106,6 +108,7 @@ class Connection(asyncio.Protocol):
         self.idle_since = 0.0
         self.rested = 0.0
         self.uses = 0
+        self._ended = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep the transport."""
@@ -138,10 +141,15 @@ class Connection(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         """Let the end of the connection be told by `connection_lost`."""
+        secured = self.transport.get_extra_info("ssl_object")
+        self._ended = secured is None or is_ended(secured)
         return False
 
     def connection_lost(self, error: Exception | None) -> None:
         """Tell whom it concerns."""
+        if error is None and not self._ended and self.transport.get_extra_info("ssl_object"):
+            # RFC 9112, 9.8: without TLS's own end anybody on the way may have ended it.
+            error = ConnectionAbortedError(errno.ECONNABORTED, os.strerror(errno.ECONNABORTED))
         self.pool.lost(self)
         exchange, self.exchange = self.exchange, None
         if exchange is not None:

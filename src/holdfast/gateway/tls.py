@@ -52,6 +52,19 @@ def renew(context: ssl.SSLContext, config: GatewayConfig) -> None:
     _load(context, config)
 
 
+def is_ended(secured: ssl.SSLObject) -> bool:
+    """Say whether the peer ended a connection by TLS's own means, which nobody else can.
+
+    Event loops tell of that as of a bare end of TCP; only reading once more shows it.
+    """
+    try:
+        return not secured.read(1)
+    except ssl.SSLZeroReturnError:
+        return True
+    except (ssl.SSLError, ValueError):
+        return False
+
+
 def _load(context: ssl.SSLContext, config: GatewayConfig) -> None:
     for setting, path in (("tls_cert", config.tls_cert), ("tls_key", config.tls_key)):
         try:
