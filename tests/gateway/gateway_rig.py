@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
 import struct
+import time
 import tomllib
 from contextlib import asynccontextmanager, suppress
 
@@ -38,7 +40,10 @@ class Upstream:
         head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
         fields = dict(line.split(": ", 1) for line in head.split("\r\n")[1:-2])
         lower = {name.lower(): value for name, value in fields.items()}
-        body = await reader.readexactly(int(lower.get("content-length", 0)))
+        if lower.get("transfer-encoding") == "chunked":
+            body = await chunks(reader)
+        else:
+            body = await reader.readexactly(int(lower.get("content-length", 0)))
         self.asked.append((head.split("\r\n")[0], head, body))
         self.asked_first.set()
         return await self.script(self, len(self.asked), writer) is not False
@@ -116,13 +121,46 @@ async def read(reader, method="GET"):
     if method == "HEAD" or status in {204, 304}:
         return status, head, b""
     if "transfer-encoding: chunked" in low:
-        body = b""
-        while size := int((await reader.readline()).strip(), 16):
-            body += await reader.readexactly(size)
-            await reader.readexactly(2)
-        await reader.readline()
-        return status, head, body
+        return status, head, await chunks(reader)
     if "content-length:" in low:
         size = int(low.split("content-length:")[1].split("\r\n")[0])
         return status, head, await reader.readexactly(size)
     return status, head, await reader.read()
+
+
+async def chunks(reader):
+    """Return the content of a chunked body."""
+    body = b""
+    while size := int((await reader.readline()).strip(), 16):
+        body += await reader.readexactly(size)
+        await reader.readexactly(2)
+    await reader.readline()
+    return body
+
+
+def events(*values, ends=b"", head=()):
+    """Return the head of a stream of events, and those; dicts are JSON. ends: a last piece."""
+    lines = ["HTTP/1.1 200 OK", "Content-Type: text/event-stream", *head, "", ""]
+    return "\r\n".join(lines).encode() + b"".join(map(event, values)) + ends
+
+
+def event(value):
+    text = value if isinstance(value, str) else json.dumps(value)
+    return b"data: %b\n\n" % text.encode()
+
+
+def tiers(made):
+    """Return the tier of each endpoint now."""
+    now = time.monotonic()
+    return [one.health.tier(now).name.lower() for one in made.cluster.balancer.endpoints]
+
+
+def health(made, number=0):
+    return made.cluster.balancer.endpoints[number].health
+
+
+async def until(true, seconds=5.0):
+    """Wait until something is so."""
+    async with asyncio.timeout(seconds):
+        while not true():
+            await asyncio.sleep(0.005)
