@@ -90,6 +90,8 @@ class Line(asyncio.BufferedProtocol):
         self._start = 0  # of the body in the buffer
         self._need = 0  # of the buffer to be filled, in LENGTH; of the body, in LARGE
         self._large: memoryview | None = None
+        # Kept for the next body: new memory costs a fault for each of its pages.
+        self._spare = self._buffer[:0]
         self._chunks: Chunks | None = None
         self._content = bytearray()  # of a chunked body
         self._moved = False
@@ -246,7 +248,9 @@ class Line(asyncio.BufferedProtocol):
                 self._over(End.COMPLETE, surplus=self._filled > self._need)
         else:
             ahead_size = self._filled - self._start
-            self._large = memoryview(bytearray(length))
+            if len(self._spare) < length:
+                self._spare = memoryview(bytearray(length))
+            self._large = self._spare[:length]
             self._large[:ahead_size] = self._buffer[self._start : self._filled]
             self._filled, self._need, self._at = ahead_size, length, _LARGE
 
