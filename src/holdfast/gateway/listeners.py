@@ -133,14 +133,19 @@ class Listeners:
 
     async def close(self) -> None:
         """Take in who waits in the queues, then close them."""
+        loop = asyncio.get_running_loop()
         queues = [sock.dup() for sock in self.sockets if hasattr(sock, "dup")]
         if not self._handed:
             for sock in queues:
                 ignore_newcomers(sock)
-            await asyncio.sleep(0)  # handshakes that had begun are over; on one machine at once
+        # asyncio accepts in one turn and makes the transport in the next, which fails if its
+        # server was closed in between; so it is kept from accepting first.
+        for sock in self.sockets if queues else ():
+            loop.remove_reader(sock.fileno())
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
         self.abort()
         waiting = [one for sock in queues for one in _rest_of(sock)]
-        loop = asyncio.get_running_loop()
         await asyncio.gather(
             *(
                 loop.connect_accepted_socket(self._factory, one, ssl=self.context)

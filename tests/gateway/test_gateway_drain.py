@@ -1,0 +1,283 @@
+"""The end of a gateway: nobody new, everybody answered, and what is left told so."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+from gateway_rig import always, answer, ask, gateway, read
+
+from holdfast.gateway.listeners import CannotListen, bind_shared, ignore_newcomers
+
+STREAM = b"HTTP/1.1 200 X\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+EVENT = b'data: {"n":1}\n\n'
+PIECE = b"%x\r\n%b\r\n" % (len(EVENT), EVENT)
+
+
+def on_loop(test):
+    """Run a test on a loop of its own, for 30 s at most."""
+
+    @functools.wraps(test)
+    def run(**fixtures):
+        asyncio.run(asyncio.wait_for(test(**fixtures), 30))
+
+    return run
+
+
+class Slow:
+    """An upstream that begins to answer at once and ends when it may."""
+
+    def __init__(self, *, first=b"", last=b""):
+        self.begun, self.go = asyncio.Event(), asyncio.Event()
+        self.first, self.last = first, last
+
+    async def __call__(self, upstream, no, writer):
+        writer.write(self.first)
+        self.begun.set()
+        await self.go.wait()
+        writer.write(self.last)
+
+
+@on_loop
+async def test_what_is_asked_is_answered_and_the_connection_closed():
+    slow = Slow(last=answer(body=b"late"))
+    async with gateway(slow) as (made, _):
+        asked = asyncio.create_task(ask(made.port))
+        await slow.begun.wait()
+        ending = asyncio.create_task(made.drain(20))
+        await asyncio.sleep(0.05)
+        assert made.draining
+        slow.go.set()
+        status, head, body = await asked
+        assert (status, body) == (200, b"late")
+        assert "connection: close" in head.lower()
+        assert await ending == 0
+
+
+@on_loop
+async def test_nobody_can_connect_once_the_listener_is_closed():
+    slow = Slow(last=answer())
+    async with gateway(slow) as (made, _):
+        port = made.port
+        asked = asyncio.create_task(ask(port))
+        await slow.begun.wait()
+        ending = asyncio.create_task(made.drain(20))
+        await asyncio.sleep(0.05)
+        with pytest.raises(ConnectionRefusedError):
+            await asyncio.open_connection("127.0.0.1", port)
+        slow.go.set()
+        assert (await asked)[0] == 200
+        await ending
+
+
+@on_loop
+async def test_connections_that_the_kernel_has_accepted_are_served():
+    async with gateway(always(answer())) as (made, _):
+        # The loop is held meanwhile, so they are in the kernel's queue when the drain begins.
+        waiting = [socket.create_connection(("127.0.0.1", made.port)) for _ in range(60)]
+        for sock in waiting:
+            sock.sendall(b"POST /x HTTP/1.1\r\nHost: g\r\nContent-Length: 0\r\n\r\n")
+        ending = asyncio.create_task(made.drain(20))
+        got = []
+        for sock in waiting:
+            reader, writer = await asyncio.open_connection(sock=sock)
+            got.append(await read(reader))
+            writer.close()
+        assert [status for status, _, _ in got] == [200] * 60
+        assert await ending == 0
+
+
+@on_loop
+async def test_an_idle_client_may_ask_once_more_and_is_told_to_come_no_more():
+    async with gateway(always(answer())) as (made, _):
+        port = made.port
+        keep = await asyncio.open_connection("127.0.0.1", port)
+        quiet = await asyncio.open_connection("127.0.0.1", port)
+        assert "connection: close" not in (await ask(port, keep=keep))[1].lower()
+        began = time.monotonic()
+        ending = asyncio.create_task(made.drain(20))
+        await asyncio.sleep(0.1)
+        status, head, _ = await ask(port, keep=keep)
+        assert status == 200
+        assert "connection: close" in head.lower()
+        assert await keep[0].read() == b""
+        assert await quiet[0].read() == b""  # it asked nothing within the second that it had
+        assert await ending == 0
+        assert time.monotonic() - began < 5
+        for _, writer in (keep, quiet):
+            writer.close()
+
+
+async def open_stream(port):
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(b"POST /x HTTP/1.1\r\nHost: g\r\nContent-Length: 0\r\n\r\n")
+    return reader, writer
+
+
+@pytest.mark.parametrize("how", ["limit", "hurry"])
+@on_loop
+async def test_a_stream_that_is_not_over_in_time_ends_with_an_error_event(how):
+    slow = Slow(first=STREAM + PIECE)
+    async with gateway(slow) as (made, _):
+        reader, writer = await open_stream(made.port)
+        await reader.readuntil(b"\n\n")
+        ending = asyncio.create_task(made.drain(0.3 if how == "limit" else 60))
+        await asyncio.sleep(0.05)
+        if how == "hurry":
+            made.hurry()
+        rest = await reader.read()
+        assert b"event: error\n" in rest
+        assert b'"HF-3108"' in rest
+        assert rest.endswith(b"\r\n0\r\n\r\n")
+        assert await ending == 1
+        writer.close()
+        slow.go.set()
+
+
+@on_loop
+async def test_a_request_without_an_answer_is_refused_at_the_limit_and_blames_nobody():
+    slow = Slow()
+    async with gateway(slow) as (made, _):
+        asked = asyncio.create_task(ask(made.port))
+        await slow.begun.wait()
+        cluster = made.cluster
+        assert await made.drain(0.1) == 1
+        status, head, body = await asked
+        assert status == 503
+        assert "connection: close" in head.lower()
+        assert json.loads(body)["error"]["code"] == "HF-3107"
+        health = cluster.balancer.endpoints[0].health
+        assert health.in_flight == 0
+        assert health.breaker.counts(time.monotonic()) == (0, 0, 0)
+        slow.go.set()
+
+
+@on_loop
+async def test_a_second_drain_waits_for_the_first_one():
+    slow = Slow(last=answer())
+    async with gateway(slow) as (made, _):
+        asked = asyncio.create_task(ask(made.port))
+        await slow.begun.wait()
+        first = asyncio.create_task(made.drain(20))
+        await asyncio.sleep(0)
+        second = asyncio.create_task(made.drain(0))
+        await asyncio.sleep(0.1)
+        assert not second.done()
+        slow.go.set()
+        assert (await asked)[0] == 200
+        assert await asyncio.gather(first, second) == [0, 0]
+
+
+@on_loop
+async def test_serve_ends_with_the_drain():
+    async with gateway(always(answer())) as (made, _):
+        serving = asyncio.create_task(made.serve())
+        await asyncio.sleep(0)
+        await made.drain(5)
+        await asyncio.wait_for(serving, 5)
+
+
+@on_loop
+async def test_it_can_be_started_again_at_the_same_port():
+    async with gateway(always(answer())) as (made, _):
+        port = made.port
+        await made.drain(5)
+        made.config = type(made.config)(
+            listen=(type(made.config.listen[0])("127.0.0.1", port),), endpoint=made.config.endpoint
+        )
+        await made.start()
+        assert made.port == port
+        assert (await ask(port))[0] == 200
+
+
+# -- sockets -----------------------------------------------------------------------------------
+
+
+def test_newcomers_are_ignored_and_those_who_were_there_are_not():
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        before = socket.create_connection(sock.getsockname())
+        ignore_newcomers(sock)
+        late = socket.socket()
+        late.settimeout(0.2)
+        with pytest.raises(TimeoutError):
+            late.connect(sock.getsockname())
+        before.sendall(b"x")
+        accepted, _ = sock.accept()
+        assert accepted.recv(1) == b"x"
+        for one in (before, late, accepted):
+            one.close()
+
+
+def test_a_port_that_somebody_has_is_not_shared_with_him():
+    from holdfast.gateway.config import Listen  # noqa: PLC0415 - of these two tests
+
+    mine = bind_shared([Listen("127.0.0.1", 0)], 2)
+    port = mine[0][0].getsockname()[1]
+    assert {one.getsockname()[1] for sockets in mine for one in sockets} == {port}
+    with pytest.raises(CannotListen, match=f"`127.0.0.1:{port}`.*in use"):
+        bind_shared([Listen("127.0.0.1", port)], 2)
+    for sockets in mine:
+        for one in sockets:
+            one.close()
+
+
+def test_a_path_of_the_dead_is_taken_and_one_of_the_living_is_not(tmp_path):
+    from holdfast.gateway.config import Listen  # noqa: PLC0415 - of these two tests
+
+    path = str(tmp_path / "s")
+    with contextlib.closing(socket.socket(socket.AF_UNIX)) as dead:
+        dead.bind(path)
+    mine = bind_shared([Listen(path=path)], 2)
+    assert mine[0][0] is mine[1][0]
+    with pytest.raises(CannotListen, match="in use"):
+        bind_shared([Listen(path=path)], 1)
+    mine[0][0].close()
+
+
+INHERITS = """
+import asyncio, os, sys
+from holdfast.gateway.gateway import Gateway
+os.environ["LISTEN_PID"] = str(os.getpid())
+async def main():
+    gateway = Gateway(endpoints=["http://127.0.0.1:9"], listen="127.0.0.1:1")
+    await gateway.start()
+    print(gateway.port, os.environ.get("LISTEN_FDS"), flush=True)
+    await asyncio.get_running_loop().run_in_executor(None, sys.stdin.readline)
+    await gateway.drain(5)
+asyncio.run(main())
+"""
+
+
+def test_sockets_of_a_service_manager_are_used_and_stay_open():
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        port = sock.getsockname()[1]
+        env = {**os.environ, "LISTEN_FDS": "1"}
+
+        def at_three():
+            os.dup2(sock.fileno(), 3)
+
+        with subprocess.Popen(
+            [sys.executable, "-c", INHERITS],
+            env=env,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            pass_fds=(3,),
+            preexec_fn=at_three,  # noqa: PLW1509 - the descriptor must have this very number
+        ) as process:
+            assert process.stdout.readline().split() == [str(port).encode(), b"None"]
+            with socket.create_connection(("127.0.0.1", port)) as client:
+                client.sendall(b"GET /__holdfast__/ready HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                assert client.recv(100).startswith(b"HTTP/1.1 200")
+            process.stdin.write(b"\n")
+            process.stdin.flush()
+            assert process.wait(10) == 0
+        # The manager's socket is still there, and takes who comes for the next process.
+        socket.create_connection(("127.0.0.1", port)).close()
