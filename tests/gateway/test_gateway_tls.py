@@ -148,6 +148,38 @@ async def test_a_handshake_that_never_ends_is_given_up_and_costs_the_client_noth
     hangs.close()
 
 
+@on_both_loops
+async def test_a_second_connection_resumes_the_session_of_the_first(here):
+    async def once(upstream, no, writer):
+        reused.append(writer.transport.get_extra_info("ssl_object").session_reused)
+        writer.write(answer(200, b"fine", "Connection: close"))
+        return False
+
+    reused = []
+    each = f'ca_file = "{here.cert}"'
+    async with gateway(once, each=each, secure=here.server()) as (made, (up,)):
+        for _ in range(4):
+            assert (await ask(made.port))[0] == 200
+        assert up.connections == 4
+    assert reused == [False, True, True, True]
+
+
+@on_both_loops
+async def test_a_server_that_forgot_the_session_is_served_all_the_same(here):
+    async def once(upstream, no, writer):
+        writer.write(answer(200, b"fine", "Connection: close"))
+        return False
+
+    each = f'ca_file = "{here.cert}"'
+    async with gateway(once, each=each, secure=here.server()) as (made, (up,)):
+        assert (await ask(made.port))[0] == 200
+        port = up.server.sockets[0].getsockname()[1]
+        up.server.close()
+        up.server = await asyncio.start_server(up.serve, "127.0.0.1", port, ssl=here.server())
+        assert (await ask(made.port))[0] == 200
+        up.server.close()
+
+
 # -- to clients ----------------------------------------------------------------------------------
 
 

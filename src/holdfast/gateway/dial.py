@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, TypeVar
 from holdfast.runtime.clock import clock
 
 if TYPE_CHECKING:
-    import ssl
     from collections.abc import Callable, Iterable
 
     from holdfast.gateway.names import Names
+    from holdfast.gateway.tls import Verified
 
     Made = asyncio.Task[tuple[asyncio.Transport, asyncio.Protocol]]
 
@@ -45,7 +45,7 @@ class Dialer:
         host: str,
         port: int,
         *,
-        context: ssl.SSLContext | None = None,
+        context: Verified | None = None,
         name: str = "",
     ) -> None:
         self.host = host
@@ -69,8 +69,10 @@ class Dialer:
                 ssl=self._context,
                 server_hostname=self.name if self._context is not None else None,
             )
-        except OSError:
-            raise  # a certificate that is refused is a ValueError, too
+        except OSError:  # a certificate that is refused is a ValueError, too
+            if self._context is not None:
+                self._context.forget(self.name)
+            raise
         except ValueError as error:  # a name that cannot be put into a certificate's terms
             raise OSError(errno.EINVAL, str(error)) from None
         return made

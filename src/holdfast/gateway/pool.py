@@ -16,7 +16,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
 from holdfast.gateway.keepalive import LEAST, Lifetime, hint_of
-from holdfast.gateway.tls import is_ended
+from holdfast.gateway.tls import is_ended, remember
 from holdfast.runtime.clock import clock
 from holdfast.runtime.wheel import Due
 from holdfast.wire.connect import tune
@@ -24,6 +24,7 @@ from holdfast.wire.strict import BadMessage
 
 if TYPE_CHECKING:
     from holdfast.gateway.dial import Dialer
+    from holdfast.gateway.short import Short
     from holdfast.gateway.upload import Upload
     from holdfast.runtime.wheel import Wheel
     from holdfast.wire.responses import Answer
@@ -84,6 +85,7 @@ class Dial:
 class Connection(asyncio.Protocol):
     """One connection to an endpoint. exchange: whose answer comes; None while it is idle.
 
+    short: the same, while it is on its short way, on which nothing is read but a whole answer.
     idle_since: when it came back last.  rested: seconds it had been idle when it was taken last.
     """
 
@@ -94,6 +96,7 @@ class Connection(asyncio.Protocol):
         "idle_since",
         "pool",
         "rested",
+        "short",
         "transport",
         "upload",
         "uses",
@@ -104,6 +107,7 @@ class Connection(asyncio.Protocol):
         self.transport: Any = None
         self.exchange: Asker | None = None
         self.answer: Answer | None = None
+        self.short: Short | None = None
         self.upload: Upload | None = None
         self.idle_since = 0.0
         self.rested = 0.0
@@ -125,6 +129,12 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Give what came to the exchange; what nobody asked for ends the connection."""
+        short = self.short
+        if short is not None:
+            self.short = None
+            if short.take_whole(data):
+                return
+            short.leave_short()
         exchange, answer = self.exchange, self.answer
         if exchange is None or answer is None:
             self.close()
@@ -165,8 +175,16 @@ class Connection(asyncio.Protocol):
         if self.upload is not None:
             self.upload.stall(stalled=False)
 
+    def remember(self) -> None:
+        """Let later connections resume the TLS session of this one, whose answer has come."""
+        secured = self.transport.get_extra_info("ssl_object")
+        if secured is not None:
+            remember(secured)
+
     def close(self) -> None:
         """End it; nobody is told."""
+        if self.uses == 1 and self.answer is not None and self.answer.done:
+            self.remember()
         self.exchange = None
         self.pool.forget(self)
         self.transport.abort()
@@ -315,6 +333,7 @@ class Pool(Due):
         if connection.uses > 1:
             self.lifetime.reused(connection.rested)
             return
+        connection.remember()
         answer = connection.answer
         head = answer.head if answer is not None else None
         if head is not None and b"keep-alive" in head.options:
