@@ -27,6 +27,7 @@ class Upstream:
     async def serve(self, reader, writer):
         self.connections += 1
         self.open += 1
+        writer.reader = reader
         try:
             while await self.one(reader, writer):
                 pass
@@ -66,6 +67,12 @@ def in_turn(*datas):
         writer.write(datas[min(no, len(datas)) - 1])
 
     return script
+
+
+async def hangs(upstream, no, writer):
+    """Never answer; end when the connection does."""
+    await writer.reader.read(1)
+    return False
 
 
 def reset(writer):
@@ -162,5 +169,5 @@ def health(made, number=0):
 async def until(true, seconds=5.0):
     """Wait until something is so."""
     async with asyncio.timeout(seconds):
-        while not true():
+        while not true():  # noqa: ASYNC110 - nobody tells
             await asyncio.sleep(0.005)
