@@ -3,7 +3,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from holdfast.core.settings import (
@@ -169,7 +169,14 @@ values = st.recursive(
 )
 
 
+@settings(deadline=None)  # it bounds no time; the machine may be busy
 @given(data=st.dictionaries(st.sampled_from(["wait", "most", "inner", "many", "on", "x"]), values))
 def test_anything_is_either_read_or_told(data):
     result = read(Outer, data)
     assert (result.value is None) is bool(result.problems)
+
+
+def test_ranges_are_told_as_they_would_be_written():
+    assert str(Size(1024, 1 << 30)) == 'bytes from 1024 to 1073741824 (65536, "64KiB")'
+    assert str(Number(0, 1_000_000, whole=True)) == "a whole number from 0 to 1000000"
+    assert str(Number(0.5, 10)) == "a number from 0.5 to 10"

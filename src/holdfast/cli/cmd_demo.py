@@ -23,7 +23,7 @@ _WIDTHS = (15, 12, 12, 16)
 
 _ABOUT_GATEWAY = (
     "questions, streams: three providers of one API; a client that goes on to the next one;",
-    "  hf.Gateway before them, and a client that asks once",
+    f"  hf.Gateway before them with `attempts = {demo_gateway.ATTEMPTS}`, a client that asks once",
 )
 
 

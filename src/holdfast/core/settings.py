@@ -177,8 +177,8 @@ class Number:
 
 def _range(low: float, high: float) -> str:
     if high < math.inf:
-        return f" from {low:g} to {high:g}"
-    return f" of at least {low:g}" if low > -math.inf else ""
+        return f" from {low:.15g} to {high:.15g}"
+    return f" of at least {low:.15g}" if low > -math.inf else ""
 
 
 @dataclass(frozen=True)

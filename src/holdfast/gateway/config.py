@@ -290,7 +290,9 @@ class GatewayConfig:
         Choice(("auto", "local", "pass")), "auto", "who answers .../count_tokens"
     )
     admin_prefix: str = setting(
-        Text(r"/[\w.-]+", "a path such as `/__holdfast__`"), "/__holdfast__"
+        Text(r"/[\w.-]+", "a path such as `/__holdfast__`"),
+        "/__holdfast__",
+        "where the pages of the gateway itself are",
     )
     access_log: str = setting(Text(), "off", "`off`, `stderr` or a path")
     access_log_sample: float = setting(Number(0, 1), 1.0, "share of requests logged")
