@@ -232,3 +232,33 @@ def test_a_connection_that_breaks_as_it_is_made_takes_no_place():
         assert not pool.is_full
 
     simulated(main)
+
+
+def test_two_dead_connections_in_a_row_are_nobodys_fault():
+    async def closes(upstream, no, writer):
+        await asyncio.sleep(0.01)
+        writer.write(OK)
+        await asyncio.sleep(0.0004)  # in which the next request is on its way
+        return False
+
+    async def main():
+        settings = "attempts = 3\nretry_reserve = 100"
+        async with gateway(closes, settings=settings, each="max_connections = 1") as (gw, _):
+            found = [(await asyncio.gather(*(ask(gw.port) for _ in range(4)))) for _ in range(5)]
+            health = gw.cluster.balancer.endpoints[0].health
+            assert health.counts(asyncio.get_running_loop().time()).failures == 0
+            assert gw.cluster.ledger.stale > 4
+            assert {status for some in found for status, _, _ in some} <= {200, 502}
+
+    simulated(main)
+
+
+def test_nothing_holds_a_request_that_is_over():
+    async def main():
+        async with gateway(always(OK)) as (gw, _):
+            ended = [await ask(gw.port) for _ in range(20)]
+            assert {status for status, _, _ in ended} == {200}
+            await asyncio.sleep(10)  # the limits of single states; that of the whole is 600 s
+            assert gw.cluster.wheel.size < 10
+
+    simulated(main)

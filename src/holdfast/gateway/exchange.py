@@ -738,7 +738,7 @@ class Exchange(Due):
 
     def _over(self, outcome: str, *, close: bool = False, abort: bool = False) -> None:
         self.state = TRANSITIONS[self.state, END]
-        self._limit(math.inf)
+        self._cluster.wheel.set(self, math.inf)  # not `_limit`: nothing may keep it until then
         self._release()
         if self._upload is not None:
             self._upload.close()
@@ -767,7 +767,7 @@ class Exchange(Due):
         if self.state not in {CHOOSING, WAITING}:
             self._settle(Result.NEUTRAL, cancelled=True)
         self.state = TRANSITIONS[self.state, END]
-        self._limit(math.inf)
+        self._cluster.wheel.set(self, math.inf)  # not `_limit`: nothing may keep it until then
         self._drop_connection()
         if self._upload is not None:
             self._upload.close()
@@ -786,7 +786,7 @@ class Exchange(Due):
         state = self.state
         if state is OVER:
             return
-        if now < self._due:
+        if now >= self._deadline:
             self._out_of_time(now)
         elif state is WAITING:
             self._waited(now)

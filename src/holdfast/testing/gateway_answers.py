@@ -262,6 +262,7 @@ class Answers:
         if execution.media:
             fields.append(f"Content-Type: {execution.media}")
         if kind in ("throttled_hint", "busy_hint"):
+            execution.cools = float(int(4 * x))
             fields.append(f"Retry-After: {int(4 * x)}")
         if kind == "keep_hint":
             fields.append(f"Keep-Alive: timeout={int(1 + 5 * x)}")

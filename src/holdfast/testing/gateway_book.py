@@ -66,6 +66,7 @@ class Execution:
 
     ran: it did what was asked; not if it refused.  trouble: what it does wrong, empty if nothing.
     framing: "length", "chunked" or "close".  body: without framing.
+    cools: seconds for which it asks to be left alone.
     """
 
     no: int
@@ -79,6 +80,7 @@ class Execution:
     ran: bool = True
     trouble: str = ""
     over: bool = False
+    cools: float = 0.0
 
     @property
     def disturbed(self) -> str:

@@ -7,6 +7,7 @@ shape of the API that was asked, or in one of the ways of `ANSWER_KINDS` that go
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
 CREDENTIALS = {"authorization": "Bearer {}", "x-api-key": "{}", "api-key": "{}"}
 """Fields that may carry a key, and how."""
 
-FRAMING = {"host", "content-length", "transfer-encoding"}
+MANY = 200
+"""Connections of which there are always enough."""
 
 
 class Head(NamedTuple):
@@ -40,6 +42,8 @@ class Up:
 
     name: its id, and the zone of its faults.  keys: those that it accepts.
     key_field: the field in which its key must be; empty for any.
+    most_busy, most_open: requests and connections that it may have at a time.
+    roomy: who wants a connection never waits for a place.
     """
 
     def __init__(self, book: Book, name: str, latency: float) -> None:
@@ -52,6 +56,9 @@ class Up:
         self.keys: list[str] = []
         self.key_field = ""
         self.enabled = True
+        self.most_busy = self.most_open = math.inf
+        self.roomy = False
+        self._cool: dict[str, tuple[float, float]] = {}
         self.added: dict[str, str] = {}
         self.down: list[tuple[float, float]] = []
         self.open: dict[Serving, None] = {}
@@ -70,6 +77,42 @@ class Up:
     def fault(self) -> Decision | None:
         """Return what goes wrong with the next answer."""
         return self.sim.faults.at(f"{self.name}/answer", self.sim.clock.monotonic())
+
+    # -- limits --------------------------------------------------------------------------------
+
+    def check_room(self) -> None:
+        """Check how much is asked of it at a time."""
+        live = [one for one in self.open if not one.is_left]
+        busy = sum(one.execution is not None for one in live)
+        self.sim.check(busy <= self.most_busy, "too many requests", f"{busy} at {self.name}")
+        # One beside the others looks whether the endpoint is back.
+        text = f"{len(live)} at {self.name}"
+        self.sim.check(len(live) <= self.most_open + 1, "too many connections", text)
+
+    def cools(self, serving: Serving, execution: Execution) -> None:
+        """Take note that the gateway was asked to leave a key, or all of it, alone."""
+        if execution.cools and not serving.broken:
+            key = serving.key if execution.status == 429 else ""
+            args = (serving, key, self.sim.clock.monotonic(), execution.cools)
+            self.sim.loop.call_later(1.5 * self.latency, self._told, *args)
+
+    def _told(self, serving: Serving, key: str, now: float, seconds: float) -> None:
+        if not serving.is_left:
+            self._cool[key] = (now, now + seconds)
+
+    def forget(self) -> None:
+        """Forget what the gateway was asked: it may have a new configuration."""
+        self._cool.clear()
+
+    def check_cool(self, serving: Serving) -> None:
+        """Check that the gateway keeps away while it was asked to."""
+        now = self.sim.clock.monotonic()
+        if not self.roomy:
+            return  # it may have been in line for a connection since before
+        for key in ("", serving.key):
+            told, until = self._cool.get(key, (0.0, 0.0))
+            early = told + 3 * self.latency + 0.005 < now < until - 0.005
+            self.sim.check(not early, "asked while it cools", f"{self.name}, key {key!r}")
 
     # -- requests ------------------------------------------------------------------------------
 
@@ -139,6 +182,8 @@ class Serving(asyncio.Protocol):
         self._steps: deque[Step] = deque()
         self._timer: asyncio.TimerHandle | None = None
         self._gone = False
+        self._served = 0
+        self.key = ""
 
     @property
     def broken(self) -> str:
@@ -202,6 +247,9 @@ class Serving(asyncio.Protocol):
             self.transport.abort()
             return False
         self.head, self._asked = read
+        self.key = next((v for name in CREDENTIALS for v in self.head.all(name)), "")
+        if self._served and self._asked.number:
+            self.up.check_cool(self)  # on a new one it may have been decided long ago
         self._fault = self.up.fault() if self._asked.number else None
         if self.up.is_down or (self._fault is not None and self._fault.kind == "rst_early"):
             self._stop()
@@ -247,6 +295,7 @@ class Serving(asyncio.Protocol):
         execution = Execution(-1, asked, self.up.name, self)
         script = self.up.answers.script(execution, self._fault)
         self.execution = execution
+        self.up.check_room()
         self._steps.extend(script.steps)
         self._after = script
         self._play()
@@ -270,8 +319,10 @@ class Serving(asyncio.Protocol):
                 self._done(self._after)
 
     def _done(self, script: Script) -> None:
+        self._served += 1
         if self.execution is not None:
             self.execution.over = True
+            self.up.cools(self, self.execution)
         self.execution = self.head = self._asked = None
         if script.idle >= 0:
             self._timer = self.up.sim.loop.call_later(script.idle, self._idle_over)

@@ -10,11 +10,12 @@ from unittest.mock import patch
 
 from holdfast.testing.gateway_book import Asked, Book
 from holdfast.testing.gateway_drawn import Drawn, bad_ones, rates
-from holdfast.testing.gateway_upstreams import Up
+from holdfast.testing.gateway_upstreams import MANY, Up
 from holdfast.testing.invariants import Ledger
 from holdfast.testing.tcp import Link
 
 if TYPE_CHECKING:
+    from holdfast.core.events import Event
     from holdfast.gateway.cluster import Cluster
     from holdfast.gateway.gateway import Gateway
     from holdfast.runtime.random import SeededRandom
@@ -56,6 +57,7 @@ class World:
         self.drawn = Drawn(sim.random("gateway"), self.ups)
         self.settings = self.drawn.settings
         self._divide_secrets()
+        sim.listen(self._hear)
         self.bad = bad_ones(swarm)
         self.blackout = swarm.whole(0, 19) == 0
         sim.break_things(rates(swarm, self.bad), until=self.storm)
@@ -66,6 +68,10 @@ class World:
         book.forwards = not (tokens or any(up.keys for up in self.ups))
         book.secrets = {key: up.name for up in self.ups for key in up.keys}
         book.secrets |= dict.fromkeys(tokens, "")
+
+    def _hear(self, event: Event) -> None:
+        text = repr(event).encode()
+        self.book.check_secrets(text, "an event")
 
     def _outages(self) -> None:
         for up in self.ups:
@@ -104,6 +110,7 @@ class World:
             await self.sim.loop.create_server(up.serve, up.host, 80) for up in self.ups
         ]
         self.gateway = Gateway(self.configuration())
+        self._limit(free=False)
         await self.gateway.start()
         self.port = self.gateway.port
         self.clusters.append(self.gateway.cluster)
@@ -125,8 +132,21 @@ class World:
         if result.value is None:
             self.sim.check(kind == "invalid", "reload", f"{kind}: {result.problems}")
             return
+        self._limit(free=kind in ("remove", "restore", "rotate"))
         self.gateway.reload(result.value["g"])
         self.clusters.append(self.gateway.cluster)
+
+    def _limit(self, *, free: bool) -> None:
+        """Tell endpoints what may be asked of them; free: not, as two sets may share them."""
+        for up in self.ups:
+            up.forget()
+            own = self.drawn.endpoints[up.name]
+            busy, connections = own["max_inflight"] or math.inf, own["max_connections"]
+            up.roomy = (up.roomy or not self.clusters) and connections >= MANY
+            if self.clusters:  # what began before goes on
+                busy, connections = max(busy, up.most_busy), max(connections, up.most_open)
+            up.most_busy = math.inf if free else busy
+            up.most_open = math.inf if free else connections
 
     def ends_soon(self, asked_at: float) -> bool:
         """Whether a request that was sent then may have come too late for a gateway that ends."""
@@ -192,6 +212,15 @@ class World:
                 total, idle = upstream.connections
                 check(total == idle, "busy connection left", f"{endpoint.id}: {total - idle}")
         self._check_sums()
+
+    def check_forgotten(self) -> None:
+        """Check that what is over has no limit any more, which would hold it for as long."""
+        wheel: Any = self.clusters[0].wheel
+        for owners in wheel._slots.values():  # noqa: SLF001 - what it holds shows nowhere else
+            for one in owners:
+                state = getattr(getattr(one, "state", None), "name", "")
+                over = state == "OVER" and one.due < math.inf
+                self.sim.check(not over, "held though over", type(one).__name__)
 
     def _check_sums(self) -> None:
         """Check that what the gateway counted adds up, and that it is what happened."""

@@ -33,6 +33,7 @@ async def main(sim: Sim) -> dict[str, int]:
                 group.create_task(caller.run(world.calls, world.storm))
         world.check_neutral()
         world.check_load()
+        world.check_forgotten()
         await recover(world)
         await asyncio.sleep(1)
         world.check_at_rest()
