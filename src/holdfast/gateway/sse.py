@@ -25,10 +25,12 @@ MAX_EVENT = 64 * 1024
 _BLANK = re.compile(rb"\r\n\r\n|\n\n|\r\r|\n\r\n|\r\n\n|\r\n\r|\n\r|\r\r\n")
 _LINE = re.compile(r"\r\n|\n|\r")
 _FINISHED = {
-    "anthropic": re.compile(rb'message_stop|event: error|"stop_reason"\s*:\s*"'),
+    "anthropic": re.compile(
+        rb'"(?:type"\s*:\s*"(?:message_stop|error)|stop_reason"\s*:\s*")|event: ?error'
+    ),
     "openai": re.compile(
-        rb'data: ?\[DONE\]|"finish_reason"\s*:\s*"|data: ?\{"error"|event: error'
-        rb"|response\.(?:completed|failed|incomplete|cancelled)"
+        rb'data: ?\[DONE\]|"finish_reason"\s*:\s*"|data: ?\{\s*"error"|event: ?error'
+        rb'|"type"\s*:\s*"(?:error"|response\.(?:completed|failed|incomplete|cancelled))'
     ),
 }
 """What says that a stream is over, or why it stopped."""
