@@ -365,6 +365,39 @@ def test_p2c_prefers_the_faster_of_two():
         settle(pick, Result.NEUTRAL, 0)
 
 
+@pytest.mark.parametrize("result", [Result.OK, Result.FAILED])
+def test_one_bad_sample_keeps_nobody_out_for_ever(result):
+    balancer = cluster(2)
+    slow = balancer.endpoints[0]
+    now = 100.0
+    for one in balancer.endpoints:
+        one.health.mean.add(0, 0.1)
+    permit = slow.health.begin(now, 10, 0.5)
+    slow.health.settle(permit, result, now, 0.5, seconds=3.2)
+    began = now
+    while True:
+        now += 0.1
+        pick = picked(balancer, now, (now * 7) % 1)
+        settle(pick, Result.OK, now)
+        if pick.endpoint is slow:
+            break
+    # 3.2 s are 32 times as much: five half-lives.
+    assert 40 < now - began < 60
+    assert slow.health.mean.value < 0.4
+
+
+def test_who_has_a_request_under_way_is_not_forgiven_meanwhile():
+    balancer = cluster(2)
+    hung, other = balancer.endpoints
+    for one in balancer.endpoints:
+        one.health.mean.add(0, 0.1)
+    hung.health.begin(0, 10, 0.5)
+    for n in range(600):
+        pick = picked(balancer, n / 2, (n % 10) / 10, repeatable=False)
+        assert pick.endpoint is other
+        settle(pick, Result.OK, n / 2)
+
+
 def test_p2c_draws_every_pair_equally_often():
     balancer = cluster(4)
     for cost, one in enumerate(balancer.endpoints, 1):

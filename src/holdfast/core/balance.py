@@ -265,6 +265,8 @@ class Balancer:
                 bad = []  # panic: too few would have to carry what all were bought for
         for one in enabled:
             one.health.ejected = one in bad
+            if not one.health.in_flight:
+                one.health.mean.fade(now)
             one.health.look(now)
         alike = len({one.priority for one in enabled}) == 1
         calm = all(one.health.calm and len(one.health.keys) == 1 for one in enabled)
@@ -308,7 +310,7 @@ def _p2c(group: list[Endpoint], u: float) -> Endpoint:
     a, b = one.health, other.health
     # One that has requests and has answered none yet is taken to be as fast as the other, or it
     # would be sent all there is for as long as it says nothing.
-    fast, its = a.mean.value, b.mean.value
+    fast, its = a.mean.rank, b.mean.rank
     if fast is None:
         fast = its if a.in_flight else _LEAST_MEAN
     if its is None:

@@ -70,12 +70,17 @@ class Mean:
 
     Source: the peak-EWMA balancer of Finagle, without its peaks: a single slow answer of a
     language model says little.
+
+    rank: by what it is compared with others: the mean, as long as it is asked. Who is not asked
+    gives no samples, so one bad one would keep it out for ever; the older the last is, the less
+    it is held against it.
     """
 
-    __slots__ = ("_at", "value")
+    __slots__ = ("_at", "rank", "value")
 
     def __init__(self) -> None:
         self.value: float | None = None
+        self.rank: float | None = None
         self._at = -math.inf
 
     def add(self, now: float, seconds: float) -> None:
@@ -86,7 +91,13 @@ class Mean:
         else:
             keep = 0.5 ** (max(0.0, now - self._at) / HALF_LIFE)
             self.value = min(before * keep + seconds * (1 - keep), LONGEST_MEAN)
+        self.rank = self.value
         self._at = now
+
+    def fade(self, now: float) -> None:
+        """Let the last sample count for less, as nothing has been asked since."""
+        if self.value is not None:
+            self.rank = self.value * 0.5 ** (max(0.0, now - self._at) / HALF_LIFE)
 
     def failed(self, now: float, seconds: float) -> None:
         """Take a failure after `seconds`: fast failures must not attract traffic."""
