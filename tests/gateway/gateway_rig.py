@@ -23,6 +23,7 @@ class Upstream:
         self.asked_first = asyncio.Event()
         self.open = 0
         self.connections = 0
+        self.heads = 0
 
     async def serve(self, reader, writer):
         self.connections += 1
@@ -41,6 +42,10 @@ class Upstream:
         head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
         fields = dict(line.split(": ", 1) for line in head.split("\r\n")[1:-2])
         lower = {name.lower(): value for name, value in fields.items()}
+        early = getattr(self.script, "early", None)  # before the body is read
+        self.heads += 1
+        if early is not None and await early(self, self.heads, writer) is False:
+            return False
         if lower.get("transfer-encoding") == "chunked":
             body = await chunks(reader)
         else:
