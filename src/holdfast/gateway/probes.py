@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
     from holdfast.core.health import Health
-    from holdfast.gateway.pool import Connection, Dial
+    from holdfast.gateway.connection import Connection, Dial
     from holdfast.gateway.upstream import Upstream
     from holdfast.runtime.wheel import Wheel
     from holdfast.wire.strict import BadMessage

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from holdfast.gateway.connection import Asker, Connection, Dial
 from holdfast.gateway.dial import Dialer
 from holdfast.gateway.headers import Route, route
-from holdfast.gateway.pool import Asker, Connection, Dial, Pool
+from holdfast.gateway.pool import Pool
 from holdfast.gateway.tls import endpoint_context
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ class Upstream:
         host = parts.hostname or ""
         self.config = config
         self.endpoint = endpoint
+        self.name = endpoint.id.encode("latin-1")
         self.keys = tuple(keys)
         dialer = Dialer(
             loop,
