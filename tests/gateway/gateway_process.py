@@ -140,8 +140,8 @@ async def serving(handler):
         tasks.add(asyncio.current_task())
         try:
             await handler(reader, writer)
-        except (ConnectionError, asyncio.IncompleteReadError):
-            pass
+        except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
+            pass  # asyncio tells the log of a handler that was cancelled
         finally:
             writer.close()
             tasks.discard(asyncio.current_task())

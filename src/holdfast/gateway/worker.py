@@ -9,6 +9,7 @@ When its parent is gone it takes nobody new, ends what is asked, and goes too.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import signal
 import socket
 import sys
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from holdfast.gateway.gateway import Gateway
 from holdfast.gateway.link import Broken, Link
+from holdfast.gateway.listeners import ignore_newcomers
 from holdfast.gateway.source import of_table
 from holdfast.runtime.loops import new_loop
 
@@ -35,7 +37,9 @@ class Worker:
 
     def __init__(self) -> None:
         self._gateway: Gateway
+        self._sockets: list[socket.socket] = []
         self._slots: list[list[socket.socket]] = []
+        self._ours = True
         self._adopted: dict[int, list[asyncio.AbstractServer]] = {}
         self._others: list[Message] = []
         self._serving: asyncio.Task[None] | None = None
@@ -64,6 +68,9 @@ class Worker:
         await self._link.run()
         if self._serving is None:
             return
+        for one in self._sockets if self._ours else ():
+            ignore_newcomers(one)
+        await self._quiesce({})
         await self._gateway.drain(min(ORPHANED, self._gateway.config.drain_timeout))
         await self._serving
 
@@ -80,9 +87,13 @@ class Worker:
         return await does(message)
 
     async def _start(self, message: Message) -> Message:
-        self._slots = [
-            [socket.socket(fileno=number) for number in numbers] for numbers in message["slots"]
-        ]
+        made = {
+            number: socket.socket(fileno=number)
+            for number in set(itertools.chain.from_iterable(message["slots"]))
+        }
+        self._sockets = list(made.values())  # several slots may have the same one
+        self._slots = [[made[number] for number in numbers] for numbers in message["slots"]]
+        self._ours = message["ours"]
         name = message["name"]
         gateway = Gateway(of_table(name, message["table"]), name=name)
         await gateway.start(self._slots[message["slot"]])
@@ -97,6 +108,8 @@ class Worker:
 
     async def _quiesce(self, _: Message) -> Message:
         await self._gateway.take_nobody_new()
+        for sock in self._sockets:  # as long as anybody has a copy, the kernel goes on accepting
+            sock.close()
         return DONE
 
     async def _drain(self, message: Message) -> Message:

@@ -177,6 +177,7 @@ class Workers:
             "name": self._loaded.name,
             "table": self._loaded.table,
             "slot": slot.number,
+            "ours": self._ours,
             "slots": [[sock.fileno() for sock in one.sockets] for one in self._slots],
         }
         _checked(await link.ask(message, START_SECONDS))

@@ -1,0 +1,203 @@
+"""Several processes on one port: one that dies takes little with it, and the parent all of them."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import json
+import os
+import signal
+import urllib.request
+
+import pytest
+from gateway_process import Streams, end_of, gate, gone, is_there, listen, quick, serving, until
+from gateway_rig import ask
+
+__all__ = ["gate"]  # a fixture
+
+TWO = "workers = 2"
+
+
+def on_loop(test):
+    """Run a test on a loop of its own, for 50 s at most; its commands run beside it."""
+
+    @functools.wraps(test)
+    def run(gate):
+        asyncio.run(asyncio.wait_for(test(gate), 50))
+
+    return run
+
+
+async def run(gate, *ports, settings=TWO, each=""):
+    gate.configure(*ports, settings=settings, each=each)
+    return await asyncio.to_thread(gate.run)
+
+
+async def workers_of(gate):
+    return (await asyncio.to_thread(gate.status))["pids"]
+
+
+def page(port):
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/__holdfast__/stats", timeout=5) as said:
+        return json.load(said)
+
+
+@on_loop
+async def test_the_statistics_are_the_sum_of_all_from_wherever_they_are_asked(gate):
+    async with serving(quick) as up:
+        _, port = await run(gate, up)
+        answers = await asyncio.gather(*(ask(port) for _ in range(60)))
+        assert [status for status, _, _ in answers] == [200] * 60
+        stats = (await asyncio.to_thread(gate.status))["stats"]
+        assert stats["workers"] == 2
+        shares = [one["total_requests"] for one in stats["per_worker"]]
+        assert sum(shares) == stats["total_requests"] == stats["successful_requests"] == 60
+        assert min(shares) > 5  # both of them served
+        await asyncio.sleep(1.2)  # what a worker knows of the other one is a second old at most
+        for n in range(6):
+            # A page is a request too, of the worker that was asked.
+            assert 60 <= (await asyncio.to_thread(page, port))["total_requests"] <= 61 + n
+
+
+@on_loop
+async def test_a_worker_that_is_killed_is_replaced_and_its_neighbour_serves_meanwhile(gate):
+    async with serving(quick) as up:
+        process, port = await run(gate, up)
+        before = await workers_of(gate)
+        await asyncio.gather(*(ask(port) for _ in range(20)))
+        await asyncio.sleep(1.2)
+        os.kill(before[0], signal.SIGKILL)
+        await gone(before[0])
+        answers = await asyncio.gather(*(ask(port) for _ in range(40)))
+        assert [status for status, _, _ in answers] == [200] * 40
+
+        def replaced():
+            now = gate.status()
+            return now["stats"]["workers"] == 2 and before[0] not in now["pids"] and now
+
+        now = await until(replaced)
+        assert before[1] in now["pids"]
+        assert now["stats"]["total_requests"] == 60  # what the dead one counted is kept
+        assert now["stats"]["workers"] == 2
+        process.terminate()
+        code, said = await asyncio.to_thread(end_of, process)
+        assert code == 0
+        assert "worker 1 died (SIGKILL); it is started again" in said
+
+
+@on_loop
+async def test_connections_in_the_queue_of_a_worker_that_dies_are_served(gate):
+    async with serving(quick) as up:
+        _, port = await run(gate, up)
+        victim, other = await workers_of(gate)
+        # Neither of them accepts while it is stopped, so both queues fill.
+        for pid in (victim, other):
+            os.kill(pid, signal.SIGSTOP)
+        asked = [asyncio.create_task(ask(port)) for _ in range(40)]
+        await asyncio.sleep(0.3)
+        os.kill(victim, signal.SIGKILL)
+        os.kill(other, signal.SIGCONT)
+        assert [status for status, _, _ in await asyncio.gather(*asked)] == [200] * 40
+
+
+@on_loop
+async def test_without_any_worker_who_comes_waits_for_the_next(gate):
+    async with serving(quick) as up:
+        _, port = await run(gate, up)
+        for pid in await workers_of(gate):
+            os.kill(pid, signal.SIGKILL)
+        answers = await asyncio.gather(*(ask(port) for _ in range(20)))
+        assert [status for status, _, _ in answers] == [200] * 20
+
+
+@on_loop
+async def test_all_workers_reload_and_a_bad_file_changes_none_of_them(gate):
+    async with serving(quick) as up:
+        _, port = await run(gate, up)
+        gate.configure(up, settings=f"{TWO}\nexpose = false")
+        assert (await asyncio.to_thread(gate, "reload")).returncode == 0
+        heads = [head for _, head, _ in await asyncio.gather(*(ask(port) for _ in range(20)))]
+        assert not any("x-holdfast" in head for head in heads)
+        gate.configure(up, settings=f"{TWO}\nexpose = 3")
+        assert (await asyncio.to_thread(gate, "reload")).returncode == 2
+        heads = [head for _, head, _ in await asyncio.gather(*(ask(port) for _ in range(20)))]
+        assert not any("x-holdfast" in head for head in heads)
+
+
+@on_loop
+async def test_a_worker_that_is_started_again_has_the_configuration_of_now(gate):
+    async with serving(quick) as up:
+        _, port = await run(gate, up)
+        gate.configure(up, settings=f"{TWO}\nexpose = false")
+        await asyncio.to_thread(gate, "reload")
+        for pid in await workers_of(gate):
+            os.kill(pid, signal.SIGKILL)
+        _, head, _ = await ask(port)
+        assert "x-holdfast" not in head
+
+
+@pytest.mark.parametrize("how", ["idle", "streams"])
+def test_the_death_of_the_parent_ends_the_workers(gate, how):
+    async def main():
+        streams = Streams()
+        async with serving(quick if how == "idle" else streams) as up:
+            process, port = await run(gate, up)
+            pids = await workers_of(gate)
+            listening = []
+            if how == "streams":
+                listening = [asyncio.create_task(listen(port)) for _ in range(8)]
+                await until(lambda: streams.open == 8)
+            process.kill()
+            if listening:
+                await asyncio.sleep(0.5)  # what is under way goes on
+                assert not any(one.done() for one in listening)
+                with pytest.raises(OSError, match=r"refused|failed"):
+                    await asyncio.open_connection("127.0.0.1", port)
+                streams.go.set()
+                got = await asyncio.gather(*listening)
+                assert all(one.count(b"data: ") == 2 for one in got)
+            await gone(*pids)
+
+    asyncio.run(asyncio.wait_for(main(), 50))
+
+
+@on_loop
+async def test_the_end_is_gentle_in_all_of_them_and_a_second_signal_cuts(gate):
+    streams = Streams()
+    async with serving(streams) as up:
+        process, port = await run(gate, up)
+        pids = await workers_of(gate)
+        listening = [asyncio.create_task(listen(port)) for _ in range(20)]
+        await until(lambda: streams.open == 20)
+        process.terminate()
+        await asyncio.sleep(0.7)
+        assert not any(one.done() for one in listening)
+        assert is_there(process.pid)
+        process.terminate()
+        got = await asyncio.gather(*listening)
+        assert all(b"event: error\n" in one and b'"HF-3108"' in one for one in got)
+        code, said = await asyncio.to_thread(end_of, process)
+        assert code == 0
+        assert "ended; requests cut: 20" in said
+        await gone(*pids)
+
+
+def test_a_worker_that_cannot_start_is_told_by_start(gate):
+    gate.configure(9, settings=TWO, each='keys = "file:key"')
+    (gate.path / "key").write_text("secret")
+    assert gate("start").returncode == 0
+    gate("stop")
+    (gate.path / "key").unlink()
+    done = gate("start")
+    assert done.returncode == 2
+    assert "file:key" in done.stderr
+    assert gate("status").returncode == 1
+
+
+def test_a_signal_to_the_whole_group_ends_all_of_them(gate):
+    gate.configure(9, settings=TWO)
+    assert gate("start").returncode == 0
+    pid, workers = gate.pid_file()["pid"], gate.status()["pids"]
+    os.killpg(pid, signal.SIGTERM)
+    asyncio.run(gone(pid, *workers))
+    assert "died" not in gate.log()
