@@ -9,6 +9,7 @@ import sys
 import pytest
 
 import holdfast as hf
+from holdfast.cli import main as cli
 from holdfast.gateway.gateway import ConfigError
 from holdfast.gateway.options import find_secret
 
@@ -75,6 +76,20 @@ def test_what_cannot_be_used_is_refused(settings, part):
     assert part in refused(**settings)
 
 
+def test_each_mistake_has_its_line_on_a_terminal(tmp_path, capsys):
+    file = tmp_path / "holdfast.toml"
+    file.write_text("[gateway.main]\nlistn = 1\nqueue = -1\n")
+    assert cli.main(["gateway", "check", "-c", str(file)]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "error: `gateway.main.listn`: not known; did you mean `listen`?"
+    assert [line.partition("`:")[0].strip() for line in lines[1:3]] == [
+        "`gateway.main.endpoint",
+        "`gateway.main.queue",
+    ]
+    assert lines[3].startswith("  Correct it, and look again with `holdfast gateway check`")
+    assert lines[3].endswith("[HF-3201]")
+
+
 def test_one_endpoint_needs_no_list():
     assert hf.Gateway(endpoints=HERE).config.endpoint[0].url == HERE
     assert hf.Gateway(endpoints=hf.Endpoint(HERE)).config.endpoint[0].url == HERE
@@ -100,7 +115,8 @@ def test_endpoints_are_values_that_show_no_secret():
     ("text", "name", "part"),
     [
         ("[gateway", None, "it is no TOML"),
-        ("", None, "it has no gateway: add"),
+        ("", None, "it has no gateway: add `[[gateway.main.endpoint]]` with a `url`"),
+        ("[gatway.a]\n", None, "`gatway`: not known; did you mean `gateway`?"),
         ("[[gateway.a.endpoint]]\nurl='http://h'\n", "b", "there is no gateway `b` (known: `a`)"),
         (
             "[[gateway.a.endpoint]]\nurl='http://h'\n[[gateway.b.endpoint]]\nurl='http://h'\n",

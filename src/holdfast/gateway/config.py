@@ -327,7 +327,11 @@ def read_gateways(tree: Mapping[str, object]) -> Result[dict[str, GatewayConfig]
     tables = tree.get("gateway", {})
     if not isinstance(tables, dict):
         return Result(None, [Problem("gateway", "a table of gateways is wanted")])
-    problems: list[Problem] = []
+    problems = [
+        Problem(key, "not known", "gateway")
+        for key in tree
+        if "gateway" not in tree and nearest(key, ["gateway"])
+    ]
     found: dict[str, GatewayConfig] = {}
     for name, table in tables.items():
         if not isinstance(table, dict):

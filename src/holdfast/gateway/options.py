@@ -26,9 +26,13 @@ class ConfigError(HoldfastError):
 
     code = "HF-3201"
     exit_code = 2
+    next_step = (
+        "Correct it, and look again with `holdfast gateway check`; "
+        "`holdfast gateway --help` shows the least file."
+    )
 
     def __init__(self, problems: Sequence[Problem]) -> None:
-        super().__init__("\n".join(str(problem) for problem in problems))
+        super().__init__("\n  ".join(str(problem) for problem in problems))
         self.problems = tuple(problems)
 
     def __reduce__(self) -> tuple[object, ...]:
@@ -93,10 +97,11 @@ def chosen(path: Path, name: str | None) -> tuple[str, GatewayConfig]:
     if name is None and len(found) == 1:
         return next(iter(found.items()))
     if name is None or name not in found:
-        known = ", ".join(f"`{one}`" for one in found) or "none"
-        text = f"there is no gateway `{name}`" if name else "which gateway? Name one"
         if not found:
             text = "it has no gateway: add `[[gateway.main.endpoint]]` with a `url`"
+            raise ConfigError([Problem(str(path), text)])
+        known = ", ".join(f"`{one}`" for one in found)
+        text = f"there is no gateway `{name}`" if name else "which gateway? Name one"
         raise ConfigError([Problem(str(path), f"{text} (known: {known})")])
     return name, found[name]
 
