@@ -12,6 +12,8 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import math
+import socket
+import struct
 from typing import TYPE_CHECKING, Any, Protocol
 
 from holdfast.gateway import errors
@@ -71,6 +73,7 @@ class Client(asyncio.Protocol, Due):
     __slots__ = (
         "_close",
         "_cluster",
+        "_ends",
         "_exchange",
         "_heading",
         "_lingers",
@@ -105,7 +108,7 @@ class Client(asyncio.Protocol, Due):
         self._queued = self._unwritten = self._written = 0
         self._stopped_at = 0.0
         self._close = self._heading = self._lingers = self._reading = False
-        self.chunked = self.entered = self.paused = False
+        self._ends = self.chunked = self.entered = self.paused = False
         self.terminator = b""
         self.host = ""
         self.identity = _UNKNOWN
@@ -292,7 +295,7 @@ class Client(asyncio.Protocol, Due):
         if exchange is not None:
             exchange.abandon()
         if given:
-            self.transport.abort()
+            self._cut_off()
         else:
             self._refuse_bytes(bad)
 
@@ -300,6 +303,7 @@ class Client(asyncio.Protocol, Due):
 
     def closes(self, head: RequestHead, *, ends: bool) -> bool:
         """Decide whether the connection ends after an answer. ends: only that ends its body."""
+        self._ends = ends
         self._close = (
             ends
             or not (head.keeps_alive and head.minor)
@@ -370,19 +374,19 @@ class Client(asyncio.Protocol, Due):
         self._cluster.ledger.refused(code)
         fields = errors.FIELDS.get(code, ())
         self.transport.write(errors.answer(code, value, close=True, fields=fields))
-        self._end(lingers=True)
+        self._end()
 
     def answered(self, *, close: bool, abort: bool) -> None:
         """Take note that an answer is over; go on with the next request."""
         self._exchange = None
-        within, self._upload = self._upload is not None, None
+        self._upload = None
         self.flush()
         if abort:
-            self.transport.abort()
+            self._cut_off()
             return
         reader = self._reader
         if close or self._close or (self._site.draining and not reader.ahead):
-            self._end(lingers=within or bool(reader.ahead))
+            self._end()
             return
         cluster = self._cluster
         self._heading = bool(reader.ahead)
@@ -429,21 +433,30 @@ class Client(asyncio.Protocol, Due):
         self._close = True
         self.transport.abort()
 
-    def _end(self, *, lingers: bool) -> None:
-        """Close the connection. lingers: the client may be sending still (see LINGER_SECONDS)."""
+    def _cut_off(self) -> None:
+        """End the connection so that what was given cannot be taken for a whole answer."""
+        sock = self.transport.get_extra_info("socket")
+        if self._ends and sock is not None:
+            # A plain end would be that of the body. With this option it is a reset.
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.transport.abort()
+
+    def _end(self) -> None:
+        """Close our side, and the rest when the client does, or after LINGER_SECONDS."""
         self._close = True
         self._reader.ended()
         self._reader.ahead.clear()
-        self._lingers = lingers and self.transport.can_write_eof()
+        self._lingers = self.transport.can_write_eof()  # not in TLS
         config, now = self._cluster.config, clock.monotonic()
+        if self.transport.get_write_buffer_size():
+            self._cluster.wheel.set(self, now + config.write_timeout)
+        elif self._lingers:
+            self._cluster.wheel.set(self, now + LINGER_SECONDS)
         if self._lingers:
             self.transport.write_eof()
             self.transport.resume_reading()
-            self._cluster.wheel.set(self, now + LINGER_SECONDS)
-            return
-        if self.transport.get_write_buffer_size():
-            self._cluster.wheel.set(self, now + config.write_timeout)
-        self.transport.close()
+        else:
+            self.transport.close()
 
     def eof_received(self) -> bool:
         """Nobody reads an answer any more, as far as we can know: end everything."""
