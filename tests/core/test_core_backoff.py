@@ -11,7 +11,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from holdfast.core.backoff import Constant, Custom, Decorrelated, Exponential, Linear, as_backoff
+from holdfast.core.backoff import (
+    Constant,
+    Custom,
+    Decorrelated,
+    Exponential,
+    Linear,
+    as_backoff,
+    doubled,
+)
 from holdfast.core.verdict import CONCURRENCY, CONNECT, THROTTLED, TIMEOUT, TRANSIENT, Kind, Verdict
 
 if TYPE_CHECKING:
@@ -243,3 +251,9 @@ def test_a_backoff_passes_through_and_anything_else_is_refused() -> None:
     for wrong in (None, 5, "exponential", Exponential):
         with pytest.raises(ValueError, match=r"backoff: .* neither"):
             as_backoff(wrong)
+
+
+def test_doubling_stops_at_the_most_and_never_overflows():
+    assert [doubled(1, times, 60) for times in range(8)] == [1, 2, 4, 8, 16, 32, 60, 60]
+    assert doubled(0.5, 10**9, 300) == 300
+    assert doubled(5, 0, 2) == 2

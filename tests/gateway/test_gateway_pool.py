@@ -276,6 +276,17 @@ async def test_a_hint_of_the_server_is_heeded(world):
 
 
 @simulated()
+async def test_those_that_rest_already_go_sooner_when_the_time_gets_shorter(world):
+    first, second = await world.ask_many(2)
+    first.give()
+    await asyncio.sleep(1)
+    world.pool.lifetime.died(6.25)  # by one that was reused: 5 s from now on
+    second.give()
+    await asyncio.sleep(6)
+    assert world.pool.connections == (0, 0)
+
+
+@simulated()
 async def test_a_server_that_closes_at_once_costs_no_request(world):
     class Hasty(End):
         def data_received(self, data):

@@ -48,6 +48,16 @@ class Bounds(NamedTuple):
     maximum: float
 
 
+def doubled(first: float, times: int, most: float) -> float:
+    """Return `first` seconds, doubled so many times, but `most` at the most.
+
+    For how long something is left alone: an endpoint whose circuit opened again, a key that was
+    throttled, a mirror that failed, the gap between probes. 2.0**1024 overflows; 64 doublings
+    pass every `most`.
+    """
+    return min(most, first * 2.0 ** min(times, 64))
+
+
 class Backoff(Protocol):
     """What every backoff offers."""
 

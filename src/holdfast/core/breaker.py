@@ -16,6 +16,7 @@ import enum
 import math
 from dataclasses import dataclass, field
 
+from holdfast.core.backoff import doubled
 from holdfast.core.checks import between, positive, whole
 from holdfast.core.window import Window
 
@@ -317,8 +318,7 @@ class BreakerState:
         options = self.options
         flapping = what is Input.PROBES_BAD or now < self._closed_at + 2 * options.window
         self._reopened = self._reopened + 1 if flapping else 0
-        # 2.0**1024 overflows; 64 doublings pass every max_open.
-        seconds = min(options.max_open, options.open_for * 2.0 ** min(self._reopened, 64))
+        seconds = doubled(options.open_for, self._reopened, options.max_open)
         self._move(what, why, now, now + seconds * (0.8 + 0.4 * u))
 
     def _move(self, what: Input, why: str, now: float, until: float) -> None:

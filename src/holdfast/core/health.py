@@ -19,6 +19,7 @@ import enum
 import math
 from typing import TYPE_CHECKING, NamedTuple
 
+from holdfast.core.backoff import doubled
 from holdfast.core.breaker import Breaker, BreakerState, Permit, Result, State
 
 if TYPE_CHECKING:
@@ -126,7 +127,7 @@ class Cooldown:
         if seconds is None:
             if now < self.until:
                 return
-            seconds = min(COOL_MOST, COOL_FIRST * 2.0 ** min(self.row, 16))
+            seconds = doubled(COOL_FIRST, self.row, COOL_MOST)
             self.row += 1
         self.until = max(self.until, now + seconds)
 
@@ -347,8 +348,7 @@ class Health:
         state = self.breaker.state
         if state is State.OPEN or self._probe_failed:
             if self.probe_at == math.inf:
-                wait = PROBE_FIRST * 2.0 ** min(self._probes, 16)
-                self.probe_at = now + min(self._probe_most, wait)
+                self.probe_at = now + doubled(PROBE_FIRST, self._probes, self._probe_most)
             return
         self.probe_at = math.inf
         if state is State.CLOSED:

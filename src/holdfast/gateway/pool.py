@@ -165,8 +165,9 @@ class Pool(Due):
         if len(self._idle) >= MAX_IDLE:
             self._idle[0].close()
         self._idle.append(connection)
-        if self.due == math.inf:
-            self._wheel.set(self, now + lifetime.shelf())
+        due = now + lifetime.shelf()
+        if due < self.due:  # the first, or the others are to go sooner by now
+            self._wheel.set(self, due)
 
     def _learn(self, connection: Connection) -> None:
         if connection.uses > 1:

@@ -11,6 +11,8 @@ import threading
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from holdfast.core.backoff import doubled
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
@@ -60,7 +62,7 @@ class Score:
         errors = self.errors if now < self.until else self.errors + 1
         if n >= WORTH:
             errors = 1
-        cool = min(COOL_MOST, COOL_SECONDS * 2.0 ** min(errors - 1, 16))
+        cool = doubled(COOL_SECONDS, errors - 1, COOL_MOST)
         return replace(self, errors=errors, until=max(self.until, now + max(cool, wait or 0.0)))
 
 
