@@ -77,12 +77,12 @@ def test_each_fault_strikes_as_often_as_it_says(
 
 def test_an_idle_connection_is_closed_after_its_answer_and_never_within(upstreams: Any) -> None:
     upstreams.ask('["idle"]')
-    seen = asked(upstreams.ports[0], 300, connections=4, rate=600)
+    seen = asked(upstreams.ports[0], 300, connections=4, rate=600, timeout=30)
     counts = upstreams.ask()[0]
     assert counts["connections"] > 50
     # A request that is on its way when the connection closes is lost, and only such a one.
     assert counts["answered"] == seen.good
-    assert 0 < sum(seen.failures.values()) < 150
+    assert sum(seen.failures.values()) < 150
 
 
 def test_tokens_come_at_their_rate_and_say_when_they_were_written(upstreams: Any) -> None:

@@ -50,10 +50,11 @@ class Tally:
     ok, failed: how many.  counts: durations per bucket.  sum: of the durations, in seconds.
     """
 
-    __slots__ = ("counts", "failed", "number", "ok", "sum")
+    __slots__ = ("counts", "ends", "failed", "number", "ok", "sum")
 
     def __init__(self, number: int = 0) -> None:
         self.number = number
+        self.ends = math.inf  # of a slot: when the next one begins
         self.ok = self.failed = 0
         self.counts = array("Q", bytes(8 * BUCKETS))
         self.sum = 0.0
@@ -130,10 +131,9 @@ class Recent:
 
     def add(self, now: float, seconds: float, *, ok: bool) -> None:
         """Count one. seconds: how long it took; NaN if that was not measured."""
-        number = int(now // self.width)
         last = self._last
-        if last is None or last.number != number:
-            last = self._turn(number)
+        if last is None or now >= last.ends:
+            last = self._turn(int(now // self.width))
         if ok:
             last.ok += 1
         else:
@@ -141,6 +141,15 @@ class Recent:
         if seconds == seconds:  # noqa: PLR0124 - not NaN; half the price of asking by name
             last.counts[bucket_of(seconds)] += 1
             last.sum += seconds
+
+    def add_ok(self, now: float, seconds: float, bucket: int) -> None:
+        """Count a good one. bucket: of its `seconds`, as `bucket_of` gives it."""
+        last = self._last
+        if last is None or now >= last.ends:
+            last = self._turn(int(now // self.width))
+        last.ok += 1
+        last.counts[bucket] += 1
+        last.sum += seconds
 
     def _turn(self, number: int) -> Tally:
         """Begin a slot, and fold those that are too old."""
@@ -152,6 +161,7 @@ class Recent:
             else:
                 self._older.take(old)
         self._last = last = Tally(number)
+        last.ends = (number + 1) * self.width
         self._slots.append(last)
         return last
 

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from holdfast.gateway import errors
 from holdfast.gateway.exchange import Exchange
+from holdfast.gateway.headers import NOBODY, told_of
 from holdfast.gateway.headers import Client as Identity
-from holdfast.gateway.headers import told_of
 from holdfast.gateway.reading import Reader
 from holdfast.gateway.upload import Upload
 from holdfast.runtime.clock import clock
@@ -43,7 +43,6 @@ LINGER_SECONDS = 2.0
 wait unread resets the connection, and that can take the answer away from the client."""
 
 _SLOW = BadMessage(408, "the request came too slowly")
-_UNKNOWN = Identity()
 
 
 class Site(Protocol):
@@ -67,6 +66,7 @@ class Client(asyncio.Protocol, Due):
     identity: what endpoints are told of it.  host: its address, if that matters; else empty.
     chunked: content that is given gets our framing.
     terminator: what ends the body of the answer that is being given.
+    serial: what the names of its requests begin with.
     paused: it takes less than comes.  entered: it has a place in the lobby.
     """
 
@@ -81,7 +81,6 @@ class Client(asyncio.Protocol, Due):
         "_queued",
         "_reader",
         "_reading",
-        "_serial",
         "_site",
         "_stopped_at",
         "_unwritten",
@@ -92,6 +91,7 @@ class Client(asyncio.Protocol, Due):
         "host",
         "identity",
         "paused",
+        "serial",
         "terminator",
         "transport",
     )
@@ -100,7 +100,7 @@ class Client(asyncio.Protocol, Due):
         Due.__init__(self)
         self._site = site
         self._cluster = site.cluster
-        self._serial = serial
+        self.serial = serial.encode()
         self._reader = Reader(site.cluster.config.head_max)
         self._exchange: Exchange | None = None
         self._upload: Upload | None = None  # of a body that is still coming
@@ -111,7 +111,7 @@ class Client(asyncio.Protocol, Due):
         self._ends = self.chunked = self.entered = self.paused = False
         self.terminator = b""
         self.host = ""
-        self.identity = _UNKNOWN
+        self.identity = NOBODY
         self.transport: Any = None
 
     @property
@@ -156,6 +156,8 @@ class Client(asyncio.Protocol, Due):
         """Read requests, one after the other."""
         if self._lingers:
             return
+        if self._exchange is None and self.identity is NOBODY and self._read_short(data):
+            return
         reader = self._reader
         reader.ahead += data
         if self._upload is not None:
@@ -164,6 +166,30 @@ class Client(asyncio.Protocol, Due):
             self._read()
         elif len(reader.ahead) > MAX_AHEAD:
             self.transport.pause_reading()
+
+    def _read_short(self, data: bytes) -> bool:
+        """Begin with a request that came whole and alone, if its head is one that is known."""
+        site = self._site
+        if self._reader.is_within or self._close or site.draining:
+            return False
+        cluster = site.cluster
+        end = data.find(b"\r\n\r\n") + 4
+        found = cluster.forms.find(data, end) if end > 4 else None
+        if found is None or len(data) != end + found[1] or not cluster.line.calm:
+            return False
+        form, _ = found
+        self._cluster = cluster
+        self._heading = False
+        self._queued = self._written = 0
+        site.lobby.waiting.pop(self, None)
+        cluster.started()
+        self._exchange = exchange = Exchange(cluster, self, form.head, data[end:])
+        exchange.number = cluster.ledger.requests
+        now = clock.monotonic()
+        if not exchange.begin_short(form, now):
+            cluster.wheel.set(self, math.inf)
+            exchange.begin(now)
+        return True
 
     def _read(self) -> None:
         if self._reading:
@@ -244,7 +270,7 @@ class Client(asyncio.Protocol, Due):
         if cluster.config.forwarded and self.host:
             self.identity = told_of(head, self.host, self.identity, secure=self._is_secure)
         exchange = Exchange(cluster, self, head, body, upload)
-        exchange.id = f"{self._serial}-{cluster.ledger.requests:x}"
+        exchange.number = cluster.ledger.requests
         self._exchange = exchange
         exchange.begin(now)
 
@@ -370,10 +396,10 @@ class Client(asyncio.Protocol, Due):
         code = errors.BY_STATUS.get(bad.status) or next(
             code for code, row in errors.ERRORS.items() if row.status == bad.status
         )
-        value = errors.body(code, self._serial, text=bad.reason, reason="malformed")
-        self._cluster.ledger.refused(code)
-        fields = errors.FIELDS.get(code, ())
-        self.transport.write(errors.answer(code, value, close=True, fields=fields))
+        value = errors.body(code, self.serial.decode(), text=bad.reason, reason="malformed")
+        answer = errors.answer(code, value, close=True, fields=errors.FIELDS.get(code, ()))
+        self._cluster.ledger.turned_away(code, bad.status, self.host, len(answer))
+        self.transport.write(answer)
         self._end()
 
     def answered(self, *, close: bool, abort: bool) -> None:
@@ -475,6 +501,10 @@ class Client(asyncio.Protocol, Due):
 
     def on_due(self, now: float) -> None:
         """Close a connection that is idle, whose request does not come, or that takes nothing."""
+        exchange = self._exchange
+        if exchange is not None and exchange.is_short:
+            exchange.on_due(now)
+            return
         unwritten = self.transport.get_write_buffer_size()
         if self._close and self._exchange is None:
             self.transport.abort()

@@ -15,7 +15,8 @@ from holdfast.gateway.access_log import continued, log_of
 from holdfast.gateway.admin import Pages
 from holdfast.gateway.counting import SUFFIX as _COUNTED
 from holdfast.gateway.counting import Counting, counted
-from holdfast.gateway.ledger import Ledger, outcome_of
+from holdfast.gateway.forms import Forms
+from holdfast.gateway.ledger import Ledger
 from holdfast.gateway.names import Names
 from holdfast.gateway.probes import Probes
 from holdfast.gateway.tokens import Tokens
@@ -25,6 +26,7 @@ from holdfast.gateway.watching import Watch
 from holdfast.runtime.clock import clock
 from holdfast.runtime.random import rng
 from holdfast.runtime.wheel import Due
+from holdfast.wire.glance import Glance
 
 if TYPE_CHECKING:
     import asyncio
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from holdfast.wire.requests import RequestHead
 
 IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE"})
+_ADDED = b"x-holdfast-request: %b-%x\r\nx-holdfast-endpoint: %b\r\nx-holdfast-attempts: 1\r\n"
 FIRST_BYTE_FACTOR = 8.0
 FIRST_BYTE_LEAST = 2.0
 FIRST_BYTE_STREAM_MOST = 30.0
@@ -93,6 +96,10 @@ class Cluster:
         self.ledger.know(one.id for one in self.balancer.endpoints)
         self.watch = Watch(self)
         self.attempts = config.attempts_max
+        self.forms = Forms(self)
+        self.glance = Glance()
+        passed = b"Via: 1.1 %b\r\n" % self.via if self.via else b""
+        self._added_short = passed + (_ADDED if config.expose else b"") + b"Content-Length: "
 
     def _endpoint(self, one: EndpointConfig, number: int) -> Endpoint:
         host = one.url.partition("://")[2].partition("/")[0]
@@ -177,6 +184,19 @@ class Cluster:
             f"x-holdfast-attempts: {exchange.attempts}\r\n"
         ).encode("latin-1")
 
+    def added_short(self, serial: bytes, number: int, endpoint: Endpoint) -> bytes:
+        """Return the lines for an answer to the first attempt: Via, these, and a length's name.
+
+        serial, number: of the request.
+        """
+        if not self.config.expose:
+            return self._added_short
+        return self._added_short % (serial, number, self._upstreams[endpoint].name)
+
+    def is_local(self, head: RequestHead) -> bool:
+        """Say whether a request may be one that is answered here."""
+        return head.target.startswith(self._prefixes) or _COUNTED in head.target
+
     # -- endpoints -------------------------------------------------------------------------------
 
     def upstream_of(self, endpoint: Endpoint) -> Upstream:
@@ -213,7 +233,7 @@ class Cluster:
         if not self.counting.is_ours(self.balancer.endpoints, now):
             return None
         answer = counted(head, body, client)
-        self.ledger.answered(now, outcome_of(int(answer[9:12])))
+        self.ledger.answered(head, int(answer[9:12]), now, client.host, len(answer))
         return answer
 
     def started(self) -> None:
@@ -312,6 +332,7 @@ class Cluster:
         self.balancer.median = before.balancer.median
         self._probes.succeed(before._probes)
         self.watch.succeed(before.watch)
+        before.watch = self.watch  # for requests that go on there
 
     def close(self) -> None:
         """End all connections."""

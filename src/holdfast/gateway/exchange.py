@@ -17,7 +17,7 @@ from holdfast.core.breaker import Result
 from holdfast.core.classify import classify
 from holdfast.core.verdict import Sent
 from holdfast.gateway import errors, sse
-from holdfast.gateway.answering import Passage, keeps_framing
+from holdfast.gateway.answering import Passage
 from holdfast.gateway.counting import UNABLE, counted
 from holdfast.gateway.headers import request_head
 from holdfast.gateway.ledger import CANCELLED, CUT, REFUSED, UPSTREAM_ERROR, outcome_of
@@ -30,6 +30,7 @@ from holdfast.gateway.refusals import (
     refusal_of,
     status_of,
 )
+from holdfast.gateway.short import Short
 from holdfast.gateway.sse import Meaning
 from holdfast.gateway.states import (
     ANSWER,
@@ -50,20 +51,17 @@ from holdfast.gateway.states import (
     WAIT,
     WAITING,
     WOKEN,
-    State,
 )
 from holdfast.runtime.clock import clock
 from holdfast.runtime.random import rng
-from holdfast.runtime.wheel import Due
 from holdfast.wire.responses import Answer
 
 if TYPE_CHECKING:
-    from holdfast.core.balance import Endpoint
     from holdfast.core.health import Tier
     from holdfast.gateway.client import Client
     from holdfast.gateway.cluster import Cluster
     from holdfast.gateway.upload import Upload
-    from holdfast.gateway.upstream import Connection, Dial, Upstream
+    from holdfast.gateway.upstream import Connection, Upstream
     from holdfast.wire.requests import RequestHead
     from holdfast.wire.responses import ResponseHead
     from holdfast.wire.strict import BadMessage
@@ -84,49 +82,11 @@ _PASSES_LAST = frozenset({"HF-3101", "HF-3102", "HF-3104", "HF-3105", "HF-3106"}
 """Reasons to give up for which the last answer of an endpoint says more than one of ours."""
 
 
-class Exchange(Due):
+class Exchange(Short):
     """One request and its answer. Made by the client's connection, which calls `begin`.
 
     body: all of it; or upload: a large one, which is still coming.
     """
-
-    __slots__ = (
-        "_body",
-        "_client",
-        "_cluster",
-        "_connection",
-        "_counted",
-        "_deadline",
-        "_due",
-        "_first_byte",
-        "_head",
-        "_last",
-        "_last_pick",
-        "_passage",
-        "_patience",
-        "_pick",
-        "_repeatable",
-        "_row",
-        "_sent_at",
-        "_stale",
-        "_stream",
-        "_throttled",
-        "_throttles",
-        "_tried",
-        "_upload",
-        "_upstream",
-        "_waits",
-        "attempts",
-        "began",
-        "connecting",
-        "given_at",
-        "id",
-        "profile",
-        "state",
-        "status",
-        "streaming",
-        "told",
-    )
 
     def __init__(
         self,
@@ -136,31 +96,9 @@ class Exchange(Due):
         body: bytes,
         upload: Upload | None = None,
     ) -> None:
-        super().__init__()
-        self._upload = upload
-        self._cluster = cluster
-        self._client = client
-        self._head = head
-        self._body = body
-        self._connection: Connection | None = None
-        self._pick: Pick | None = None
-        self._upstream: Upstream | None = None
-        self._passage: Passage | None = None
-        self._last: Passage | None = None
-        self._last_pick: Pick | None = None
-        self._tried: list[Endpoint] = []
-        self._counted: list[Endpoint] = []
-        self._stale = self._throttled = False
-        self._row = self._throttles = 0
-        self._waits = ""
-        self._patience = self._due = math.inf
-        self._sent_at = self._first_byte = self.given_at = math.nan
-        self.attempts = self.status = 0
-        self.streaming = False
-        self.connecting: Dial | None = None
-        self.told: list[errors.Tried] = []
-        self.state: State = CHOOSING
-        self.id = ""
+        super().__init__(cluster, client, head, body)
+        if upload is not None:
+            self._upload = upload
 
     @property
     def head(self) -> RequestHead:
@@ -222,7 +160,8 @@ class Exchange(Due):
         self._repeatable = cluster.is_repeatable(head)
         self._deadline = now + cluster.total(head)
         if cluster.counting.is_known:
-            self._tried += cluster.counting.unable(head, cluster.balancer.endpoints, now)
+            unable = cluster.counting.unable(head, cluster.balancer.endpoints, now)
+            self._tried = (*self._tried, *unable)
         if cluster.line.calm or cluster.line.admits(self):
             self._choose(now)
         else:
@@ -297,7 +236,7 @@ class Exchange(Due):
 
     def _begin_anew(self, now: float) -> None:
         """All were tried: wait a little, then begin with all of them again."""
-        self._tried.clear()
+        self._tried = ()
         if self._cluster.soonest(now) > 0:
             self._choose(now)  # all cool down, which takes its own time
             return
@@ -372,9 +311,6 @@ class Exchange(Due):
             self.state = TRANSITIONS[self.state, SEND]
             self._sent_at = now = clock.monotonic()
             self._limit(now + self._cluster.first_look(upstream))
-
-    def _is_raw(self, head: ResponseHead) -> bool:
-        return keeps_framing(self._head, head)
 
     # -- the answer ------------------------------------------------------------------------------
 
@@ -560,8 +496,11 @@ class Exchange(Due):
     def broke(self, error: Exception | None) -> None:
         """Take note that the connection has ended."""
         connection = self._connection
-        answer = connection.answer if connection is not None else None
-        if connection is None or answer is None or self.state is OVER:
+        if connection is None or self.state is OVER:
+            return
+        self.leave_short()
+        answer = connection.answer
+        if answer is None:
             return
         if error is None and answer.end() and self._passage is not None:
             self._whole(self._passage)
@@ -621,7 +560,7 @@ class Exchange(Due):
         """
         pick = self._pick
         if pick is not None and not here and pick.endpoint not in self._tried:
-            self._tried.append(pick.endpoint)
+            self._tried = (*self._tried, pick.endpoint)
         malformed = bool(self.told) and self.told[-1].verdict.startswith("malformed")
         if not (self._repeatable or safe) or not self._is_intact:
             self._give_up("HF-3105" if malformed else "HF-3106")
@@ -650,7 +589,7 @@ class Exchange(Due):
     def _tell(self, verdict: str, sent: Sent, now: float, status: int = 0) -> None:
         name = self._pick.endpoint.id if self._pick is not None else ""
         ms = round((now - self._sent_at) * 1000)
-        self.told.append(errors.Tried(name, verdict, sent.value, ms, status))
+        self.told = (*self.told, errors.Tried(name, verdict, sent.value, ms, status))
 
     def _settle(self, result: Result, *, cancelled: bool = False) -> None:
         """Tell the ledger and the endpoint's health of the attempt, once."""
@@ -665,7 +604,7 @@ class Exchange(Due):
         if result is Result.FAILED and pick.endpoint in self._counted:
             result = Result.NEUTRAL  # one request says one thing about an endpoint
         elif result is Result.FAILED:
-            self._counted.append(pick.endpoint)
+            self._counted = (*self._counted, pick.endpoint)
         self._cluster.settle(pick, result, now, seconds)
         self._first_byte = math.nan
         self._upstream = None if result is not Result.OK else self._upstream
@@ -750,6 +689,7 @@ class Exchange(Due):
         """End it now and tell the client so: the gateway is ending, and blames nobody."""
         if self.state is OVER:
             return
+        self.leave_short()
         if self.state not in {CHOOSING, WAITING}:
             sent = Sent.NO if self.state is CONNECTING else Sent.MAYBE
             self._tell(reason, sent, clock.monotonic())
@@ -764,6 +704,7 @@ class Exchange(Due):
         """End everything, and blame nobody: the client is gone."""
         if self.state is OVER:
             return
+        self.leave_short()
         if self.state not in {CHOOSING, WAITING}:
             self._settle(Result.NEUTRAL, cancelled=True)
         self.state = TRANSITIONS[self.state, END]
@@ -786,6 +727,7 @@ class Exchange(Due):
         state = self.state
         if state is OVER:
             return
+        self.leave_short()
         if now >= self._deadline:
             self._out_of_time(now)
         elif state is WAITING:

@@ -44,7 +44,7 @@ _PLAIN = frozenset({b"close", b"keep-alive", b"upgrade", b"te"})
 """What it usually names: nothing that is not dropped anyway."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)  # found by what it is, not by what it says
 class Route:
     """What is the same for all requests to one endpoint with one key.
 
@@ -66,6 +66,10 @@ class Client:
 
     trusted: bool = False
     told: bytes = b""
+
+
+NOBODY = Client()
+"""One of whom nothing is known, and nothing is told."""
 
 
 def route(

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from holdfast.gateway.errors import Tried
     from holdfast.gateway.exchange import Exchange
+    from holdfast.wire.requests import RequestHead
 
 WINDOW = 300.0
 """Seconds that rates and percentiles look back on."""
@@ -51,6 +52,8 @@ cancelled       the client left
 
 The first two are successes, the last is neither success nor failure.
 """
+ANSWERED = frozenset({OK, CLIENT_ERROR, UPSTREAM_ERROR})
+"""Those to which an endpoint's answer was given whole."""
 _SUCCESSES = frozenset({OK, CLIENT_ERROR})
 
 
@@ -86,6 +89,11 @@ class Log(Protocol):
 
     def take(self, exchange: Exchange, outcome: str, now: float) -> None:
         """Write one, later."""
+
+    def note(
+        self, head: RequestHead | None, status: int, outcome: str, *, client: str, size: int
+    ) -> None:
+        """Write one of which there was no exchange, later."""
 
     def close(self) -> None:
         """Write what is left."""
@@ -124,32 +132,63 @@ class Ledger:
     def finished(self, exchange: Exchange, outcome: str, now: float) -> None:
         """Count the end of a request. outcome: one of `OUTCOMES`.  now: monotonic."""
         self.in_flight -= 1
-        began = exchange.began
-        seconds = now - began
-        if outcome == CANCELLED:
-            self.cancelled += 1
-        else:
-            given = exchange.given_at
-            if given != given and outcome != REFUSED:  # noqa: PLR0124 - it was given whole, now
-                given = now
-            good = outcome in _SUCCESSES
-            if good:
-                self.succeeded += 1
-            else:
-                self.failed += 1
-                self.cuts += outcome == CUT
-            self.recent.add(now, given - began, ok=good)
-        self.durations.counts[bucket_of(seconds)] += 1
-        self.durations.sum += seconds
-        if exchange.streaming:
-            self.streams -= 1
+        seconds = now - exchange.began
+        bucket = bucket_of(seconds)
+        durations = self.durations
+        durations.counts[bucket] += 1
+        durations.sum += seconds
         outcomes = self._account(exchange.endpoint_id).outcomes
         outcomes[outcome] = outcomes.get(outcome, 0) + 1
+        given = exchange.given_at
+        if outcome == OK and given != given:  # noqa: PLR0124 - it was given whole, now
+            self.succeeded += 1
+            self.recent.add_ok(now, seconds, bucket)
+        elif outcome == CANCELLED:
+            self.cancelled += 1
+        else:
+            self._ended(outcome, now, seconds, given - exchange.began)
+        if exchange.streaming:
+            self.streams -= 1
         if self.log is not None:
             self.log.take(exchange, outcome, now)
 
-    def answered(self, now: float, outcome: str = OK) -> None:
-        """Count a request that was answered here, as an endpoint would have. now: monotonic."""
+    def _ended(self, outcome: str, now: float, seconds: float, given: float) -> None:
+        """Count the end of a request that was a stream, or is no plain success."""
+        if given != given and outcome in ANSWERED:  # noqa: PLR0124 - it was given whole, now
+            given = seconds
+        good = outcome in _SUCCESSES
+        if good:
+            self.succeeded += 1
+        else:
+            self.failed += 1
+            self.cuts += outcome == CUT
+        self.recent.add(now, given, ok=good)
+
+    def succeeded_at_once(self, endpoint: str, now: float, seconds: float) -> None:
+        """Count a request whose first attempt was answered well, and whole, and the attempt.
+
+        seconds: that both of them took.
+        """
+        account = self._account(endpoint)
+        bucket = bucket_of(seconds)
+        self.in_flight -= 1
+        self.succeeded += 1
+        self.last_endpoint = endpoint
+        account.seen_at = now
+        account.row = 0
+        account.reasons[OK] += 1
+        account.outcomes[OK] += 1
+        account.recent.add_ok(now, seconds, bucket)
+        self.recent.add_ok(now, seconds, bucket)
+        self.durations.counts[bucket] += 1
+        self.durations.sum += seconds
+
+    def answered(self, head: RequestHead, status: int, now: float, client: str, size: int) -> None:
+        """Count a request that was answered here, as an endpoint would have.
+
+        now: monotonic.  client: its address.  size: bytes of the answer.
+        """
+        outcome = outcome_of(status)
         self.requests += 1
         good = outcome in _SUCCESSES
         if good:
@@ -159,6 +198,8 @@ class Ledger:
         self.recent.add(now, math.nan, ok=good)
         outcomes = self._account("").outcomes
         outcomes[outcome] = outcomes.get(outcome, 0) + 1
+        if self.log is not None:
+            self.log.note(head, status, outcome, client=client, size=size)
 
     def attempt(
         self,
@@ -180,7 +221,7 @@ class Ledger:
         if result is Result.OK:
             account.reasons[OK] += 1
             account.row = 0
-            account.recent.add(now, seconds, ok=True)
+            account.recent.add_ok(now, seconds, bucket_of(seconds))
             return
         _count(account.reasons, CANCELLED if said is None else said.verdict)
         if result is Result.FAILED:
@@ -197,6 +238,12 @@ class Ledger:
     def refused(self, code: str) -> None:
         """Count an answer that is one of our errors."""
         _count(self.refusals, code)
+
+    def turned_away(self, code: str, status: int, client: str, size: int) -> None:
+        """Count what was refused before it was a request. client: its address."""
+        self.refused(code)
+        if self.log is not None:
+            self.log.note(None, status, REFUSED, client=client, size=size)
 
     # -- endpoints -------------------------------------------------------------------------------
 

@@ -144,9 +144,9 @@ def refusal_of(
     return found if hint is None else found._replace(retry_after=hint)
 
 
-def looks_like_error(body: bytes) -> bool:
-    """Say whether a JSON body begins as an error does."""
-    return _BEGINS.match(body) is not None
+def looks_like_error(data: bytes, at: int = 0) -> bool:
+    """Say whether a JSON body begins as an error does. at: where in `data` it begins."""
+    return _BEGINS.match(data, at) is not None
 
 
 def status_of(codes: frozenset[str]) -> int:

@@ -1,0 +1,319 @@
+"""The short way of a request does what the long way does, to each byte and each count."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+
+import pytest
+from gateway_rig import always, answer, ask, gateway, hangs, in_turn, read, reset, tiers, until
+
+from holdfast.gateway.forms import MOST
+from holdfast.gateway.short import Short
+
+JSON = "Content-Type: application/json"
+OK = answer(200, b'{"a": 1}', JSON, "Date: now", "Keep-Alive: timeout=9", "X_Y: 1")
+
+
+def run(main):
+    asyncio.run(asyncio.wait_for(main(), 30))
+
+
+@pytest.fixture
+def ways(monkeypatch):
+    """Counts what went the short way, to the endpoint and back."""
+    counts = {"there": 0, "back": 0}
+
+    def counted(name, what):
+        was = getattr(Short, name)
+
+        def method(self, *args):
+            done = was(self, *args)
+            counts[what] += done
+            return done
+
+        monkeypatch.setattr(Short, name, method)
+
+    counted("begin_short", "there")
+    counted("take_whole", "back")
+    return counts
+
+
+async def several(gw, n, *fields, path="/v1/messages", body=b'{"b": 2}', split=False):
+    """Ask on one connection; split: in two pieces, which is what the long way is for."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", gw.port)
+    found = []
+    for _ in range(n):
+        lines = [f"POST {path} HTTP/1.1", "Host: gw", *fields, f"Content-Length: {len(body)}"]
+        data = "\r\n".join([*lines, "", ""]).encode() + body
+        if split:
+            writer.write(data[:-1])
+            await asyncio.sleep(0.03)
+            data = data[-1:]
+        writer.write(data)
+        found.append(await read(reader))
+    writer.close()
+    return found
+
+
+def plain(text):
+    """Take out what differs between any two requests."""
+    return re.sub(r"x-holdfast-request: \S+|holdfast-[0-9a-f]{8}", "", text)
+
+
+@pytest.mark.parametrize(
+    ("settings", "each"),
+    [
+        ("", ""),
+        ('profile = "generic"\nvia = false', ""),
+        ("expose = false", 'headers = {X-Own = "1%d"}'),
+        ("", 'host = "api.example"'),
+    ],
+)
+def test_both_ways_send_and_give_the_same_bytes_and_count_the_same(ways, settings, each):
+    fields = ("X-Down: 1", "Authorization: Bearer c", "Accept: */*", "accept: x", "Connection: TE")
+
+    async def main(*, split):
+        async with gateway(always(OK), settings=settings, each=each) as (gw, (up,)):
+            given = await several(gw, 4, *fields, path="/v1/messages?beta=true", split=split)
+            stats = gw.stats()
+            ledger = gw.cluster.ledger
+            account = next(iter(ledger.accounts.values()))
+            counts = (
+                ledger.requests,
+                ledger.in_flight,
+                ledger.succeeded,
+                ledger.failed,
+                ledger.durations.timed,
+                ledger.recent.whole().ok,
+                ledger.recent.whole().timed,
+                account.recent.whole().ok,
+                account.recent.whole().timed,
+                account.reasons,
+                account.outcomes,
+                account.row,
+                ledger.last_endpoint,
+                [one.health.in_flight for one in gw.cluster.balancer.endpoints],
+                stats["total_requests"],
+                stats["successful_requests"],
+                [one["health_status"]["total_requests"] for one in stats["endpoints"]],
+            )
+            sent = [plain(head).replace(str(gw.port), "") for _, head, _ in up.asked]
+            port = str(up.server.sockets[0].getsockname()[1])
+            return (
+                [(status, plain(head), body) for status, head, body in given],
+                [head.replace(port, "") for head in sent],
+                [body for _, _, body in up.asked],
+                counts,
+            )
+
+    asked = {}
+    for split in (True, False):
+        asked[split] = asyncio.run(asyncio.wait_for(main(split=split), 30))
+        if split:
+            assert ways == {"there": 0, "back": 0}
+    assert asked[True] == asked[False]
+    assert ways == {"there": 3, "back": 3}  # the first one had no connection yet
+
+
+def test_lengths_may_differ_and_bodies_are_not_mixed_up(ways):
+    async def echo(upstream, no, writer):
+        writer.write(answer(200, upstream.asked[-1][2]))
+
+    async def main():
+        async with gateway(echo) as (gw, _):
+            keep = await asyncio.open_connection("127.0.0.1", gw.port)
+            for size in (5, 50, 0, 1, 5000, 7):
+                body = bytes([65 + size % 26]) * size
+                status, _, given = await ask(gw.port, body=body, keep=keep)
+                assert (status, given) == (200, body)
+            keep[1].close()
+
+    run(main)
+    assert ways["back"] == 5
+
+
+@pytest.mark.parametrize(
+    ("broken", "status"),
+    [
+        (answer(503, b"no"), 200),
+        (answer(529, b"no"), 200),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\nContent-Length: 8\r\n\r\nabcdefgh", 200),
+        (answer(200, b'{"type":"error","error":{"type":"overloaded_error"}}', JSON), 200),
+        (answer(404, b"gone"), 404),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf", 200),
+    ],
+)
+def test_an_answer_that_is_no_good_goes_the_long_way(ways, broken, status):
+    async def breaks(upstream, no, writer):
+        writer.write(broken)
+        if broken.endswith(b"half"):
+            await writer.drain()
+            reset(writer)
+            return False
+        return True
+
+    found = first_short(ways, breaks)
+    assert found[0] == status
+    if status == 200:
+        assert found[2] == b'{"a": 1}'
+    assert ways["there"] > ways["back"]
+
+
+def first_short(ways, script, settings=""):
+    """Return the answer to the first request that went the short way, which meets `script`."""
+
+    async def either(upstream, no, writer):
+        if ways["there"] == 1 and not met:
+            met.append(upstream)
+            return await script(upstream, no, writer)
+        writer.write(OK)
+        return True
+
+    async def main():
+        async with gateway(either, either, settings=settings) as (gw, _):
+            while not met:
+                (found,) = await several(gw, 1)
+            return found
+
+    met = []
+    return asyncio.run(asyncio.wait_for(main(), 30))
+
+
+def test_a_kept_connection_that_had_died_costs_nothing(ways):
+    async def closes_after_second(upstream, no, writer):
+        if no == 3:
+            reset(writer)
+            return False
+        writer.write(OK)
+        return True
+
+    async def main():
+        async with gateway(closes_after_second) as (gw, (up,)):
+            found = await several(gw, 4)
+            assert [status for status, _, _ in found] == [200] * 4
+            assert len(up.asked) == 5
+            assert gw.cluster.ledger.stale == 1
+            assert tiers(gw) == ["healthy"]
+            assert gw.cluster.balancer.endpoints[0].health.in_flight == 0
+
+    run(main)
+    assert ways == {"there": 2, "back": 1}  # and the fourth took no kept one, having learned
+
+
+def test_one_that_hangs_is_given_up_when_its_time_is_over(ways):
+    found = first_short(ways, hangs, "first_byte_timeout = 0.2")
+    assert found[0] == 200
+    assert found[2] == b'{"a": 1}'
+    assert ways["there"] > ways["back"]
+
+
+def test_a_client_that_leaves_takes_its_request_along(ways):
+    async def then_hangs(upstream, no, writer):
+        if no > 1:
+            return await hangs(upstream, no, writer)
+        writer.write(OK)
+        return True
+
+    async def main():
+        async with gateway(then_hangs) as (gw, (up,)):
+            await several(gw, 1)
+            _, writer = await asyncio.open_connection("127.0.0.1", gw.port)
+            writer.write(b"POST /v1/messages HTTP/1.1\r\nHost: gw\r\nContent-Length: 2\r\n\r\n{}")
+            await until(lambda: len(up.asked) == 2)
+            assert ways["there"] == 1
+            writer.transport.abort()
+            await until(lambda: up.open == 0)
+            ledger = gw.cluster.ledger
+            assert (ledger.cancelled, ledger.in_flight) == (1, 0)
+            assert gw.cluster.balancer.endpoints[0].health.in_flight == 0
+            assert tiers(gw) == ["healthy"]
+
+    run(main)
+
+
+def test_one_that_runs_is_cut_when_the_gateway_ends(ways):
+    async def then_hangs(upstream, no, writer):
+        if no > 1:
+            return await hangs(upstream, no, writer)
+        writer.write(OK)
+        return True
+
+    async def main():
+        async with gateway(then_hangs) as (gw, (up,)):
+            await several(gw, 1)
+            asking = asyncio.create_task(several(gw, 1))
+            await until(lambda: len(up.asked) == 2)
+            assert ways["there"] == 1
+            await gw.drain(0.1)
+            ((status, _, body),) = await asking
+            assert status == 503
+            assert b"HF-3107" in body
+
+    run(main)
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        b"POST /v1/x HTTP/1.1\r\nHost: a\r\nHost: b\r\nContent-Length: 2\r\n\r\n{}",
+        b"POST /v1/x HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\nContent-Length: 2\r\n\r\n{}",
+        b"POST /v1/x HTTP/1.1\r\nHost: a\r\nContent-Length: +2\r\n\r\n{}",
+        b"POST /v1/x HTTP/1.1\r\nHost: a\r\nA: b\nContent-Length: 2\r\n\r\n{}",
+        b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n{}",
+        b"POST /v1/x HTTP/1.1\r\nHost: a\r\nContent-Length : 2\r\n\r\n{}",
+    ],
+)
+def test_what_is_refused_is_refused_each_time(ways, request_):
+    async def main():
+        async with gateway(always(OK)) as (gw, (up,)):
+            await several(gw, 2)
+            for _ in range(3):
+                reader, writer = await asyncio.open_connection("127.0.0.1", gw.port)
+                writer.write(request_)
+                status, _, _ = await read(reader)
+                assert status == 400
+                writer.close()
+            assert len(up.asked) == 2
+
+    run(main)
+
+
+def test_a_head_that_never_comes_again_is_not_kept_for_long(ways):
+    async def main():
+        async with gateway(always(OK)) as (gw, (up,)):
+            keep = await asyncio.open_connection("127.0.0.1", gw.port)
+            for number in range(2 * MOST):
+                status, _, _ = await ask(
+                    gw.port, "POST", "/v1/messages", b"{}", f"X-Trace: {number}", keep=keep
+                )
+                assert status == 200
+            assert f"X-Trace: {2 * MOST - 1}" in up.asked[-1][1]
+            assert gw.cluster.forms.known <= MOST
+            keep[1].close()
+
+    run(main)
+    assert MOST - 5 <= ways["back"] <= MOST + 5
+
+
+def test_our_own_pages_are_no_business_of_endpoints(ways):
+    async def main():
+        async with gateway(always(OK)) as (gw, (up,)):
+            for _ in range(3):
+                status, _, _ = await ask(gw.port, "POST", "/__holdfast__/stats", b"{}")
+                assert status != 200
+            assert up.asked == []
+
+    run(main)
+    assert ways == {"there": 0, "back": 0}
+
+
+def test_in_turn_answers_stay_in_turn(ways):
+    async def main():
+        script = in_turn(*(answer(200, b"%d" % n) for n in range(30)))
+        async with gateway(script) as (gw, _):
+            found = await several(gw, 30)
+            assert [int(body) for _, _, body in found] == list(range(30))
+
+    run(main)
+    assert ways["back"] == 29
