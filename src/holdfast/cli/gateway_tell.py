@@ -175,6 +175,10 @@ def _show(running: Running, answer: dict[str, Any], console: Console) -> None:
             f"{one['id']:<{width}}  {one['state']:<12}  {one['inflight']:9,d}  "
             f"{health['total_requests']:8,d}  {health['failed_requests']:6,d}  {one['base_url']}"
         )
+    for one in stats["endpoints"]:
+        last = one["health_status"]["last_error"]
+        if last and one["state"] != "healthy":
+            line(f"{one['id']}: {last['verdict']}, last at {last['at']}")
 
 
 # -- logs ------------------------------------------------------------------------------------
