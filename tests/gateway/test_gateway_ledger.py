@@ -41,6 +41,7 @@ class Audit:
         self.attempts = Counter()
         self.balanced = True
         finished, attempt = ledger.finished, ledger.attempt
+        at_once = ledger.succeeded_at_once
 
         def on_finished(exchange, outcome, now):
             finished(exchange, outcome, now)
@@ -52,7 +53,14 @@ class Audit:
             self.attempts[endpoint] += 1
             self.balanced &= is_balanced(ledger)
 
+        def on_success(endpoint, *args):
+            at_once(endpoint, *args)
+            self.ended[f"at once {ledger.succeeded}"] += 1
+            self.attempts[endpoint] += 1
+            self.balanced &= is_balanced(ledger)
+
         ledger.finished, ledger.attempt = on_finished, on_attempt
+        ledger.succeeded_at_once = on_success
 
 
 def trouble(seed):

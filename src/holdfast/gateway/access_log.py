@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from holdfast.core.events import Alert
-from holdfast.gateway.ledger import CANCELLED, OK
+from holdfast.gateway.ledger import ANSWERED, CANCELLED, OK
 from holdfast.runtime.append import Appender
 from holdfast.runtime.clock import clock
 from holdfast.runtime.hub import hub
@@ -85,7 +85,7 @@ class AccessLog:
         self._waiting: list[Entry] = []
         self._timer: Timer | None = None
         self._writing: Future[tuple[int, str]] | None = None
-        self._failing = False
+        self._failing = self._closed = False
 
     # -- on the loop -----------------------------------------------------------------------------
 
@@ -94,6 +94,9 @@ class AccessLog:
         if self.sample < 1 and rng.draw() >= self.sample:
             return
         client, told = exchange.client, exchange.told
+        given = exchange.given_at
+        if given != given and outcome in ANSWERED:  # noqa: PLR0124 - it was given whole, now
+            given = now
         last: tuple[str, float] | None = None
         if exchange.attempts > len(told):  # the last one came to an answer, or was left
             last = (CANCELLED if outcome == CANCELLED else OK, now - exchange.sent_at)
@@ -108,7 +111,7 @@ class AccessLog:
                 exchange.size,
                 client.written,
                 now - exchange.began,
-                exchange.given_at - exchange.began,
+                given - exchange.began,
                 exchange.endpoint_id,
                 told,
                 last,
@@ -122,7 +125,7 @@ class AccessLog:
     ) -> None:
         """Remember a request that was answered here, or refused before it was read.
 
-        client: its address.  size: bytes of the answer.
+        head: None for one that could not be read.  client: its address.  size: of the answer.
         """
         if self.sample < 1 and rng.draw() >= self.sample:
             return
@@ -149,7 +152,7 @@ class AccessLog:
         )
 
     def _add(self, entry: Entry) -> None:
-        if len(self._waiting) >= MAX_LINES:
+        if self._closed or len(self._waiting) >= MAX_LINES:
             self.ledger.lines_dropped += 1
             return
         self._waiting.append(entry)
@@ -193,6 +196,7 @@ class AccessLog:
 
     def close(self) -> None:
         """Write the rest; waits for it for a moment."""
+        self._closed = True
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -26,6 +26,7 @@ from holdfast.gateway.watching import Watch
 from holdfast.runtime.clock import clock
 from holdfast.runtime.random import rng
 from holdfast.runtime.wheel import Due
+from holdfast.telemetry.secret import Secret
 from holdfast.wire.glance import Glance
 
 if TYPE_CHECKING:
@@ -88,7 +89,11 @@ class Cluster:
             panic=config.panic,
         )
         self.counting = Counting(config.count_tokens)
-        self.tokens = Tokens(secret(one) for one in config.client_tokens)
+        tokens = [secret(one) for one in config.client_tokens]
+        self.tokens = Tokens(tokens)
+        # While these live, redaction hides their very text in whatever is said by whomever.
+        keys_of_all = [key for one in self._upstreams.values() for key in one.keys]
+        self._hidden = tuple(map(Secret, (*keys_of_all, *tokens)))
         self._pages = Pages(self, self.tokens)
         self._prefixes = self._pages.prefixes
         self.ledger = Ledger()

@@ -39,13 +39,14 @@ class Watch(Due):
     is_busy: some endpoint is not well, so that each result is worth a look.
     """
 
-    __slots__ = ("_cluster", "_keys", "_told", "is_busy", "tier")
+    __slots__ = ("_cluster", "_healths", "_keys", "_told", "is_busy", "tier")
 
     def __init__(self, cluster: Cluster) -> None:
         super().__init__()
         self._cluster = cluster
         endpoints = cluster.balancer.endpoints
         self._told = {one.id: DISABLED for one in endpoints if not one.enabled}
+        self._healths = {one.id: one.health for one in endpoints}
         self._keys: dict[tuple[str, int], float] = {}
         self.tier = Tier.HEALTHY
         self.is_busy = False
@@ -53,6 +54,8 @@ class Watch(Due):
     def look(self, endpoint: Endpoint, now: float) -> None:
         """Say what has changed at one endpoint."""
         self._circuit(endpoint, now)
+        if self._healths.get(endpoint.id) is not endpoint.health:
+            return  # a request that began before a reload, at what is another endpoint by now
         self._look_at_keys(endpoint, now)
         state, before = state_of(endpoint, now), self._told.get(endpoint.id, HEALTHY)
         if state != before:
@@ -75,8 +78,11 @@ class Watch(Due):
     def succeed(self, before: Watch) -> None:
         """Go on for another configuration: endpoints that are gone are forgotten."""
         self._cluster.wheel.set(before, math.inf)
-        known = {one.id for one in self._cluster.balancer.endpoints}
-        self._told = {name: state for name, state in before._told.items() if name in known}
+        self._healths = {one.id: one.health for one in self._cluster.balancer.endpoints}
+        told = before._told.items()
+        self._told = {name: state for name, state in told if name in self._healths}
+        keys = before._keys.items()
+        self._keys = {name: until for name, until in keys if name[0] in self._healths}
         self.tier = before.tier
         self.on_due(clock.monotonic())
 

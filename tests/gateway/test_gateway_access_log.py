@@ -1,0 +1,341 @@
+"""The access log: exact fields, written beside the loop, bounded, and it shows no secret."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import io
+import json
+import logging
+import threading
+from datetime import datetime
+from urllib.parse import quote
+
+import pytest
+import uvloop
+from gateway_rig import always, answer, ask, gateway, hangs, in_turn, reset
+from gateway_telling import get, runs, until
+
+import holdfast as hf
+from holdfast.gateway import access_log
+from holdfast.gateway.access_log import AccessLog, Entry, line_of
+from holdfast.gateway.ledger import Ledger
+
+FIELDS = [
+    "ts", "id", "client", "method", "path", "status", "bytes_in", "bytes_out", "ms", "ttfb_ms",
+    "endpoint", "attempts", "outcome", "tier",
+]  # fmt: skip
+
+
+def logging_to(path, more=""):
+    return f'access_log = "{path}"\n{more}'
+
+
+def lines_of(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "access.log"
+
+
+@runs
+async def test_a_line_has_exactly_the_fields_and_says_what_happened(path):
+    scripts = (in_turn(answer(503), answer(200, b"fine")),)
+    async with gateway(*scripts, settings=logging_to(path)) as (gw, _):
+        status, head, _ = await ask(gw.port, "POST", "/v1/messages?beta=true", b'{"a": 1}')
+        assert status == 200
+    (line,) = lines_of(path)
+    assert list(line) == FIELDS
+    assert datetime.fromisoformat(line["ts"]).tzinfo is not None
+    assert f"x-holdfast-request: {line['id']}" in head
+    assert (line["client"], line["method"], line["path"]) == ("127.0.0.1", "POST", "/v1/messages")
+    assert (line["status"], line["outcome"], line["endpoint"]) == (200, "ok", "a")
+    assert line["bytes_in"] == 8
+    assert line["bytes_out"] == len(head.encode()) + 4
+    assert 0 < line["ttfb_ms"] <= line["ms"]
+    assert line["tier"] in {"healthy", "degraded"}
+    first, second = line["attempts"]
+    assert set(first) == set(second) == {"endpoint", "verdict", "sent", "ms"}
+    assert (first["verdict"], first["sent"]) == ("http 503", "yes")
+    assert (second["verdict"], second["sent"]) == ("ok", "yes")
+
+
+@runs
+async def test_each_end_of_a_request_has_its_line(path):
+    async def script(upstream, no, writer):
+        if no <= 2:
+            writer.write(answer(404 if no == 1 else 501))
+            return True
+        if no == 3:
+            await asyncio.sleep(5)
+        reset(writer)
+        return False
+
+    async with gateway(script, settings=logging_to(path, "attempts = 1")) as (gw, (up,)):
+        for _ in range(2):
+            await ask(gw.port)
+        _, writer = await asyncio.open_connection("127.0.0.1", gw.port)
+        writer.write(b"POST /v1/messages HTTP/1.1\r\nHost: gw\r\nContent-Length: 2\r\n\r\n{}")
+        await until(lambda: len(up.asked) == 3)
+        writer.transport.abort()
+        await until(lambda: gw.cluster.ledger.cancelled)
+        assert (await ask(gw.port))[0] == 502
+    found = [(line["status"], line["outcome"]) for line in lines_of(path)]
+    assert found == [
+        (404, "client_error"),
+        (501, "upstream_error"),
+        (None, "cancelled"),
+        (502, "refused"),
+    ]
+    assert [len(line["attempts"]) for line in lines_of(path)] == [1, 1, 1, 1]
+
+
+@runs
+async def test_without_it_nothing_is_written_and_no_thread_runs(tmp_path):
+    async with gateway(always(answer())) as (gw, _):
+        await ask(gw.port)
+        assert gw.cluster.ledger.log is None
+    assert not list(tmp_path.iterdir())
+
+
+@runs
+async def test_a_share_of_the_requests_is_enough(path):
+    more = "access_log_sample = 0.25"
+    async with gateway(always(answer()), settings=logging_to(path, more)) as (gw, _):
+        keep = await asyncio.open_connection("127.0.0.1", gw.port)
+        for _ in range(400):
+            await ask(gw.port, keep=keep)
+        keep[1].close()
+    assert 50 < len(lines_of(path)) < 160
+
+
+@runs
+async def test_lines_come_within_two_seconds_and_not_at_once(path):
+    async with gateway(always(answer()), settings=logging_to(path)) as (gw, _):
+        await ask(gw.port)
+        assert not path.exists()
+        await until(path.exists, 2.0)
+        assert len(lines_of(path)) == 1
+
+
+@runs
+async def test_to_stderr(capfd):
+    async with gateway(always(answer()), settings=logging_to("stderr")) as (gw, _):
+        await ask(gw.port)
+    lines = capfd.readouterr().err.splitlines()
+    assert [json.loads(line)["status"] for line in lines if line.startswith("{")] == [200]
+
+
+@runs
+async def test_a_full_disk_loses_lines_counts_them_says_it_once_and_no_request_fails():
+    heard = []
+    stop = hf.subscribe(heard.append)
+    try:
+        async with gateway(always(answer()), settings=logging_to("/dev/full")) as (gw, _):
+            for _ in range(3):
+                for _ in range(2):
+                    assert (await ask(gw.port))[0] == 200
+                gw.cluster.ledger.log._flush()
+                dropped = gw.cluster.ledger.lines_dropped
+                await until(lambda dropped=dropped: gw.cluster.ledger.lines_dropped > dropped)
+            assert gw.cluster.ledger.lines_dropped == 6
+            stats = json.loads((await get(gw.port, "/__holdfast__/stats"))[2])
+            assert stats["access_log_dropped"] == 6
+            _, _, metrics = await get(gw.port, "/__holdfast__/metrics")
+            assert b"holdfast_gateway_log_lines_dropped_total 6.0" in metrics
+    finally:
+        stop()
+    alerts = [one for one in heard if type(one).__name__ == "Alert"]
+    assert [(one.name, one.cleared) for one in alerts] == [("access_log", False)]
+    assert "No space left" in alerts[0].text
+
+
+@runs
+async def test_when_lines_are_written_again_the_alert_is_over(path):
+    heard = []
+    stop = hf.subscribe(heard.append)
+    path.mkdir()
+    try:
+        async with gateway(always(answer()), settings=logging_to(path)) as (gw, _):
+            await ask(gw.port)
+            await until(lambda: gw.cluster.ledger.lines_dropped == 1)
+            path.rmdir()
+            await ask(gw.port)
+            await until(lambda: len(heard) >= 2)
+    finally:
+        stop()
+    assert [one.cleared for one in heard if type(one).__name__ == "Alert"] == [False, True]
+    assert len(lines_of(path)) == 1
+
+
+@runs
+async def test_what_waits_is_bounded(monkeypatch, path):
+    monkeypatch.setattr(access_log, "MAX_LINES", 5)
+    async with gateway(always(answer()), settings=logging_to(path)) as (gw, _):
+        for _ in range(8):
+            await ask(gw.port)
+        assert gw.cluster.ledger.lines_dropped == 3
+    assert len(lines_of(path)) == 5
+
+
+@runs
+async def test_several_processes_may_write_one_file(path):
+    """Each has its own buffer and its own descriptor; lines stay whole."""
+    both = logging_to(path)
+    async with (
+        gateway(always(answer()), settings=both) as (one, _),
+        gateway(always(answer()), settings=both) as (two, _),
+    ):
+        for _ in range(20):
+            await asyncio.gather(ask(one.port), ask(two.port))
+    lines = lines_of(path)
+    assert len(lines) == 40
+    assert len({line["id"].split("-")[0] for line in lines}) == 2
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_what_is_under_way_at_the_end_has_its_line(path, loop):
+    async def main():
+        async with gateway(hangs, settings=logging_to(path)) as (gw, (up,)):
+            _, writer = await asyncio.open_connection("127.0.0.1", gw.port)
+            writer.write(b"GET /x HTTP/1.1\r\nHost: gw\r\n\r\n")
+            await up.asked_first.wait()
+        assert gw.cluster.ledger.in_flight == 0
+        writer.close()
+
+    factory = uvloop.new_event_loop if loop == "uvloop" else asyncio.new_event_loop
+    with asyncio.Runner(loop_factory=factory) as runner:
+        runner.run(asyncio.wait_for(main(), 30))
+    (line,) = lines_of(path)
+    assert (line["outcome"], line["status"], line["client"]) == ("cancelled", None, "127.0.0.1")
+
+
+@runs
+async def test_what_no_endpoint_saw_has_its_line_too(path):
+    more = 'count_tokens = "local"'
+    async with gateway(always(answer()), settings=logging_to(path, more)) as (gw, _):
+        await ask(gw.port, "POST", "/v1/messages/count_tokens", b"{}")
+        reader, writer = await asyncio.open_connection("127.0.0.1", gw.port)
+        writer.write(b"GET /no-host HTTP/1.1\r\n\r\n")
+        await reader.read()
+        writer.close()
+        await get(gw.port, "/__holdfast__/stats")
+    counted, malformed = lines_of(path)
+    assert list(counted) == list(malformed) == FIELDS
+    assert (counted["status"], counted["outcome"]) == (200, "ok")
+    assert (counted["path"], counted["endpoint"]) == ("/v1/messages/count_tokens", None)
+    assert (malformed["status"], malformed["outcome"]) == (400, "refused")
+    assert (malformed["path"], malformed["client"]) == ("", "127.0.0.1")
+
+
+def entry(target):
+    return Entry(
+        0.0, "x-1", "::1", b"GET", target, 200, 0, 10, 0.1, float("nan"), "a", (), None, "ok", None
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("target", "path"),
+    [
+        (b"/a?key=sk-secret", "/a"),
+        (b"/a\x1b[31m", "/a\\x1b[31m"),
+        (b"/\xff\xfe", "/\\xff\\xfe"),
+        (b"/" + b"x" * 5000, "/" + "x" * 1023),
+        ("/ä".encode(), "/ä"),
+    ],
+)
+def test_a_path_is_shown_on_one_line_without_its_query(target, path):
+    line = line_of(entry(target))
+    assert line.count(b"\n") == 1
+    assert json.loads(line)["path"] == path
+
+
+def test_what_was_never_given_has_no_first_byte():
+    assert json.loads(line_of(entry(b"/")))["ttfb_ms"] is None
+
+
+@runs
+async def test_a_disk_that_hangs_holds_nobody_up(path, monkeypatch):
+    """What is being written is waited for, but only at the end, and only for a moment."""
+    monkeypatch.setattr(access_log, "CLOSE_SECONDS", 0.05)
+    go = threading.Event()
+    log = AccessLog(str(path), asyncio.get_running_loop(), Ledger())
+    write = log._write
+    monkeypatch.setattr(log, "_write", lambda entries: (go.wait(5), write(entries))[1])
+    log._add(entry(b"/1"))
+    log._flush()
+    for number in range(3):
+        log._add(entry(b"/%d" % number))
+        log._flush()  # the thread is busy: what comes waits
+    assert len(log._waiting) == 3
+    started = asyncio.get_running_loop().time()
+    log.close()
+    assert asyncio.get_running_loop().time() - started < 1
+    assert log.ledger.lines_dropped == 3
+    go.set()
+
+
+# -- the canary --------------------------------------------------------------------------------
+
+CANARY = "CANARY/q7Zx+4410=value"
+FORMS = [
+    CANARY,
+    quote(CANARY),
+    quote(CANARY, safe=""),
+    *[base64.b64encode(user + CANARY.encode()).decode()[4:-4] for user in (b"", b"u", b"us")],
+]
+
+
+async def echoes(upstream, no, writer):
+    """Say back, in an error, all that was sent: head, key and body."""
+    _, head, body = upstream.asked[-1]
+    said = json.dumps({"error": {"message": head + body.decode()}}).encode()
+    if no % 3 == 0:
+        writer.write(f"HTTP/1.1 200 {CANARY}\r\nContent-Length: 5, 6\r\n\r\n".encode())
+        return False
+    writer.write(answer(500 if no % 3 else 403, said, f"Set-Cookie: session={CANARY}"))
+    return True
+
+
+@runs
+async def test_no_secret_is_shown_anywhere(path, monkeypatch):
+    monkeypatch.setenv("GATEWAY_KEY", f"key-{CANARY}")
+    monkeypatch.setenv("GATEWAY_TOKEN", f"token-{CANARY}")
+    stream, heard = io.StringIO(), []
+    logger = logging.Logger("canary", logging.DEBUG)  # noqa: LOG001 - of its own
+    logger.addHandler(logging.StreamHandler(stream))
+    stops = [hf.telemetry.log_to(logger), hf.subscribe(lambda event: heard.append(repr(event)))]
+    settings = logging_to(path, 'client_tokens = ["env:GATEWAY_TOKEN"]\nmax_wait = 0.1')
+    secret = [
+        f"Authorization: Bearer token-{CANARY}",
+        f"Cookie: session={CANARY}",
+        f"X-Custom-Token: {CANARY}",
+        f"Referer: https://user:{quote(CANARY, safe='')}@h.example/?token={quote(CANARY, safe='')}",
+    ]
+    shown = []
+    try:
+        async with gateway(
+            echoes, echoes, settings=settings, each='keys = ["env:GATEWAY_KEY"]'
+        ) as (gw, ups):
+            for number in range(8):
+                target = f"/v1/messages?api_key={quote(CANARY, safe='')}&n={number}"
+                body = json.dumps({"prompt": CANARY, "password": CANARY}).encode()
+                await ask(gw.port, "POST", target, body, *secret)
+            wrong = [f"x-api-key: {CANARY}", *secret[1:]]
+            shown.append((await ask(gw.port, "POST", "/v1/messages", b"{}", *wrong))[1:])
+            shown += [
+                await get(gw.port, f"/__holdfast__/{page}", *secret[:1])
+                for page in ("stats", "metrics", "ready", f"nope?token={CANARY}")
+            ]
+            shown.append(repr(gw.cluster.ledger.accounts["a"].last_error))
+            shown.append(repr(gw.config))
+            assert any(CANARY in head for up in ups for _, head, _ in up.asked)
+    finally:
+        for stop in stops:
+            stop()
+    everything = "\n".join([path.read_text(), stream.getvalue(), *heard, *map(repr, shown)])
+    assert "http 500" in everything
+    assert len(lines_of(path)) >= 8
+    assert [form for form in FORMS if form in everything] == []
