@@ -6,7 +6,7 @@ JOBS ?= 2
 RUN_ARGS ?=
 TEST_ARGS ?=
 # What the tests use of Debian. Only root can install it; without it those tests are skipped.
-DEBIAN := aria2 nginx-light curl strace
+DEBIAN := aria2 nginx-light nodejs curl strace
 
 .PHONY: help run test test-oldest test-long lint format bench soak clean debian
 
