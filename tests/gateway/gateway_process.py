@@ -88,7 +88,7 @@ class Commands:
                 process.kill()
             process.wait(10)
             process.stdout.close()
-        if self.state.exists():
+        if (self.state / "gateway-main.json").exists():
             self("stop", "--force")
 
 

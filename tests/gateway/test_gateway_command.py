@@ -9,11 +9,15 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from gateway_process import end_of, gate, is_there
+
+from holdfast.gateway.service import keep_small
 
 __all__ = ["gate"]  # a fixture
 
@@ -291,6 +295,97 @@ def test_logs_shows_the_last_lines_and_follows(gate):
     assert "the configuration was changed" in following.stdout.readline()
     following.send_signal(signal.SIGINT)
     assert following.wait(10) == 130
+
+
+def test_what_happens_to_endpoints_is_in_the_log(gate):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        nobody = taken.getsockname()[1]
+    gate.configure(nobody)
+    gate("start")
+    url = f"http://127.0.0.1:{gate.pid_file()['port']}/v1/messages"
+    for _ in range(6):  # a request says one thing about an endpoint, whatever it tries
+        with pytest.raises(urllib.error.HTTPError):
+            urllib.request.urlopen(url, b"{}", timeout=10)
+    gate("stop")
+    assert "circuit opened" in gate("logs").stdout
+
+
+def test_a_log_that_has_grown_begins_anew(tmp_path):
+    log = tmp_path / "a.log"
+    with log.open("ab", buffering=0) as written:  # a process that goes on writing
+        written.write(b"x" * 1000)
+        keep_small(log, 1000)
+        assert log.stat().st_size == 1000
+        keep_small(log, 999)
+        written.write(b"next\n")
+    assert log.read_bytes() == b"next\n"
+    assert (tmp_path / "a.log.1").read_bytes() == b"x" * 1000
+
+
+# -- requests under way ------------------------------------------------------------------------
+
+
+@contextmanager
+def hanging(gate, **options):
+    """Give a client whose request never gets an answer, and the gateway's process."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        gate.configure(silent.getsockname()[1], **options)
+        assert gate("start").returncode == 0
+        said = gate.pid_file()
+        with socket.create_connection(("127.0.0.1", said["port"])) as client:
+            client.settimeout(20)
+            client.sendall(b"POST /v1/messages HTTP/1.1\r\nHost: g\r\nContent-Length: 2\r\n\r\n{}")
+            while gate.status()["stats"]["inflight"] != 1:
+                time.sleep(0.05)
+            yield client, said["pid"]
+
+
+def test_stop_gives_requests_their_time_and_then_cuts_them(gate):
+    with hanging(gate) as (client, pid):
+        began = time.monotonic()
+        done = gate("stop", "--timeout", "1")
+        assert done.returncode == 0
+        assert "requests under way: 1; they have 1 s" in done.stderr
+        assert 1 <= time.monotonic() - began < 10
+        got = client.recv(10_000)
+        assert got.startswith(b"HTTP/1.1 503")
+        assert b'"HF-3107"' in got
+        assert not is_there(pid)
+
+
+def test_stop_by_force_cuts_at_once(gate):
+    with hanging(gate) as (client, pid):
+        assert gate("stop", "--force").returncode == 0
+        assert client.recv(10_000).startswith(b"HTTP/1.1 503")
+        assert not is_there(pid)
+
+
+def test_a_gateway_that_hangs_is_killed_by_force_alone(gate):
+    gate.configure(9)
+    gate("start")
+    pid = gate.pid_file()["pid"]
+    os.kill(pid, signal.SIGSTOP)
+    shown = gate("status")  # it runs, though it says nothing
+    assert shown.returncode == 0
+    assert "It does not answer" in shown.stderr
+    assert gate("stop", "--force").returncode == 0
+    assert not is_there(pid)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_signal_while_it_starts_ends_it(gate, workers):
+    gate.configure(9, settings=f"workers = {workers}")
+    process = subprocess.Popen(
+        gate.argv("run"), cwd=gate.path, env=gate.env, stdout=-1, stderr=-2, text=True
+    )
+    gate.foreground.append(process)
+    while not (gate.state / "gateway-main.json").exists():
+        time.sleep(0.002)
+    process.send_signal(signal.SIGTERM)
+    code, said = end_of(process)
+    assert code in {0, -signal.SIGTERM}  # before it heeds signals there is nothing to end
+    assert "Traceback" not in said
+    assert gate("status").returncode == 1
 
 
 def test_check_prints_addresses_and_the_worst_case(gate):

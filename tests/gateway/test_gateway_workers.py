@@ -7,11 +7,16 @@ import functools
 import json
 import os
 import signal
+import socket
+import subprocess
 import urllib.request
 
 import pytest
 from gateway_process import Streams, end_of, gate, gone, is_there, listen, quick, serving, until
 from gateway_rig import ask
+
+from holdfast.gateway import workers
+from holdfast.gateway.source import Source
 
 __all__ = ["gate"]  # a fixture
 
@@ -180,6 +185,58 @@ async def test_the_end_is_gentle_in_all_of_them_and_a_second_signal_cuts(gate):
         assert code == 0
         assert "ended; requests cut: 20" in said
         await gone(*pids)
+
+
+@on_loop
+async def test_a_worker_that_hangs_is_ended_and_replaced(gate):
+    # In this process, so that it need not hang for half a minute.
+    gate.configure(9, settings=TWO)
+    said = []
+    crew = workers.Workers(Source(gate.file).load(), said.append)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(workers, "HUNG", 1)
+        await crew.start()
+        try:
+            before = crew.pids
+            os.kill(before[0], signal.SIGSTOP)
+            await gone(before[0])
+            async with asyncio.timeout(20):
+                while (await crew.stats())["workers"] < 2:  # noqa: ASYNC110 - nobody tells
+                    await asyncio.sleep(0.05)
+            assert crew.pids[1] == before[1]
+        finally:
+            await crew.stop()
+    assert said == [
+        "worker 1 does not answer any more; it is ended",
+        "worker 1 died (SIGKILL); it is started again",
+    ]
+    assert crew.pids == []
+
+
+def test_sockets_of_a_service_manager_are_shared_by_all_workers(gate):
+    gate.configure(9, settings=TWO)
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        port = sock.getsockname()[1]
+        argv = gate.argv("run")
+        # The variables must name the process that they are meant for: a shell becomes it.
+        gate.env["LISTEN_FDS"] = "1"
+        script = 'export LISTEN_PID=$$; exec "$@"'
+        process = subprocess.Popen(
+            ["sh", "-c", script, "sh", *argv],
+            cwd=gate.path,
+            env=gate.env,
+            stdout=subprocess.PIPE,
+            text=True,
+            pass_fds=(3,),
+            preexec_fn=lambda: os.dup2(sock.fileno(), 3),  # noqa: PLW1509 - by this number
+        )
+        gate.foreground.append(process)
+        assert f"http://127.0.0.1:{port}" in process.stdout.readline()
+        # Whoever is asked; they know of one another a moment after the start.
+        assert asyncio.run(until(lambda: [page(port)["workers"] for _ in range(6)] == [2] * 6))
+        process.terminate()
+        assert end_of(process)[0] == 0
+        socket.create_connection(("127.0.0.1", port)).close()  # the next one will have it
 
 
 def test_a_worker_that_cannot_start_is_told_by_start(gate):

@@ -7,7 +7,6 @@ import os
 import sys
 from contextlib import suppress
 from dataclasses import asdict
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from holdfast.cli.gateway_state import source_of
@@ -17,6 +16,7 @@ from holdfast.gateway.control import Paths, Refused
 from holdfast.gateway.link import encoded, refusal
 from holdfast.gateway.pidfile import AlreadyRuns, PidFile, state_directory
 from holdfast.gateway.service import Service
+from holdfast.gateway.voice import Voice, date_of
 from holdfast.gateway.workers import python
 from holdfast.runtime.clock import clock
 
@@ -40,7 +40,9 @@ def run(args: argparse.Namespace) -> int:
         log = None
         if starter.is_there:
             log = Paths(state_directory(), loaded_from.find_name()).log
-        service = Service(loaded_from, _Teller(args.console, dated=starter.is_there), starter, log)
+        voice = Voice(json=args.console.json, dated=starter.is_there)
+        teller = _Teller(args.console, dated=voice.dated)
+        service = Service(loaded_from, teller, starter, voice=voice, log=log)
         interrupted = service.run()
     return Exit.INTERRUPTED if interrupted else Exit.DONE
 
@@ -53,10 +55,7 @@ class _Teller:
         self._dated = dated
 
     def __call__(self, event: str, fields: Mapping[str, Any], text: str) -> None:
-        date = ""
-        if self._dated:
-            now = datetime.fromtimestamp(clock.wall(), UTC)
-            date = now.strftime("%Y-%m-%dT%H:%M:%SZ ")
+        date = f"{date_of(clock.wall())} " if self._dated else ""
         for line in text.splitlines():
             self._console.line(date + line)
         self._console.event(event, fields)

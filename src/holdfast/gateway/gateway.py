@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from holdfast.gateway.background import Background
+from holdfast.gateway.checking import check_usable
 from holdfast.gateway.listeners import Listeners, first_port, inherited
 from holdfast.gateway.lobby import Lobby
 from holdfast.gateway.options import ConfigError, Endpoint, chosen, configured, find_secret
@@ -166,13 +167,12 @@ class Gateway(Background):
         return Client(self, self._serial)
 
     def _cluster(self, config: GatewayConfig, wheel: Wheel) -> Cluster:
-        return Cluster(
-            config,
-            asyncio.get_running_loop(),
-            wheel,
-            secret=find_secret,
-            via=f"holdfast-{self._serial}",
-        )
+        via = f"holdfast-{self._serial}"
+        try:
+            return Cluster(config, asyncio.get_running_loop(), wheel, secret=find_secret, via=via)
+        except ConfigError:
+            check_usable(config)  # which tells everything that is missing, not the first thing
+            raise
 
     async def serve(self) -> None:
         """Serve until it is drained or stopped, or the task is cancelled.
@@ -257,6 +257,7 @@ class Gateway(Background):
         for client in list(self.clients):
             client.transport.abort()
         if wheel is not None:
+            await asyncio.sleep(0)  # each hears that it is lost, and its request is counted
             self.cluster.close()
             await asyncio.sleep(0)
             wheel.close()

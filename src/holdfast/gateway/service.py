@@ -21,8 +21,9 @@ from holdfast.gateway.control import Control, Paths
 from holdfast.gateway.gateway import Gateway
 from holdfast.gateway.link import Broken
 from holdfast.gateway.listeners import address_of, first_port, tell_manager
-from holdfast.gateway.pidfile import PidFile, state_directory
+from holdfast.gateway.pidfile import BadState, PidFile, state_directory
 from holdfast.gateway.reloading import told_reload
+from holdfast.gateway.voice import Voice
 from holdfast.gateway.workers import Workers
 from holdfast.runtime.clock import clock
 from holdfast.runtime.loops import new_loop
@@ -122,6 +123,7 @@ class Crew(Workers):
 class Service:
     """One run. tell: what is said meanwhile.  ready: called once it serves.
 
+    voice: how its endpoints are talked of.
     log: the file that stdout and stderr are, kept below `LOG_MOST`.
     """
 
@@ -130,11 +132,14 @@ class Service:
         source: Source,
         tell: Tell,
         ready: Callable[[Running], None],
+        *,
+        voice: Voice | None = None,
         log: Path | None = None,
     ) -> None:
         self._source = source.pinned()
         self._tell = tell
         self._ready = ready
+        self._voice = voice or Voice()
         self._log = log
         self._site: Site
         self._paths: Paths
@@ -152,7 +157,10 @@ class Service:
         loaded = self._source.load()
         self._paths = Paths(state_directory(), loaded.name)
         pidfile = PidFile(self._paths.directory, loaded.name)
-        pidfile.acquire()
+        try:
+            pidfile.acquire()
+        except OSError as error:
+            raise BadState(f"`{pidfile.path}`: {error.strerror}") from None
         try:
             with asyncio.Runner(loop_factory=new_loop) as runner:
                 runner.run(self._run(loaded, pidfile))
@@ -166,7 +174,7 @@ class Service:
         self._site = site = self._make(loaded)
         try:
             if await self._start(site):
-                await control.start()
+                await self._open(control)
                 self._say_ready(loaded, pidfile)
                 await self._asked.wait()
                 await self._drain()
@@ -176,10 +184,17 @@ class Service:
             await site.stop()
             await control.close()
 
+    async def _open(self, control: Control) -> None:
+        try:
+            await control.start()
+        except OSError as error:
+            raise BadState(f"`{self._paths.control}`: {error.strerror}") from None
+
     def _make(self, loaded: Loaded) -> Site:
         if loaded.config.workers == 1:
+            self._voice.speak()
             return Alone(loaded.config, name=loaded.name)
-        return Crew(loaded, lambda text: self._tell("Worker", {"text": text}, text))
+        return Crew(loaded, lambda text: self._tell("Worker", {"text": text}, text), self._voice)
 
     async def _start(self, site: Site) -> bool:
         """Start; False if it was told to end meanwhile."""
@@ -308,14 +323,18 @@ class Service:
 
     @staticmethod
     async def _keep_log_small(path: Path) -> None:
-        # All processes write to the end of one file (O_APPEND), so it is copied and cut: none of
-        # them has to open another. Lines that come in between are lost.
-        def look() -> None:
-            with suppress(OSError):
-                if path.stat().st_size > LOG_MOST:
-                    shutil.copyfile(path, path.with_name(f"{path.name}.1"))
-                    os.truncate(path, 0)
-
         while True:
             await clock.asleep(LOG_LOOK)
-            await asyncio.get_running_loop().run_in_executor(None, look)
+            await asyncio.get_running_loop().run_in_executor(None, keep_small, path)
+
+
+def keep_small(path: Path, most: int = LOG_MOST) -> None:
+    """Begin a log anew that has more bytes than `most`; what it had is in `.1`.
+
+    All processes write to the end of one file (O_APPEND), so it is copied and cut: none of them
+    has to open another. Lines that come in between are lost.
+    """
+    with suppress(OSError):
+        if path.stat().st_size > most:
+            shutil.copyfile(path, path.with_name(f"{path.name}.1"))
+            os.truncate(path, 0)

@@ -20,6 +20,7 @@ from holdfast.gateway.gateway import Gateway
 from holdfast.gateway.link import Broken, Link
 from holdfast.gateway.listeners import ignore_newcomers
 from holdfast.gateway.source import of_table
+from holdfast.gateway.voice import Voice
 from holdfast.runtime.loops import new_loop
 
 if TYPE_CHECKING:
@@ -95,6 +96,7 @@ class Worker:
         self._slots = [[made[number] for number in numbers] for numbers in message["slots"]]
         self._ours = message["ours"]
         name = message["name"]
+        Voice(**message["voice"]).speak()
         gateway = Gateway(of_table(name, message["table"]), name=name)
         await gateway.start(self._slots[message["slot"]])
         gateway.cluster.ledger.others = lambda: self._others

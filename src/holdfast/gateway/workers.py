@@ -18,7 +18,7 @@ import socket
 import subprocess
 import sys
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +30,7 @@ from holdfast.gateway.link import Broken, Link
 from holdfast.gateway.listeners import bind_shared, ignore_newcomers, inherited
 from holdfast.gateway.reloading import Reloaded, now_usable
 from holdfast.gateway.stats import merged, shown
+from holdfast.gateway.voice import Voice
 from holdfast.runtime.clock import clock
 
 if TYPE_CHECKING:
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
 START_SECONDS = 60.0
 SHARE_SECONDS = 1.0
 """Each worker hears so often what the others have counted."""
+HUNG = 30
+"""A worker that has not answered so many questions in a row, one each second or two, is ended."""
 FIRST_WAIT, MOST_WAIT = 0.1, 30.0
 """Seconds before a worker that died is started again: doubled while they die soon."""
 LIVED = 10.0
@@ -49,13 +52,17 @@ _LOOK = 0.01
 
 @dataclass(eq=False, slots=True)
 class Slot:
-    """The place of one worker. gone: what those before it had counted."""
+    """The place of one worker.
+
+    missed: questions in a row that it has not answered.  gone: what those before it had counted.
+    """
 
     number: int
     sockets: list[socket.socket]
     process: subprocess.Popen[bytes] | None = None
     link: Link | None = None
     serving: bool = False
+    missed: int = 0
     waits: float = FIRST_WAIT
     snapshot: dict[str, Any] | None = None
     gone: dict[str, Any] | None = None
@@ -68,11 +75,14 @@ class Slot:
 class Workers:
     """The workers of one gateway, and what can be done with all of them at once.
 
-    say: takes lines about workers that die.
+    say: takes lines about workers that die.  voice: how the workers talk of their endpoints.
     """
 
-    def __init__(self, loaded: Loaded, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, loaded: Loaded, say: Callable[[str], None], voice: Voice | None = None
+    ) -> None:
         self._loaded = loaded
+        self._voice = voice or Voice()
         self.config = loaded.config
         wanted = loaded.config.workers
         self._count = wanted if isinstance(wanted, int) else len(os.sched_getaffinity(0))
@@ -168,7 +178,11 @@ class Workers:
         numbers = {sock.fileno() for slot in self._slots for sock in slot.sockets}
         argv, env = python("holdfast.gateway.worker", str(there.fileno()))
         return subprocess.Popen(  # noqa: S603 - our own module
-            argv, env=env, stdin=subprocess.DEVNULL, pass_fds=(there.fileno(), *numbers)
+            argv,
+            env=env,
+            stdin=subprocess.DEVNULL,
+            pass_fds=(there.fileno(), *numbers),
+            process_group=0,  # a Ctrl-C in the terminal is for us, and we tell them
         )
 
     async def _begin(self, slot: Slot, link: Link) -> None:
@@ -178,6 +192,7 @@ class Workers:
             "table": self._loaded.table,
             "slot": slot.number,
             "ours": self._ours,
+            "voice": asdict(replace(self._voice, worker=slot.number + 1)),
             "slots": [[sock.fileno() for sock in one.sockets] for one in self._slots],
         }
         _checked(await link.ask(message, START_SECONDS))
@@ -266,7 +281,9 @@ class Workers:
         async def of(slot: Slot) -> None:
             found = await self._ask(slot, {"do": "snapshot"}, 2.0)
             if found is not None and found.get("ok"):
-                slot.snapshot = found["snapshot"]
+                slot.snapshot, slot.missed = found["snapshot"], 0
+            elif slot.serving:
+                slot.missed += 1
 
         await asyncio.gather(*(of(slot) for slot in self._slots))
 
@@ -278,11 +295,15 @@ class Workers:
     async def _share(self) -> None:
         """Tell each worker what the others have counted: any of them may be asked by a client."""
         while True:
-            await clock.asleep(SHARE_SECONDS)
             await self._gather()
             for slot in self._slots:
+                if slot.missed >= HUNG and slot.process is not None:
+                    self._say(f"worker {slot.number + 1} does not answer any more; it is ended")
+                    slot.missed = 0
+                    slot.process.kill()
                 if slot.link is not None and slot.serving:
                     slot.link.tell({"do": "others", "snapshots": self._snapshots(slot)})
+            await clock.asleep(SHARE_SECONDS)
 
     # -- the end ---------------------------------------------------------------------------------
 
