@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import dataclasses
 import json
 import pickle
 from datetime import datetime
@@ -15,6 +16,7 @@ from gateway_telling import get, runs, stats_of, until
 from holdfast.core.balance import Endpoint
 from holdfast.core.breaker import Breaker, Result
 from holdfast.core.health import Health
+from holdfast.gateway import metrics
 from holdfast.gateway.stats import shown, snapshot, state_of
 from holdfast.runtime.clock import clock, install
 from holdfast.testing import clock as fake_clock
@@ -277,6 +279,52 @@ async def test_where_workers_disagree_the_worse_is_shown():
             "open",
         )
         assert (found["tier"], found["draining"]) == ("circuit_open", True)
+
+
+def total(text, name):
+    lines = [line for line in text.splitlines() if line.startswith(f"holdfast_gateway_{name}{{")]
+    return sum(float(line.rsplit(" ", 1)[1]) for line in lines)
+
+
+@runs
+async def test_no_counter_goes_back_while_workers_reload_one_after_the_other():
+    async with (
+        gateway(always(answer()), always(answer())) as (one, _),
+        gateway(always(answer()), always(answer())) as (two, _),
+    ):
+        for _ in range(6):
+            await ask(one.port)
+            await ask(two.port)
+        seen = []
+
+        def look():
+            for parts in ((one, two), (two, one)):
+                found = [snapshot(gw.cluster) for gw in parts]
+                seen.append(total(metrics.text(found), "requests_total"))
+                assert shown(found)["total_requests"] == 12
+
+        look()
+        for gw in (one, two):
+            gw.reload(dataclasses.replace(gw.config, endpoint=gw.config.endpoint[:1]))
+            look()
+        assert set(seen) == {12}
+        text = metrics.text([snapshot(one.cluster), snapshot(two.cluster)])
+        assert 'requests_total{endpoint="b",outcome="ok"}' in text
+        assert 'endpoint_state{endpoint="b"' not in text
+
+
+@runs
+async def test_a_reload_resets_no_count_and_the_window_goes_on():
+    async with gateway(always(answer())) as (gw, _):
+        for _ in range(3):
+            await ask(gw.port)
+        before = await stats_of(gw.port)
+        gw.reload(dataclasses.replace(gw.config, retry_budget=0.5))
+        after = await stats_of(gw.port)
+        for name in ("total_requests", "success_rate", "p99_ms", "start_time"):
+            assert after[name] == before[name]
+        await ask(gw.port)
+        assert (await stats_of(gw.port))["total_requests"] == 4
 
 
 @runs

@@ -196,8 +196,9 @@ def merged(snapshots: Sequence[Snapshot]) -> Snapshot:
         **{name: _counts(one[name] for one in snapshots) for name in ("retries", "refusals")},
         **{name: _tally(snapshots, name) for name in ("window", "whole", "durations")},
         "endpoints": [
-            _merged_endpoint([found for one in snapshots if (found := _find(one, row["id"]))])
+            {**_merged_endpoint(rows), **_counted(rows, [one["gone"] for one in snapshots])}
             for row in first["endpoints"]
+            if (rows := _rows(snapshots, row["id"]))
         ],
         "gone": _gone(snapshots),
     }
@@ -319,8 +320,6 @@ def _merged_endpoint(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             default=None,
         ),
         "failed": sum(one["failed"] for one in rows),
-        "outcomes": _counts(one["outcomes"] for one in rows),
-        "reasons": _counts(one["reasons"] for one in rows),
         "window": _tally(rows, "window"),
         "whole": _tally(rows, "whole"),
     }
@@ -331,15 +330,32 @@ def _merged_key(keys: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _gone(snapshots: Sequence[Snapshot]) -> dict[str, Any]:
-    """Return what is still counted of endpoints that are configured no more."""
-    names = dict.fromkeys(name for one in snapshots for name in one["gone"])
+    """Return what is still counted of endpoints that the first process has no more.
+
+    Those of another one that has not heard of a reload yet, or died before it, are among them.
+    """
+    known = {row["id"] for row in snapshots[0]["endpoints"]}
+    names = [row["id"] for one in snapshots for row in one["endpoints"]]
+    names += [name for one in snapshots for name in one["gone"]]
+    gone = [one["gone"] for one in snapshots]
     return {
-        name: {
-            what: _counts(one["gone"][name][what] for one in snapshots if name in one["gone"])
-            for what in ("outcomes", "reasons")
-        }
-        for name in names
+        name: _counted(_rows(snapshots, name), gone, name)
+        for name in dict.fromkeys(names)
+        if name not in known
     }
+
+
+def _counted(
+    rows: Sequence[Mapping[str, Any]], gone: Sequence[Mapping[str, Any]], name: str = ""
+) -> dict[str, Any]:
+    """Return the counters of one endpoint, wherever it is configured still, or was once."""
+    name = name or rows[0]["id"]
+    found = [*rows, *(one[name] for one in gone if name in one)]
+    return {what: _counts(one[what] for one in found) for what in ("outcomes", "reasons")}
+
+
+def _rows(snapshots: Sequence[Snapshot], name: str) -> list[dict[str, Any]]:
+    return [row for one in snapshots if (row := _find(one, name)) is not None]
 
 
 def _find(one: Snapshot, name: str) -> dict[str, Any] | None:
