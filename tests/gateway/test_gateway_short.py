@@ -296,6 +296,42 @@ def test_a_head_that_never_comes_again_is_not_kept_for_long(ways):
     assert MOST - 5 <= ways["back"] <= MOST + 5
 
 
+@pytest.mark.parametrize(
+    ("settings", "short"),
+    [
+        ("forwarded = true", False),
+        ('trusted_proxies = ["127.0.0.1/32"]', False),
+        ('trusted_proxies = ["10.0.0.0/8"]', True),
+    ],
+)
+def test_what_is_told_of_clients_is_told_each_time(ways, settings, short):
+    async def main():
+        async with gateway(always(OK), settings=settings) as (gw, (up,)):
+            await several(gw, 3, "X-Forwarded-For: 1.2.3.4")
+            told = [re.findall("X-Forwarded-For: (.*)\r", head) for _, head, _ in up.asked]
+            given = [["1.2.3.4"]] if "127.0" in settings else [[]]
+            assert told == ([["127.0.0.1"]] if "forwarded" in settings else given) * 3
+
+    run(main)
+    assert bool(ways["there"]) is short
+
+
+def test_a_log_is_no_reason_for_the_long_way(ways, tmp_path):
+    async def main():
+        settings = f'access_log = "{tmp_path}/log"'
+        async with gateway(always(OK), settings=settings) as (gw, _):
+            await several(gw, 3)
+
+    run(main)
+    lines = (tmp_path / "log").read_text().splitlines()
+    assert len(lines) == 3
+    for line in lines:
+        assert '"status":200' in line
+        assert '"bytes_in":8,' in line
+        assert '"bytes_out":0,' not in line
+    assert ways["back"] == 2
+
+
 def test_our_own_pages_are_no_business_of_endpoints(ways):
     async def main():
         async with gateway(always(OK)) as (gw, (up,)):

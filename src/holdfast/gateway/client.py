@@ -150,7 +150,8 @@ class Client(asyncio.Protocol, Due):
         self.host = peer[0]
         address = ipaddress.ip_address(self.host.partition("%")[0])
         trusted = any(address in network for network in config.trusted_proxies)  # type: ignore[operator]  # networks, by its kind
-        self.identity = Identity(trusted=trusted)
+        if trusted:
+            self.identity = Identity(trusted=True)
 
     def data_received(self, data: bytes) -> None:
         """Read requests, one after the other."""

@@ -125,6 +125,7 @@ class Forms:
         plain = head.minor and head.keeps_alive and not head.expect and not head.upgrade
         if not plain or head.method == b"HEAD" or cluster.is_local(head):
             return None
-        if len(raw) > cluster.config.head_max - _DIGITS or cluster.config.body_max < WHOLE:
+        config = cluster.config
+        if config.forwarded or len(raw) > config.head_max - _DIGITS or config.body_max < WHOLE:
             return None
         return Form(head, cluster)
