@@ -33,7 +33,6 @@ LONG_FILES = {
     "downloads/fetch.py": "one item from queued to its end, each step in the order it is taken",
     "downloads/store.py": "all statements of one journal, beside the schema they rely on",
     "gateway/client.py": "one connection: what is read, what is written, and one limit for both",
-    "gateway/exchange.py": "the states of one request, each with what it may turn into",
     "testing/files.py": "one simulated file system; its operations share one model of the disk",
     "testing/tcp.py": "one simulated wire; its two ends reach into each other",
     "testing/workload.py": "what is drawn, what the backend does with it, and what must follow",

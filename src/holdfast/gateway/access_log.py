@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
     from holdfast.core.health import Tier
     from holdfast.gateway.config import GatewayConfig
+    from holdfast.gateway.ending import Ending
     from holdfast.gateway.errors import Tried
-    from holdfast.gateway.exchange import Exchange
     from holdfast.gateway.ledger import Ledger, Log
     from holdfast.runtime.clock import Timer
     from holdfast.wire.requests import RequestHead
@@ -90,7 +90,7 @@ class AccessLog:
 
     # -- on the loop -----------------------------------------------------------------------------
 
-    def take(self, exchange: Exchange, outcome: str, now: float) -> None:
+    def take(self, exchange: Ending, outcome: str, now: float) -> None:
         """Remember a finished request. now: monotonic."""
         if self.sample < 1 and rng.draw() >= self.sample:
             return
@@ -258,7 +258,7 @@ def line_of(entry: Entry) -> bytes:
     return (
         f'{{"ts":"{_second(int(wall))}.{int(wall % 1 * 1000):03d}Z","id":"{entry.id}"'
         f',"client":{_word(entry.client)},"method":{_method(entry.method)}'
-        f',"path":{_path(entry.target)},"status":{entry.status or "null"}'
+        f',"path":{_path(entry.target.partition(b"?")[0])},"status":{entry.status or "null"}'
         f',"bytes_in":{entry.bytes_in},"bytes_out":{entry.bytes_out},"ms":{_ms(entry.seconds)}'
         f',"ttfb_ms":{_ms(entry.first_byte)}'
         f',"endpoint":{_word(entry.endpoint) if entry.endpoint else "null"}'
@@ -279,10 +279,9 @@ _word = lru_cache(1024)(_string)
 """The same, for what recurs."""
 
 
-@lru_cache(1024)
-def _path(target: bytes) -> str:
-    path = target.partition(b"?")[0].decode("utf-8", "backslashreplace")
-    return _string(visible(path)[:MAX_PATH])
+@lru_cache(256)
+def _path(path: bytes) -> str:
+    return _string(visible(path.decode("utf-8", "backslashreplace"))[:MAX_PATH])
 
 
 @lru_cache(64)

@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from holdfast.core.plan import Delay, Plan
-from holdfast.gateway.exchange import BACKOFF, BACKOFF_MOST
+from holdfast.gateway.asking import BACKOFF, BACKOFF_MOST
 from holdfast.gateway.options import ConfigError, find_secret
 from holdfast.gateway.tls import endpoint_context, listener_context
 

@@ -29,6 +29,7 @@ from holdfast.wire.strict import BadMessage
 if TYPE_CHECKING:
     from holdfast.gateway.cluster import Cluster
     from holdfast.gateway.config import GatewayConfig
+    from holdfast.gateway.ending import Ending
     from holdfast.gateway.lobby import Lobby
     from holdfast.wire.requests import RequestHead
 
@@ -373,15 +374,21 @@ class Client(asyncio.Protocol, Due):
     def refuse(
         self,
         code: str,
-        exchange: Exchange,
+        exchange: Ending,
         *,
         sent: str,
         retry_after: float | None,
         final: bool = False,
     ) -> None:
         """Answer with an error of ours."""
+        why = self._cluster.why_cooling() if code == "HF-3104" else ""
         value = errors.body(
-            code, exchange.id, sent=sent, retry_after=retry_after, attempts=exchange.told
+            code,
+            exchange.id,
+            text=why and f"{errors.ERRORS[code].text} ({why})",
+            sent=sent,
+            retry_after=retry_after,
+            attempts=exchange.told,
         )
         fields = self._cluster.added(exchange).decode("latin-1").split("\r\n")[:-1]
         if retry_after is not None:
@@ -397,7 +404,8 @@ class Client(asyncio.Protocol, Due):
         code = errors.BY_STATUS.get(bad.status) or next(
             code for code, row in errors.ERRORS.items() if row.status == bad.status
         )
-        value = errors.body(code, self.serial.decode(), text=bad.reason, reason="malformed")
+        reason = "malformed" if bad.status == 400 else ""
+        value = errors.body(code, self.serial.decode(), text=bad.reason, reason=reason)
         answer = errors.answer(code, value, close=True, fields=errors.FIELDS.get(code, ()))
         self._cluster.ledger.turned_away(code, bad.status, self.host, len(answer))
         self.transport.write(answer)

@@ -26,6 +26,7 @@ from holdfast.gateway.watching import Watch
 from holdfast.runtime.clock import clock
 from holdfast.runtime.random import rng
 from holdfast.runtime.wheel import Due
+from holdfast.telemetry.redact import visible
 from holdfast.telemetry.secret import Secret
 from holdfast.wire.glance import Glance
 
@@ -35,12 +36,14 @@ if TYPE_CHECKING:
 
     from holdfast.gateway.client import Client
     from holdfast.gateway.config import EndpointConfig, GatewayConfig
-    from holdfast.gateway.exchange import Exchange
+    from holdfast.gateway.ending import Ending
     from holdfast.runtime.wheel import Wheel
     from holdfast.wire.requests import RequestHead
 
 IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE"})
 _ADDED = b"x-holdfast-request: %b-%x\r\nx-holdfast-endpoint: %b\r\nx-holdfast-attempts: 1\r\n"
+SHOWN = 5
+"""Endpoints that an error names at most."""
 FIRST_BYTE_FACTOR = 8.0
 FIRST_BYTE_LEAST = 2.0
 FIRST_BYTE_STREAM_MOST = 30.0
@@ -66,7 +69,7 @@ class Cluster:
         self.config = config
         self.wheel = wheel
         self.via = via.encode() if config.via else b""
-        self.line: Line[Exchange] = Line(config.queue, _look_again)
+        self.line: Line[Ending] = Line(config.queue, _look_again)
         self._cool = _Cool(self)
         self.room = Room(config.replay_total)
         self._firsts = {False: Durations(256), True: Durations(256)}
@@ -179,7 +182,7 @@ class Cluster:
         self._tokens -= 1
         return True
 
-    def added(self, exchange: Exchange) -> bytes:
+    def added(self, exchange: Ending) -> bytes:
         """Return the lines that tell the client of the work done."""
         if not self.config.expose:
             return b""
@@ -272,9 +275,15 @@ class Cluster:
         free = [one.health.free_at(now) for one in self.balancer.endpoints if one.enabled]
         return max(0.0, min(free, default=now) - now)
 
+    def why_cooling(self) -> str:
+        """Return what the endpoints said last, for people: `a: http 429, b: http 401`."""
+        names = [one.id for one in self.balancer.endpoints if one.enabled][:SHOWN]
+        last = [(name, self.ledger.account(name).last_error) for name in names]
+        return ", ".join(f"{name}: {visible(said[1].verdict)}" for name, said in last if said)
+
     # -- the line --------------------------------------------------------------------------------
 
-    def enter_line(self, exchange: Exchange, cool_at: float | None) -> bool:
+    def enter_line(self, exchange: Ending, cool_at: float | None) -> bool:
         """Let a request wait for an endpoint; False: too many do.
 
         cool_at: when the first endpoint will have cooled down, if it waits for that; -inf: one
@@ -301,16 +310,16 @@ class Cluster:
         else:
             self.line.cooled()
 
-    def leave_line(self, exchange: Exchange) -> None:
+    def leave_line(self, exchange: Ending) -> None:
         """Take a request out that waits no longer."""
         self.line.leave(exchange)
 
-    def answered(self, exchange: Exchange) -> None:
+    def answered(self, exchange: Ending) -> None:
         """Take note that a request has its answer, which is no refusal."""
         if not self.line.calm:
             self.line.answered(exchange)
 
-    def ended(self, exchange: Exchange) -> None:
+    def ended(self, exchange: Ending) -> None:
         """Let the next in line look again."""
         if not self.line.calm:
             self.line.leave(exchange)
@@ -362,5 +371,5 @@ class _Cool(Due):
         self.cluster.look_whether_cool(now)
 
 
-def _look_again(exchange: Exchange) -> None:
+def _look_again(exchange: Ending) -> None:
     exchange.look_again()

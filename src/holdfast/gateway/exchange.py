@@ -1,26 +1,29 @@
-"""One request: which endpoint is asked, what is sent, and what follows from what comes back.
+"""One request: what follows from what comes back, and from what does not come in time.
 
 The states, and what leads from one to another, are in `states`. Nothing here is a task: what
-happens next is told by a connection, by the wheel, or by the client who leaves. What of an answer
-is held back and passed on is in `answering`, what a refusal means in `refusals`.
+happens next is told by a connection, by the wheel, or by the client who leaves.
+
+    short       the way of most requests, which need nothing else
+    ending      how a request ends, and each of its attempts
+    asking      whom it asks, and when
+    this file   answers, refusals, failures, limits
+    answering   what of an answer is held, and how it is passed on
+    refusals    what a status and a code mean
 """
 
 from __future__ import annotations
 
 import errno
 import math
-import re
 from typing import TYPE_CHECKING
 
-from holdfast.core.balance import Nobody, Pick, Wait
 from holdfast.core.breaker import Result
 from holdfast.core.classify import classify
 from holdfast.core.verdict import Sent
-from holdfast.gateway import errors, sse
 from holdfast.gateway.answering import Passage
+from holdfast.gateway.asking import Asking
 from holdfast.gateway.counting import UNABLE, counted
-from holdfast.gateway.headers import request_head
-from holdfast.gateway.ledger import CANCELLED, CUT, REFUSED, UPSTREAM_ERROR, outcome_of
+from holdfast.gateway.ledger import outcome_of
 from holdfast.gateway.refusals import (
     KEY_OUT_SECONDS,
     QUOTA_SECONDS,
@@ -30,7 +33,6 @@ from holdfast.gateway.refusals import (
     refusal_of,
     status_of,
 )
-from holdfast.gateway.short import Short
 from holdfast.gateway.sse import Meaning
 from holdfast.gateway.states import (
     ANSWER,
@@ -38,36 +40,22 @@ from holdfast.gateway.states import (
     CHOOSING,
     COMMIT,
     CONNECTING,
-    DIAL,
-    END,
     FAIL,
     OVER,
     PASSING,
-    SEND,
     SENDING,
     SENT,
     TRANSITIONS,
-    UPLOAD,
-    WAIT,
     WAITING,
-    WOKEN,
 )
 from holdfast.runtime.clock import clock
-from holdfast.runtime.random import rng
-from holdfast.wire.responses import Answer
 
 if TYPE_CHECKING:
-    from holdfast.core.health import Tier
-    from holdfast.gateway.client import Client
-    from holdfast.gateway.cluster import Cluster
-    from holdfast.gateway.upload import Upload
-    from holdfast.gateway.upstream import Connection, Upstream
-    from holdfast.wire.requests import RequestHead
+    from holdfast.gateway.upstream import Connection
     from holdfast.wire.responses import ResponseHead
     from holdfast.wire.strict import BadMessage
 
-BACKOFF, BACKOFF_THROTTLED, BACKOFF_MOST = 0.05, 1.0, 20.0
-"""Seconds before the same endpoint is asked again, doubled each time."""
+
 LOOK_SECONDS = 1.0
 """How often a request that waits for its answer is compared with what others take by now."""
 PATIENT = 0.9
@@ -75,195 +63,12 @@ PATIENT = 0.9
 HOLD_SECONDS = 0.25
 """For how long an answer that is no JSON is held from its first byte on."""
 
-_STREAM = re.compile(rb'"stream"\s*:\s*true')
 
-
-_PASSES_LAST = frozenset({"HF-3101", "HF-3102", "HF-3104", "HF-3105", "HF-3106"})
-"""Reasons to give up for which the last answer of an endpoint says more than one of ours."""
-
-
-class Exchange(Short):
+class Exchange(Asking):
     """One request and its answer. Made by the client's connection, which calls `begin`.
 
     body: all of it; or upload: a large one, which is still coming.
     """
-
-    def __init__(
-        self,
-        cluster: Cluster,
-        client: Client,
-        head: RequestHead,
-        body: bytes,
-        upload: Upload | None = None,
-    ) -> None:
-        super().__init__(cluster, client, head, body)
-        if upload is not None:
-            self._upload = upload
-
-    @property
-    def head(self) -> RequestHead:
-        """The request."""
-        return self._head
-
-    @property
-    def is_given(self) -> bool:
-        """Whether something of an answer was given to the client."""
-        return self.state is PASSING
-
-    @property
-    def endpoint_id(self) -> str:
-        """The endpoint that is asked, or was asked last."""
-        return self._pick.endpoint.id if self._pick is not None else ""
-
-    @property
-    def client(self) -> Client:
-        """Who asks."""
-        return self._client
-
-    @property
-    def size(self) -> int:
-        """Bytes of the request's body, as far as it has come."""
-        return len(self._body) if self._upload is None else self._upload.size
-
-    @property
-    def sent_at(self) -> float:
-        """When the latest attempt began, monotonic."""
-        return self._sent_at
-
-    @property
-    def tier(self) -> Tier | None:
-        """Where that endpoint stood when it was chosen."""
-        return self._pick.tier if self._pick is not None else None
-
-    def pause(self, *, paused: bool) -> None:
-        """Let the endpoint wait while the client takes less than comes."""
-        if self._connection is None or self.state is not PASSING:
-            return
-        transport = self._connection.transport
-        if paused:
-            transport.pause_reading()
-            self._limit(math.inf)  # its silence is our wish
-        else:
-            transport.resume_reading()
-            self._limit(clock.monotonic() + self._idle_timeout)
-
-    # -- choosing --------------------------------------------------------------------------------
-
-    def begin(self, now: float) -> None:
-        """Start. now: monotonic."""
-        cluster, head = self._cluster, self._head
-        self.began = now
-        if self._upload is not None:
-            self._upload.exchange = self
-        self.profile = cluster.profile_of(head.target)
-        self._stream = self.profile != "generic" and _STREAM.search(self._body) is not None
-        self._repeatable = cluster.is_repeatable(head)
-        self._deadline = now + cluster.total(head)
-        if cluster.counting.is_known:
-            unable = cluster.counting.unable(head, cluster.balancer.endpoints, now)
-            self._tried = (*self._tried, *unable)
-        if cluster.line.calm or cluster.line.admits(self):
-            self._choose(now)
-        else:
-            self._enter_line("cooling", cluster.cool_at, now)
-
-    def _choose(self, now: float) -> None:
-        """Take the next endpoint, wait for one, or give up."""
-        if now >= self._deadline:
-            self._give_up("HF-3102")
-            return
-        cluster = self._cluster
-        found = cluster.balancer.pick(
-            now,
-            rng.draw(),
-            tried=self._tried,
-            repeatable=self._repeatable,
-            limit=self._deadline - now,
-            patience=min(cluster.config.max_wait, self._patience - now),
-        )
-        if isinstance(found, Pick):
-            self._attempt(found, now)
-        elif isinstance(found, Wait):
-            self._wait(found, now)
-        elif found is Nobody.TRIED:
-            self._begin_anew(now)
-        else:
-            self._give_up("HF-3109")
-
-    def _attempt(self, pick: Pick, now: float) -> None:
-        self.attempts += 1
-        if self.attempts > 1 and self.told:
-            self._cluster.ledger.retried(self.told[-1].verdict)
-        self._pick = pick
-        self._upstream = upstream = self._cluster.upstream_of(pick.endpoint)
-        self._sent_at = now
-        connection = upstream.take(now, careful=not self._repeatable)
-        if connection is not None:
-            self.send(connection)
-        else:
-            self._dial(upstream, now)
-
-    def _dial(self, upstream: Upstream, now: float) -> None:
-        self.state = TRANSITIONS[self.state, DIAL]
-        self._limit(now + self._cluster.connect_timeout(upstream))
-        upstream.connect(self)
-
-    def _wait(self, wait: Wait, now: float) -> None:
-        if wait.why == "cooling" and self._tried:
-            self._begin_anew(now)  # those that were tried may be asked again before it is cool
-        else:
-            self._enter_line(wait.why, wait.until, now)
-
-    def _enter_line(self, why: str, until: float, now: float) -> None:
-        """Wait for an endpoint, behind those who wait already. until: when one will be cool."""
-        cluster, cooling = self._cluster, why == "cooling"
-        if self._patience == math.inf:
-            self._patience = now + cluster.config.max_wait
-        if cooling and until >= min(self._patience, self._deadline):
-            self._give_up("HF-3104")
-        elif not cluster.enter_line(self, until if cooling else None):
-            self._give_up("HF-3103")
-        else:
-            self.state = TRANSITIONS[self.state, WAIT]
-            self._waits = why
-            self._limit(self._patience)
-
-    def look_again(self) -> None:
-        """Somebody else has ended, or an endpoint is cool: there may be one now."""
-        if self.state is WAITING:
-            self.state = TRANSITIONS[self.state, WOKEN]
-            self._choose(clock.monotonic())
-
-    def _begin_anew(self, now: float) -> None:
-        """All were tried: wait a little, then begin with all of them again."""
-        self._tried = ()
-        if self._cluster.soonest(now) > 0:
-            self._choose(now)  # all cool down, which takes its own time
-            return
-        base = BACKOFF_THROTTLED if self._throttled else BACKOFF
-        seconds = min(BACKOFF_MOST, base * 2.0 ** min(self._row, 16)) * (0.5 + rng.draw() / 2)
-        self._row += 1
-        if now + seconds >= self._deadline:
-            self._give_up("HF-3102" if self._last is None else "HF-3101")
-            return
-        self.state = TRANSITIONS[self.state, WAIT]
-        self._waits = ""
-        self._limit(now + seconds)
-
-    def _waited(self, now: float) -> None:
-        """Take note that a backoff is over, or the patience of one in line."""
-        self.state = TRANSITIONS[self.state, WOKEN]
-        if not self._waits:
-            self._choose(now)
-            return
-        self._cluster.leave_line(self)
-        forced = self._cluster.balancer.force(now) if self._waits == "half-open" else None
-        if forced is not None:
-            self._attempt(forced, now)
-        else:
-            self._give_up("HF-3104" if self._waits == "cooling" else "HF-3103")
-
-    # -- connecting and sending ------------------------------------------------------------------
 
     def not_connected(self, error: OSError) -> None:
         """Take note that no connection came up; nothing was sent."""
@@ -274,45 +79,7 @@ class Exchange(Short):
             local = verdict.local or error.errno == errno.EADDRNOTAVAIL
             self._failed(verdict.reason, Sent.NO, clock.monotonic(), neutral=local)
 
-    def send(self, connection: Connection) -> None:
-        """Send the request."""
-        now = clock.monotonic()
-        pick, upstream = self._pick, self._upstream
-        if self.state is OVER or pick is None or upstream is None:
-            connection.close()
-            return
-        self.connecting = None
-        upload = self._upload
-        self.state = TRANSITIONS[self.state, SEND if upload is None else UPLOAD]
-        self._connection = connection
-        head = self._head
-        connection.begin(self, Answer(head.method, raw=self._is_raw))
-        data = request_head(
-            head,
-            upstream.routes[pick.key.number],
-            self._client.identity,
-            length=len(self._body) if upload is None else upload.length,
-            via=self._cluster.via,
-            identity=self._stream,
-        )
-        connection.transport.write(data + self._body if self._body else data)
-        self._sent_at = now
-        if upload is None:
-            self._limit(now + self._cluster.first_look(upstream))
-        else:
-            self._limit(now + self._idle_timeout)
-            connection.upload = upload
-            upload.begin(connection.transport)
-
-    def uploaded(self) -> None:
-        """Take note that all of a large body was written."""
-        upstream = self._upstream
-        if self.state is SENDING and upstream is not None:
-            self.state = TRANSITIONS[self.state, SEND]
-            self._sent_at = now = clock.monotonic()
-            self._limit(now + self._cluster.first_look(upstream))
-
-    # -- the answer ------------------------------------------------------------------------------
+    # -- the answer --------------------------------------------------------------------------------
 
     def received(self, out: list[bytes]) -> None:
         """Take what came of the answer."""
@@ -371,12 +138,6 @@ class Exchange(Short):
             self._refused(passage, refusal, whole=False)
         else:
             self._commit(passage)
-
-    @property
-    def _idle_timeout(self) -> float:
-        upstream = self._upstream
-        own = upstream.config.idle_timeout if upstream is not None else 0
-        return own or self._cluster.config.idle_timeout
 
     def _refusal_of(self, passage: Passage, codes: frozenset[str]) -> Refusal | None:
         """Say whether, and how, an answer refuses. codes: of the error that it carries."""
@@ -446,7 +207,7 @@ class Exchange(Short):
         if self._client.paused:
             self.pause(paused=True)
 
-    # -- refusals, failures ----------------------------------------------------------------------
+    # -- refusals ----------------------------------------------------------------------------------
 
     def _refused(self, passage: Passage, refusal: Refusal, *, whole: bool) -> None:
         """Heed an answer that says: not here, or not now. whole: all of it has come."""
@@ -488,6 +249,8 @@ class Exchange(Short):
             return False
         self._refused(passage, refusal, whole=True)
         return True
+
+    # -- failures ----------------------------------------------------------------------------------
 
     def malformed(self, bad: BadMessage) -> None:
         """Take note that the answer cannot be read."""
@@ -553,174 +316,7 @@ class Exchange(Short):
         self.state = TRANSITIONS[self.state, FAIL]
         self._again(now, safe=sent is Sent.NO)
 
-    def _again(self, now: float, *, safe: bool, here: bool = False) -> None:
-        """Go on with another endpoint, if the request may be sent again and there is budget.
-
-        safe: it was not executed.  here: the same endpoint may be asked at once.
-        """
-        pick = self._pick
-        if pick is not None and not here and pick.endpoint not in self._tried:
-            self._tried = (*self._tried, pick.endpoint)
-        malformed = bool(self.told) and self.told[-1].verdict.startswith("malformed")
-        if not (self._repeatable or safe) or not self._is_intact:
-            self._give_up("HF-3105" if malformed else "HF-3106")
-        elif not self._has_attempts or not self._cluster.may_retry(self._tried, now):
-            self._give_up("HF-3105" if malformed else "HF-3101")
-        else:
-            self._choose(now)
-
-    @property
-    def _is_stalled(self) -> bool:
-        """Whether the endpoint takes nothing of a large body."""
-        return self._upload is not None and self._upload.stalled
-
-    @property
-    def _is_intact(self) -> bool:
-        """Whether all of the body is there to be sent, again or for the first time."""
-        return self._upload is None or self._upload.intact
-
-    @property
-    def _has_attempts(self) -> bool:
-        """Whether one attempt more may be made. Those that were throttled are bounded by time."""
-        cluster = self._cluster
-        free = self._throttles if cluster.config.attempts == "auto" else 0
-        return self.attempts - free < cluster.attempts
-
-    def _tell(self, verdict: str, sent: Sent, now: float, status: int = 0) -> None:
-        name = self._pick.endpoint.id if self._pick is not None else ""
-        ms = round((now - self._sent_at) * 1000)
-        self.told = (*self.told, errors.Tried(name, verdict, sent.value, ms, status))
-
-    def _settle(self, result: Result, *, cancelled: bool = False) -> None:
-        """Tell the ledger and the endpoint's health of the attempt, once."""
-        pick = self._pick
-        if pick is None or self._upstream is None:
-            return
-        now = clock.monotonic()
-        began = self._first_byte if self._first_byte == self._first_byte else now
-        seconds = max(0.0, began - self._sent_at)
-        said = None if cancelled or result is Result.OK else self.told[-1]
-        self._cluster.ledger.attempt(pick.endpoint.id, result, said, now, seconds)
-        if result is Result.FAILED and pick.endpoint in self._counted:
-            result = Result.NEUTRAL  # one request says one thing about an endpoint
-        elif result is Result.FAILED:
-            self._counted = (*self._counted, pick.endpoint)
-        self._cluster.settle(pick, result, now, seconds)
-        self._first_byte = math.nan
-        self._upstream = None if result is not Result.OK else self._upstream
-
-    # -- the end ---------------------------------------------------------------------------------
-
-    def _cut_short(self, reason: str) -> None:
-        """Say that the answer broke after a part of it was given; it is never spliced."""
-        self._drop_connection()
-        value = errors.body("HF-3108", self.id, reason=reason, sent="yes", attempts=self.told)
-        passage = self._passage
-        if passage is not None and passage.end_with(sse.event("error", value)):
-            self._over(CUT, close=True)
-        else:
-            self._over(CUT, abort=True)
-
-    def _give_up(self, code: str) -> None:
-        """Pass the last answer on; only if there is none, one of ours."""
-        cluster, now, last = self._cluster, clock.monotonic(), self._last
-        wait = cluster.soonest(now)
-        if last is not None and code in _PASSES_LAST:
-            last.refuse(
-                come_back=max(1, math.ceil(wait)) if wait or code == "HF-3104" else None,
-                final=cluster.is_repeated_path(self._head),
-            )
-            self._pick = self._last_pick  # whose answer it is, whoever was asked since
-            last.commit(whole=True, added=cluster.added(self))
-            last.end()
-            self.status = last.head.status
-            self._over(UPSTREAM_ERROR)
-            return
-        sent = "no" if all(one.sent == "no" for one in self.told) else "maybe"
-        self._client.refuse(
-            code,
-            self,
-            sent=sent,
-            retry_after=max(1.0, wait) if errors.ERRORS[code].status in {429, 503} else None,
-            final=cluster.is_repeated_path(self._head),
-        )
-        self.status = errors.ERRORS[code].status
-        cluster.ledger.refused(code)
-        self._over(REFUSED)
-
-    def _release(self) -> None:
-        """Give the connection back, if it is still good."""
-        connection, self._connection = self._connection, None
-        if connection is None:
-            return
-        answer, upload = connection.answer, self._upload
-        # An answer may come before the request has gone out: then no other can follow it there.
-        is_sent = not connection.transport.get_write_buffer_size()
-        if upload is not None:
-            is_sent, connection.upload = is_sent and upload.done, None
-            upload.stop()
-        head = answer.head if answer is not None and answer.done else None
-        if head is not None and head.persists and is_sent:
-            connection.pool.give(connection)
-        else:
-            connection.close()
-
-    def _drop_connection(self) -> None:
-        connection, self._connection = self._connection, None
-        if self._upload is not None:
-            self._upload.stop()
-        if connection is not None:
-            connection.close()
-        if self.connecting is not None:
-            self.connecting.cancel()
-            self.connecting = None
-
-    def _over(self, outcome: str, *, close: bool = False, abort: bool = False) -> None:
-        self.state = TRANSITIONS[self.state, END]
-        self._cluster.wheel.set(self, math.inf)  # not `_limit`: nothing may keep it until then
-        self._release()
-        if self._upload is not None:
-            self._upload.close()
-        self._cluster.ledger.finished(self, outcome, clock.monotonic())
-        self._cluster.ended(self)
-        self._client.answered(close=close, abort=abort)
-
-    def cut(self, reason: str) -> None:
-        """End it now and tell the client so: the gateway is ending, and blames nobody."""
-        if self.state is OVER:
-            return
-        self.leave_short()
-        if self.state not in {CHOOSING, WAITING}:
-            sent = Sent.NO if self.state is CONNECTING else Sent.MAYBE
-            self._tell(reason, sent, clock.monotonic())
-            self._settle(Result.NEUTRAL)
-        if self.state is PASSING:
-            self._cut_short(reason)
-        else:
-            self._drop_connection()
-            self._give_up("HF-3107")
-
-    def abandon(self) -> None:
-        """End everything, and blame nobody: the client is gone."""
-        if self.state is OVER:
-            return
-        self.leave_short()
-        if self.state not in {CHOOSING, WAITING}:
-            self._settle(Result.NEUTRAL, cancelled=True)
-        self.state = TRANSITIONS[self.state, END]
-        self._cluster.wheel.set(self, math.inf)  # not `_limit`: nothing may keep it until then
-        self._drop_connection()
-        if self._upload is not None:
-            self._upload.close()
-        self._cluster.ledger.finished(self, CANCELLED, clock.monotonic())
-        self._cluster.ended(self)
-
-    # -- limits ----------------------------------------------------------------------------------
-
-    def _limit(self, due: float) -> None:
-        """Set when this state has lasted too long; the whole request has its own limit."""
-        self._due = due
-        self._cluster.wheel.set(self, min(due, self._deadline))
+    # -- limits ------------------------------------------------------------------------------------
 
     def on_due(self, now: float) -> None:
         """Take note that a limit has passed."""

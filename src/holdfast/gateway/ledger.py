@@ -22,8 +22,8 @@ from holdfast.runtime.clock import clock
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
+    from holdfast.gateway.ending import Ending
     from holdfast.gateway.errors import Tried
-    from holdfast.gateway.exchange import Exchange
     from holdfast.wire.requests import RequestHead
 
 WINDOW = 300.0
@@ -87,7 +87,7 @@ class Account:
 class Log(Protocol):
     """Where finished requests are written."""
 
-    def take(self, exchange: Exchange, outcome: str, now: float) -> None:
+    def take(self, exchange: Ending, outcome: str, now: float) -> None:
         """Write one, later."""
 
     def note(
@@ -129,7 +129,7 @@ class Ledger:
         self.requests += 1
         self.in_flight += 1
 
-    def finished(self, exchange: Exchange, outcome: str, now: float) -> None:
+    def finished(self, exchange: Ending, outcome: str, now: float) -> None:
         """Count the end of a request. outcome: one of `OUTCOMES`.  now: monotonic."""
         self.in_flight -= 1
         seconds = now - exchange.began

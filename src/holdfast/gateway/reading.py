@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 WHOLE = 1024 * 1024
 """Bytes of a body that is read before anything is done."""
+GATHERED = 4096
+"""Bytes up to which small pieces of a body are put together: each has some 50 bytes of its own."""
 RATE_AFTER = 1 / 3
 """Of `body_timeout`: so long a body may come as slowly as it likes."""
 
@@ -70,10 +72,11 @@ class Reader:
         ahead = self.ahead
         chunks = self._chunks
         if chunks is not None:
-            before = len(self._pieces)
-            taken = chunks.feed(bytes(ahead), self._pieces)
+            content: list[bytes] = []
+            taken = chunks.feed(bytes(ahead), content)
             del ahead[:taken]
-            self.size += sum(map(len, self._pieces[before:]))
+            if content:
+                self._add(content[0] if len(content) == 1 else b"".join(content))
             return chunks.done
         left = self._left
         if not left:
@@ -81,10 +84,14 @@ class Reader:
         if ahead:
             piece = bytes(ahead[:left])
             del ahead[:left]
-            self._pieces.append(piece)
-            self.size += len(piece)
+            self._add(piece)
             self._left = left = left - len(piece)
         return not left
+
+    def _add(self, piece: bytes) -> None:
+        self._pieces.append(piece)
+        self.size += len(piece)
+        gather(self._pieces, len(self._pieces))
 
     def pieces(self) -> list[bytes]:
         """Return what was read of the body, once."""
@@ -124,6 +131,18 @@ class Reader:
         if seconds < RATE_AFTER * cluster.config.body_timeout:
             return False
         return self.size < cluster.config.body_min_rate * seconds
+
+
+def gather(pieces: list[bytes], end: int, start: int = 0) -> int:
+    """Put the last small pieces from `start` to `end` together; return where that ends then.
+
+    A piece is put to the one before it while that is no longer: so of n bytes that come one by
+    one no more than log n pieces below `GATHERED` are left, and each byte is moved log n times.
+    """
+    while end - start > 1 and len(pieces[end - 2]) <= len(pieces[end - 1]) < GATHERED:
+        pieces[end - 2 : end] = [pieces[end - 2] + pieces[end - 1]]
+        end -= 1
+    return end
 
 
 def check(head: RequestHead, cluster: Cluster) -> None:

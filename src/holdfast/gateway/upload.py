@@ -12,9 +12,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from holdfast.gateway.reading import gather
+
 if TYPE_CHECKING:
+    from holdfast.gateway.asking import Asking
     from holdfast.gateway.client import Client
-    from holdfast.gateway.exchange import Exchange
 
 UNSENT_MOST = 256 * 1024
 """Bytes that wait to be sent; then the client is read no further, until a quarter is left."""
@@ -77,7 +79,7 @@ class Upload:
         self._at = 0  # the first piece that was not written
         self._unsent = 0
         self._transport: Any = None
-        self.exchange: Exchange | None = None
+        self.exchange: Asking | None = None
         self.length = length
         self.size = 0
         self.whole = self.done = self.stalled = self.waits = False
@@ -89,6 +91,7 @@ class Upload:
         """Take what has come. whole: that was all."""
         more = sum(map(len, pieces))
         self._pieces += [piece for piece in pieces if piece]
+        gather(self._pieces, len(self._pieces), self._at)
         self.size += more
         self._unsent += more
         self.whole = whole
@@ -143,6 +146,8 @@ class Upload:
             if self.length is None:
                 piece = b"%x\r\n%b\r\n" % (len(piece), piece)
             transport.write(piece)  # may call `stall`
+            if self._kept >= 0:
+                self._at = gather(pieces, self._at)
         if self._kept < 0:
             self._drop_sent()
         if self.waits and self._unsent <= UNSENT_MOST // 4:
