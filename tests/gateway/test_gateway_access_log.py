@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import dataclasses
 import io
 import json
 import logging
@@ -178,6 +179,45 @@ async def test_what_waits_is_bounded(monkeypatch, path):
             await ask(gw.port)
         assert gw.cluster.ledger.lines_dropped == 3
     assert len(lines_of(path)) == 5
+
+
+@runs
+async def test_a_reload_moves_the_log_or_leaves_it_where_it_is(path):
+    other = path.with_name("other.log")
+    async with gateway(always(answer()), settings=logging_to(path)) as (gw, _):
+        ledger, log = gw.cluster.ledger, gw.cluster.ledger.log
+        await ask(gw.port)
+        gw.reload(dataclasses.replace(gw.config, access_log_sample=0.0))
+        assert gw.cluster.ledger.log is log
+        await ask(gw.port)
+        gw.reload(dataclasses.replace(gw.config, access_log_sample=1.0, access_log=str(other)))
+        assert len(lines_of(path)) == 1
+        await ask(gw.port)
+        gw.reload(dataclasses.replace(gw.config, access_log="off"))
+        assert len(lines_of(other)) == 1
+        await ask(gw.port)
+        assert gw.cluster.ledger is ledger
+        assert ledger.log is None
+        assert ledger.requests == 4
+    assert (len(lines_of(path)), len(lines_of(other))) == (1, 1)
+
+
+@runs
+async def test_a_request_that_began_before_a_reload_is_in_the_new_log(path):
+    go = asyncio.Event()
+
+    async def script(upstream, no, writer):
+        await go.wait()
+        writer.write(answer())
+
+    async with gateway(script) as (gw, (up,)):
+        asking = asyncio.create_task(ask(gw.port))
+        await up.asked_first.wait()
+        gw.reload(dataclasses.replace(gw.config, access_log=str(path)))
+        go.set()
+        await asking
+    (line,) = lines_of(path)
+    assert (line["status"], line["outcome"]) == (200, "ok")
 
 
 @runs

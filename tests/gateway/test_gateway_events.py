@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import io
 import logging
 from contextlib import contextmanager
@@ -191,6 +192,36 @@ async def test_listening_changes_nothing_of_what_is_decided():
     alone = await one()
     with listening():
         assert await one() == alone
+
+
+@runs
+async def test_a_reload_says_no_change_twice_and_what_it_disables():
+    go = asyncio.Event()
+
+    async def script(upstream, no, writer):
+        if no > 3:
+            await go.wait()
+        writer.write(answer(500))
+
+    with listening() as heard:
+        async with gateway(script, always(answer()), settings="attempts = 1") as (gw, (up, _)):
+            for one in gw.cluster.balancer.endpoints[1:]:
+                one.enabled = False
+            for _ in range(3):
+                await ask(gw.port)
+            asking = asyncio.create_task(ask(gw.port))
+            await until(lambda: len(up.asked) == 4)
+            first, second = gw.config.endpoint
+            old, new = gw.cluster, dataclasses.replace(second, enabled=False)
+            gw.reload(dataclasses.replace(gw.config, endpoint=[first, new]))
+            assert gw.cluster is not old
+            go.set()
+            await asking
+            await asyncio.sleep(0.05)
+            assert gw.cluster.watch.is_busy
+            assert old.watch is gw.cluster.watch
+    assert [state for state, _ in states(heard)] == ["degraded"]
+    assert states(heard, "b") == [("disabled", "configuration")]
 
 
 @runs

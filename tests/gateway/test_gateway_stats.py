@@ -314,6 +314,17 @@ async def test_no_counter_goes_back_while_workers_reload_one_after_the_other():
 
 
 @runs
+async def test_requests_that_no_endpoint_saw_are_in_the_numbers():
+    async with gateway(always(answer()), each="enabled = false") as (gw, _):
+        assert (await ask(gw.port))[0] == 503
+        found = await stats_of(gw.port)
+        assert (found["total_requests"], found["failed_requests"]) == (1, 1)
+        assert (found["success_rate"], found["avg_response_time"]) == (0, None)
+        assert found["refused"] == {"HF-3109": 1}
+        assert (await get(gw.port, "/__holdfast__/metrics"))[0] == 200
+
+
+@runs
 async def test_a_reload_resets_no_count_and_the_window_goes_on():
     async with gateway(always(answer())) as (gw, _):
         for _ in range(3):

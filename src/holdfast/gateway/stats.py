@@ -196,9 +196,8 @@ def merged(snapshots: Sequence[Snapshot]) -> Snapshot:
         **{name: _counts(one[name] for one in snapshots) for name in ("retries", "refusals")},
         **{name: _tally(snapshots, name) for name in ("window", "whole", "durations")},
         "endpoints": [
-            {**_merged_endpoint(rows), **_counted(rows, [one["gone"] for one in snapshots])}
+            {**_merged_endpoint(_rows(snapshots, row["id"])), **_counted(snapshots, row["id"])}
             for row in first["endpoints"]
-            if (rows := _rows(snapshots, row["id"]))
         ],
         "gone": _gone(snapshots),
     }
@@ -337,20 +336,13 @@ def _gone(snapshots: Sequence[Snapshot]) -> dict[str, Any]:
     known = {row["id"] for row in snapshots[0]["endpoints"]}
     names = [row["id"] for one in snapshots for row in one["endpoints"]]
     names += [name for one in snapshots for name in one["gone"]]
-    gone = [one["gone"] for one in snapshots]
-    return {
-        name: _counted(_rows(snapshots, name), gone, name)
-        for name in dict.fromkeys(names)
-        if name not in known
-    }
+    return {name: _counted(snapshots, name) for name in dict.fromkeys(names) if name not in known}
 
 
-def _counted(
-    rows: Sequence[Mapping[str, Any]], gone: Sequence[Mapping[str, Any]], name: str = ""
-) -> dict[str, Any]:
+def _counted(snapshots: Sequence[Snapshot], name: str) -> dict[str, Any]:
     """Return the counters of one endpoint, wherever it is configured still, or was once."""
-    name = name or rows[0]["id"]
-    found = [*rows, *(one[name] for one in gone if name in one)]
+    gone = [one["gone"][name] for one in snapshots if name in one["gone"]]
+    found = [*_rows(snapshots, name), *gone]
     return {what: _counts(one[what] for one in found) for what in ("outcomes", "reasons")}
 
 
