@@ -373,3 +373,17 @@ def handshake(server, client):
             with suppress(ssl.SSLWantReadError):
                 end.do_handshake()
     return ends[1].getpeercert(binary_form=True)
+
+
+def test_authorities_are_read_once_for_all_and_anew_when_their_file_has_changed(here, tmp_path):
+    path = tmp_path / "ca.pem"
+    shutil.copy(here.cert, path)
+
+    def context(**settings):
+        return endpoint_context(EndpointConfig(url="https://up", ca_file=str(path), **settings))
+
+    first = context()
+    assert context(weight=7) is first
+    assert context(verify=False) is not first
+    path.write_bytes(path.read_bytes() + b"\n")
+    assert context() is not first
