@@ -276,6 +276,15 @@ def test_the_median_needs_two_endpoints():
     assert median_of(healths) == 2
 
 
+def test_an_endpoint_that_fails_at_once_makes_no_other_one_slow():
+    healths = [Health() for _ in range(2)]
+    answer(healths[0], 0, FAILED, seconds=0.0)
+    answer(healths[1], 0, seconds=0.1)
+    assert median_of(healths) is None
+    answer(healths[0], 1, seconds=0.1)
+    assert median_of(healths) == pytest.approx(0.1)
+
+
 # -- cool-downs ----------------------------------------------------------------------------
 
 

@@ -75,17 +75,28 @@ class Mean:
     rank: by what it is compared with others: the mean, as long as it is asked. Who is not asked
     gives no samples, so one bad one would keep it out for ever; the older the last is, the less
     it is held against it.
+    answered: there was an answer. Until then failures are all that is known, and how long they
+    took (mostly no time at all) says nothing of answers.
     """
 
-    __slots__ = ("_at", "rank", "value")
+    __slots__ = ("_at", "answered", "rank", "value")
 
     def __init__(self) -> None:
         self.value: float | None = None
         self.rank: float | None = None
+        self.answered = False
         self._at = -math.inf
 
     def add(self, now: float, seconds: float) -> None:
-        """Take a sample."""
+        """Take the seconds of an answer."""
+        if self.answered:
+            self._take(now, seconds)
+            return
+        self.answered = True
+        self.value = self.rank = min(seconds, LONGEST_MEAN)
+        self._at = now
+
+    def _take(self, now: float, seconds: float) -> None:
         before = self.value
         if before is None:
             self.value = min(seconds, LONGEST_MEAN)
@@ -102,7 +113,7 @@ class Mean:
 
     def failed(self, now: float, seconds: float) -> None:
         """Take a failure after `seconds`: fast failures must not attract traffic."""
-        self.add(now, max(seconds, FAILURE_FACTOR * (self.value or 0.0)))
+        self._take(now, max(seconds, FAILURE_FACTOR * (self.value or 0.0)))
 
 
 class Cooldown:
@@ -378,5 +389,6 @@ class Health:
 
 def median_of(healths: Sequence[Health]) -> float | None:
     """Return the median of the mean latencies; None if fewer than two are known."""
-    known = sorted(h.mean.value for h in healths if h.mean.value is not None)
+    means = [health.mean for health in healths if health.mean.answered]
+    known = sorted(mean.value for mean in means if mean.value is not None)
     return known[(len(known) - 1) // 2] if len(known) > 1 else None

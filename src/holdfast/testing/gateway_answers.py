@@ -58,6 +58,7 @@ UNREADABLE = {
 
 BREAKS = (
     "rst_early",  # after the head of the request
+    "answers_early",  # the same, with a refusal that does not wait for the body
     "rst",
     "fin",
     "cut",  # reset at byte k of the answer
@@ -131,6 +132,16 @@ class Answers:
         self._overloaded = overloaded
         self._fill(script, execution, kind, x, y)
         return script
+
+    def early(self, execution: Execution) -> Script:
+        """Refuse before the body of the request has come."""
+        execution.status, execution.ran = 503, False
+        execution.media, execution.trouble = "application/json", "answers_early"
+        self._up.book.execute(execution)
+        execution.body = _error(execution.asked, execution.no, 503)
+        fields = [*self._fields(execution, "", 0.0), "Connection: close"]
+        fields.append(f"Content-Length: {len(execution.body)}")
+        return Script([_head(503, "Busy", fields) + execution.body, self._up.latency, "fin"])
 
     def _fill(self, script: Script, execution: Execution, kind: str, x: float, y: float) -> None:
         if kind in ("rst", "fin"):
@@ -238,13 +249,16 @@ class Answers:
             steps.append(b"0\r\nX-T: 1\r\n\r\n" if kind == "trailers" else b"0\r\n\r\n")
         alone = framing != "close" and not execution.serving.broken  # else it comes too late
         if kind == "extra" and alone:
-            steps.append(b"HTTP/1.1 200 OK\r\nX-Exec: 999999\r\nContent-Length: 5\r\n\r\nextra")
+            another = b"HTTP/1.1 200 OK\r\nX-Exec: 999999\r\nContent-Length: 5\r\n\r\nextra"
+            steps.append(another)
+            later = [6 * x * self._up.latency, another]
         ends = framing == "close" or kind in ("says_close", "extra")
+        later: list[Step] = []
         if kind == "extra":
             script.steps.append(b"".join(step for step in steps if isinstance(step, bytes)))
         else:
             script.steps += steps if pause else _glued(steps, self._draw)
-        script.steps += ["fin"] if ends else ["done"]
+        script.steps += [*later, "fin" if ends else "done"]
 
     def _framing(self, execution: Execution) -> str:
         draw = self._draw.draw()

@@ -328,7 +328,8 @@ class Caller:
         if line.left and (reply is None or not reply.whole):
             return "left"
         if reply is None:
-            return self._unanswered(asked, line)
+            # An end that came while it did not read may have taken the answer with it.
+            return "gone" if slept else self._unanswered(asked, line)
         reply.excused = bool(line.broken or slept or self.world.is_ending)
         outcome = self.book.judge(asked, reply)
         if not reply.excused:

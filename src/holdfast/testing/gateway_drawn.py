@@ -131,6 +131,8 @@ class Drawn:
             "queue": choice((1000, 1000, 2, 0)),
             "hold_preamble": self._source.draw() < 0.8,
             "buffer_max": choice(("256KiB", "256KiB", "1KiB")),
+            "replay_max": choice((32 << 20, 32 << 20, 12_000, 0)),
+            "replay_total": choice((256 << 20, 256 << 20, 40_000)),
             "head_timeout": seconds(1, 10),
             "client_idle": seconds(5, 75),
             "write_timeout": seconds(5, 20),
@@ -211,7 +213,7 @@ class Drawn:
         asked = Asked(number, method, f"{path}{query}{number}", profile=profile)
         asked.stream = stream or form == "events"
         if method == "POST":
-            pad = f"{number}." * source.choice((1, 10, 300))
+            pad = f"{number}." * source.choice((1, 1, 10, 10, 300, 300, 6000))
             asked.body = json.dumps({"n": number, "stream": stream, "pad": pad}).encode()
         repeat = self.settings["repeat"]
         listed = form in ("messages", "chat") and repeat == "paths"

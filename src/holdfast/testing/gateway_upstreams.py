@@ -85,6 +85,7 @@ class Up:
         live = [one for one in self.open if not one.is_left]
         busy = sum(one.execution is not None for one in live)
         self.sim.check(busy <= self.most_busy, "too many requests", f"{busy} at {self.name}")
+        self.book.look()
         # One beside the others looks whether the endpoint is back.
         text = f"{len(live)} at {self.name}"
         self.sim.check(len(live) <= self.most_open + 1, "too many connections", text)
@@ -183,6 +184,7 @@ class Serving(asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None
         self._gone = False
         self._served = 0
+        self._deaf = False
         self.key = ""
 
     @property
@@ -217,6 +219,8 @@ class Serving(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Take bytes of a request."""
+        if self._deaf:
+            return
         if self.execution is not None:
             self.up.sim.violation("pipelined upstream", f"at {self.up.name}")
             return
@@ -251,11 +255,23 @@ class Serving(asyncio.Protocol):
         if self._served and self._asked.number:
             self.up.check_cool(self)  # on a new one it may have been decided long ago
         self._fault = self.up.fault() if self._asked.number else None
-        if self.up.is_down or (self._fault is not None and self._fault.kind == "rst_early"):
+        kind = self._fault.kind if self._fault is not None else ""
+        if self.up.is_down or kind == "rst_early":
             self._stop()
             self.transport.abort()
             return False
+        if kind == "answers_early":
+            self._refuse_early(self._asked)
+            return False
         return True
+
+    def _refuse_early(self, asked: Asked) -> None:
+        self._deaf = True
+        self.execution = Execution(-1, asked, self.up.name, self)
+        script = self.up.answers.early(self.execution)
+        self._steps.extend(script.steps)
+        self._after = script
+        self._play()
 
     def _take_body(self) -> bytes | None:
         head = self.head

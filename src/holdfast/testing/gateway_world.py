@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from holdfast.testing.simulation import Sim
 
 LARGE = 256 * 1024
+REFUSED = {"408", "421", "425", "429", "500", "502", "503", "522", "529"}
+"""Outcomes that another endpoint could have mended."""
+SMALL = 4096
+"""Bytes above which bodies count as large in half of the runs."""
 
 
 class World:
@@ -106,6 +110,12 @@ class World:
         from holdfast.gateway.gateway import Gateway  # noqa: PLC0415 - needs httptools
 
         self.sim.at_end.enter_context(patch.dict(os.environ, self.drawn.environment()))
+        if self.sim.random("large").draw() < 0.5:  # megabytes would show what kilobytes do
+            for name in ("reading.WHOLE", "upload.UNSENT_MOST"):
+                self.sim.at_end.enter_context(patch(f"holdfast.gateway.{name}", SMALL))
+        self.book.look = self.look
+        total, most = (self.settings[f"replay_{name}"] for name in ("total", "max"))
+        self.book.replays = min(total / 8, most)
         self._servers = [
             await self.sim.loop.create_server(up.serve, up.host, 80) for up in self.ups
         ]
@@ -133,8 +143,20 @@ class World:
             self.sim.check(kind == "invalid", "reload", f"{kind}: {result.problems}")
             return
         self._limit(free=kind in ("remove", "restore", "rotate"))
+        before = self._states()
         self.gateway.reload(result.value["g"])
+        if kind != "rotate":  # with other keys it is another endpoint, as far as that goes
+            for name, state in self._states().items():
+                text = f"{name}: {before.get(name)}, {state}"
+                self.sim.check(before.get(name, state) == state, "forgotten by a reload", text)
         self.clusters.append(self.gateway.cluster)
+
+    def _states(self) -> dict[str, tuple[object, ...]]:
+        """Return what a reload must not change, by endpoint."""
+        return {
+            one.id: (one.health.in_flight, one.health.breaker.state, one.health.breaker.gen)
+            for one in self.gateway.cluster.balancer.endpoints
+        }
 
     def _limit(self, *, free: bool) -> None:
         """Tell endpoints what may be asked of them; free: not, as two sets may share them."""
@@ -176,9 +198,40 @@ class World:
 
     # -- what must hold ------------------------------------------------------------------------
 
+    def look(self) -> None:
+        """Check the endpoints' state, at any moment: good ones are healthy, trials are few."""
+        now, check = self.sim.clock.monotonic(), self.sim.check
+        for endpoint in self.gateway.cluster.balancer.endpoints:
+            health = endpoint.health
+            probes = health.breaker.probes_out
+            check(probes <= 1, "probes", f"{endpoint.id}: {probes}")
+            if endpoint.id not in self.bad and not self.blackout:
+                tier = health.tier(now).name
+                check(tier == "HEALTHY", "blamed without reason", f"{endpoint.id}: {tier}")
+
+    def check_promise(self, asked: Asked, outcome: str) -> None:
+        """Check that one bad endpoint beside good ones is not seen by clients."""
+        good = [up for up in self.ups if up.name not in self.bad and up.enabled]
+        ample = [up for up in good if self.drawn.endpoints[up.name]["max_inflight"] == 0]
+        keys = sum(len(self.drawn.endpoints[name].get("keys", "1")) for name in self.bad)
+        settings = self.settings
+        patience = settings["first_byte_timeout"]
+        if len(self.clusters) > 1 or not ample or self.drawn.most <= keys or patience == "auto":
+            return
+        slow = ("connect_timeout", "first_content_timeout", "idle_timeout")
+        most = patience + sum(settings[name] for name in slow) + 1
+        large = len(asked.body) > min(self.book.replays, SMALL)
+        may = asked.repeatable and not large and asked.limit > (keys + 1) * most
+        seen = outcome.startswith(("HF-", "ours")) or outcome in REFUSED
+        broken = self.blackout or self.book.ends_at < math.inf or outcome == "HF-3005"
+        self.sim.check(
+            not (may and seen) or broken, "seen by a client", f"{asked.number}: {outcome}"
+        )
+
     def note(self, asked: Asked, outcome: str) -> None:
         """Keep an outcome."""
         self.outcomes[asked.number] = outcome
+        self.check_promise(asked, outcome)
 
     def check_buffer(self, line: Line) -> None:
         """Check how much of an answer waits in the gateway for a client that does not read."""
@@ -211,6 +264,7 @@ class World:
                 check(not upstream.waiting, "line left", endpoint.id)
                 total, idle = upstream.connections
                 check(total == idle, "busy connection left", f"{endpoint.id}: {total - idle}")
+        check(self.gateway.cluster.room.used == 0, "memory left", "of bodies")
         self._check_sums()
 
     def check_forgotten(self) -> None:

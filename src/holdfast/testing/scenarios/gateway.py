@@ -64,6 +64,7 @@ async def end(world: World) -> None:
     source = world.sim.random("end")
     if source.draw() < 0.5:
         return
+    world.bad = [up.name for up in world.ups]  # slow ones, from now on
     for up in world.ups:
         up.answers.spread = 300 * source.draw()
     seconds = 0.01 * 3000 ** source.draw()
