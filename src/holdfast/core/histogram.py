@@ -11,6 +11,7 @@ Source: the buckets of HdrHistogram, with 3 bits of precision.
 from __future__ import annotations
 
 import math
+import operator
 from array import array
 from typing import TYPE_CHECKING
 
@@ -64,7 +65,7 @@ class Tally:
         self.ok += other.ok
         self.failed += other.failed
         self.sum += other.sum
-        self.counts = array("Q", map(int.__add__, self.counts, other.counts))
+        self.counts = array("Q", map(operator.add, self.counts, other.counts))
 
     @property
     def timed(self) -> int:
@@ -167,16 +168,19 @@ class Recent:
 
     def window(self, now: float) -> Tally:
         """Return what was counted lately; changes nothing."""
-        first = int(now // self.width) - SLOTS + 1
-        return _sum(slot for slot in self._slots if slot.number >= first)
+        return self.both(now)[0]
 
     def whole(self) -> Tally:
         """Return what was counted ever; changes nothing."""
-        return _sum([*([self._older] if self._older is not None else []), *self._slots])
+        return self.both(0.0)[1]
 
-
-def _sum(tallies: Iterable[Tally]) -> Tally:
-    made = Tally()
-    for one in tallies:
-        made.take(one)
-    return made
+    def both(self, now: float) -> tuple[Tally, Tally]:
+        """Return what was counted lately, and ever; changes nothing."""
+        first = now // self.width - SLOTS + 1
+        lately, ever = Tally(), Tally()
+        for slot in self._slots:
+            (lately if slot.number >= first else ever).take(slot)
+        if self._older is not None:
+            ever.take(self._older)
+        ever.take(lately)
+        return lately, ever

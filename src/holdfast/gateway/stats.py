@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from holdfast.core.balance import Endpoint
     from holdfast.core.health import Cooldown, Health, Key
+    from holdfast.core.histogram import Recent
     from holdfast.gateway.cluster import Cluster
     from holdfast.gateway.ledger import Account
 
@@ -99,8 +100,7 @@ def snapshot(cluster: Cluster, *, draining: bool = False) -> Snapshot:
         "retries": dict(ledger.retries),
         "refusals": dict(ledger.refusals),
         "lines_dropped": ledger.lines_dropped,
-        "window": ledger.recent.window(now.monotonic).plain(),
-        "whole": ledger.recent.whole().plain(),
+        **_lately_and_ever(ledger.recent, now),
         "durations": ledger.durations.plain(),
         "last_endpoint": ledger.last_endpoint,
         "endpoints": [_endpoint(cluster, one, now) for one in cluster.balancer.endpoints],
@@ -138,9 +138,13 @@ def _endpoint(cluster: Cluster, one: Endpoint, now: _Now) -> dict[str, Any]:
         "failed": account.failed,
         "outcomes": dict(account.outcomes),
         "reasons": dict(account.reasons),
-        "window": account.recent.window(now.monotonic).plain(),
-        "whole": account.recent.whole().plain(),
+        **_lately_and_ever(account.recent, now),
     }
+
+
+def _lately_and_ever(recent: Recent, now: _Now) -> dict[str, Any]:
+    window, whole = recent.both(now.monotonic)
+    return {"window": window.plain(), "whole": whole.plain()}
 
 
 def _breaker(health: Health, now: _Now) -> dict[str, Any]:
