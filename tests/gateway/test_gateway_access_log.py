@@ -187,13 +187,13 @@ async def test_a_reload_moves_the_log_or_leaves_it_where_it_is(path):
     async with gateway(always(answer()), settings=logging_to(path)) as (gw, _):
         ledger, log = gw.cluster.ledger, gw.cluster.ledger.log
         await ask(gw.port)
-        gw.reload(dataclasses.replace(gw.config, access_log_sample=0.0))
+        gw.use(dataclasses.replace(gw.config, access_log_sample=0.0))
         assert gw.cluster.ledger.log is log
         await ask(gw.port)
-        gw.reload(dataclasses.replace(gw.config, access_log_sample=1.0, access_log=str(other)))
+        gw.use(dataclasses.replace(gw.config, access_log_sample=1.0, access_log=str(other)))
         assert len(lines_of(path)) == 1
         await ask(gw.port)
-        gw.reload(dataclasses.replace(gw.config, access_log="off"))
+        gw.use(dataclasses.replace(gw.config, access_log="off"))
         assert len(lines_of(other)) == 1
         await ask(gw.port)
         assert gw.cluster.ledger is ledger
@@ -213,7 +213,7 @@ async def test_a_request_that_began_before_a_reload_is_in_the_new_log(path):
     async with gateway(script) as (gw, (up,)):
         asking = asyncio.create_task(ask(gw.port))
         await up.asked_first.wait()
-        gw.reload(dataclasses.replace(gw.config, access_log=str(path)))
+        gw.use(dataclasses.replace(gw.config, access_log=str(path)))
         go.set()
         await asking
     (line,) = lines_of(path)

@@ -213,7 +213,7 @@ async def test_a_reload_says_no_change_twice_and_what_it_disables():
             await until(lambda: len(up.asked) == 4)
             first, second = gw.config.endpoint
             old, new = gw.cluster, dataclasses.replace(second, enabled=False)
-            gw.reload(dataclasses.replace(gw.config, endpoint=[first, new]))
+            gw.use(dataclasses.replace(gw.config, endpoint=[first, new]))
             assert gw.cluster is not old
             go.set()
             await asking

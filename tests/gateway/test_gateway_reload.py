@@ -51,7 +51,7 @@ async def test_new_requests_take_the_new_rules_on_connections_that_are_open():
         keep = await asyncio.open_connection("127.0.0.1", made.port)
         _, head, _ = await ask(made.port, keep=keep)
         assert "x-holdfast-request" in head
-        made.reload(config(("a", port_of(made, "a")), settings="expose = false"))
+        await made.reload(config(("a", port_of(made, "a")), settings="expose = false"))
         _, head, _ = await ask(made.port, keep=keep)
         assert "x-holdfast-request" not in head
         keep[1].close()
@@ -64,7 +64,7 @@ async def test_an_endpoint_that_stays_keeps_its_state_and_its_connections():
         before = upstream_of(made, "a")
         before.endpoint.health.throttled(0.0, 1.0)
         before.endpoint.health.breaker.state = State.ISOLATED
-        done = made.reload(config(("a", port_of(made, "a"), "weight = 7")))
+        done = await made.reload(config(("a", port_of(made, "a"), "weight = 7")))
         after = upstream_of(made, "a")
         assert done.kept == ("a",)
         assert (done.added, done.removed) == ((), ())
@@ -79,10 +79,10 @@ async def test_an_endpoint_that_stays_keeps_its_state_and_its_connections():
 async def test_a_new_address_is_another_server_under_the_old_name():
     async with gateway(always(answer(body=b"one")), always(answer(body=b"two"))) as (made, _):
         there = port_of(made, "b")
-        made.reload(config(("a", port_of(made, "a"))))
+        await made.reload(config(("a", port_of(made, "a"))))
         assert (await ask(made.port))[2] == b"one"
         upstream_of(made, "a").endpoint.health.breaker.state = State.ISOLATED
-        done = made.reload(config(("a", there)))
+        done = await made.reload(config(("a", there)))
         assert done.removed == ("a",)
         assert done.added == ("a",)
         assert (await ask(made.port))[2] == b"two"
@@ -93,7 +93,7 @@ async def test_an_endpoint_without_id_is_known_by_its_address_wherever_it_stands
     ends = (("", 9), ("", 10), ("", 11))
     async with Gateway(config(*ends)) as made:
         health = {one.config.url: one.endpoint.health for one in made.cluster.upstreams}
-        done = made.reload(config(*ends[1:]))
+        done = await made.reload(config(*ends[1:]))
         for one in made.cluster.upstreams:
             assert one.endpoint.health is health[one.config.url]
         assert len(done.kept) == 2
@@ -109,7 +109,7 @@ async def test_a_key_that_stays_keeps_its_rest_and_a_new_one_begins_fresh(monkey
         health = upstream_of(made, "a").endpoint.health
         health.key_out(health.keys[1], 0.0, 1e9)
         health.is_degraded = True
-        made.reload(config(("a", 9, 'keys = ["env:HF_TEST_TWO", "env:HF_TEST_THREE"]')))
+        await made.reload(config(("a", 9, 'keys = ["env:HF_TEST_TWO", "env:HF_TEST_THREE"]')))
         now = upstream_of(made, "a").endpoint.health
         assert [key.cooldown.until > 1e6 for key in now.keys] == [True, False]
         assert now.breaker is health.breaker
@@ -127,10 +127,10 @@ async def test_a_request_under_way_ends_with_the_endpoint_that_was_taken_out():
 
     async with gateway(slow, always(answer(body=b"new"))) as (made, (up, _)):
         there = port_of(made, "b")
-        made.reload(config(("a", port_of(made, "a"))))
+        await made.reload(config(("a", port_of(made, "a"))))
         asked = asyncio.create_task(ask(made.port))
         await begun.wait()
-        done = made.reload(config(("b", there)))
+        done = await made.reload(config(("b", there)))
         assert done.removed == ("a",)
         assert (await ask(made.port))[2] == b"new"
         go.set()
@@ -145,11 +145,11 @@ async def test_breaker_options_and_the_budget_go_over():
     async with gateway(always(answer()), settings="retry_reserve = 50") as (made, _):
         made.cluster._tokens = 7
         here = port_of(made, "a")
-        made.reload(config(("a", here), settings="breaker = { consecutive = 2, window = 9 }"))
+        await made.reload(config(("a", here), settings="breaker = { consecutive = 2, window = 9 }"))
         assert made.cluster._tokens == 7
         options = upstream_of(made, "a").endpoint.health.breaker.options
         assert (options.consecutive, options.window) == (2, 9)
-        made.reload(config(("a", here), settings="retry_reserve = 3"))
+        await made.reload(config(("a", here), settings="retry_reserve = 3"))
         assert made.cluster._tokens == 3
 
 
@@ -159,7 +159,7 @@ async def test_settings_of_the_listener_wait_for_a_restart_and_say_so():
         port = made.port
         other = config(("a", port_of(made, "a"), "weight = 9"), settings="workers = 3")
         other = hf.Gateway(other).config
-        done = made.reload(other)
+        done = await made.reload(other)
         assert done.restart == ("workers",)
         assert made.config.workers == 1
         assert made.port == port
@@ -175,23 +175,23 @@ async def test_what_cannot_be_used_changes_nothing_and_every_error_is_told(tmp_p
         before = made.cluster
         path.write_text(good + 'wieght = 3\nkey_header = "x"\n')
         with pytest.raises(ConfigError) as caught:
-            made.reload()
+            await made.reload()
         assert [one.path for one in caught.value.problems] == [
             "gateway.g.endpoint[1].wieght",
             "gateway.g.endpoint[1].key_header",
         ]
         path.write_text(good + 'keys = "env:HF_TEST_NOT_THERE"\n')
         with pytest.raises(ConfigError, match="HF_TEST_NOT_THERE"):
-            made.reload()
+            await made.reload()
         assert made.cluster is before
         path.write_text(good + "weight = 3\n")
-        assert made.reload().kept == ("h:1-1",)
+        assert (await made.reload()).kept == ("h:1-1",)
 
 
 @on_loop
 async def test_a_gateway_of_a_program_has_no_file_to_read_again():
     with pytest.raises(RuntimeError, match="give a configuration"):
-        hf.Gateway(endpoints=["http://127.0.0.1:9"]).reload()
+        await hf.Gateway(endpoints=["http://127.0.0.1:9"]).reload()
 
 
 @on_loop
@@ -216,7 +216,7 @@ async def test_a_thousand_reloads_under_traffic_fail_no_request():
 
         users = [asyncio.create_task(user(n % 2)) for n in range(8)]
         for n in range(1000):
-            made.reload(configs[n % 3])
+            await made.reload(configs[n % 3])
             await asyncio.sleep(0.001)
         over.set()
         await asyncio.gather(*users)
@@ -243,7 +243,7 @@ async def test_a_reload_cuts_none_of_500_streams():
     async with gateway(stream, stream, settings='profile = "generic"') as (made, _):
         ports = {name: port_of(made, name) for name in "ab"}
         wide = "max_connections = 600"
-        made.reload(config(*((name, port, wide) for name, port in ports.items())))
+        await made.reload(config(*((name, port, wide) for name, port in ports.items())))
 
         async def user():
             reader, writer = await asyncio.open_connection("127.0.0.1", made.port)
@@ -260,8 +260,8 @@ async def test_a_reload_cuts_none_of_500_streams():
             while made.cluster.ledger.streams < 500:  # noqa: ASYNC110 - nobody tells
                 await asyncio.sleep(0.02)
             for n in range(20):
-                made.reload(config(("a", ports["a"], wide, f"weight = {n + 1}")))
-                made.reload(config(("b", ports["b"], wide)))
+                await made.reload(config(("a", ports["a"], wide, f"weight = {n + 1}")))
+                await made.reload(config(("b", ports["b"], wide)))
             go.set()
             got = await asyncio.gather(*users)
         assert got == [event * 2] * 500

@@ -305,7 +305,7 @@ async def test_no_counter_goes_back_while_workers_reload_one_after_the_other():
 
         look()
         for gw in (one, two):
-            gw.reload(dataclasses.replace(gw.config, endpoint=gw.config.endpoint[:1]))
+            gw.use(dataclasses.replace(gw.config, endpoint=gw.config.endpoint[:1]))
             look()
         assert set(seen) == {12}
         text = metrics.text([snapshot(one.cluster), snapshot(two.cluster)])
@@ -330,7 +330,7 @@ async def test_a_reload_resets_no_count_and_the_window_goes_on():
         for _ in range(3):
             await ask(gw.port)
         before = await stats_of(gw.port)
-        gw.reload(dataclasses.replace(gw.config, retry_budget=0.5))
+        gw.use(dataclasses.replace(gw.config, retry_budget=0.5))
         after = await stats_of(gw.port)
         for name in ("total_requests", "success_rate", "p99_ms", "start_time"):
             assert after[name] == before[name]

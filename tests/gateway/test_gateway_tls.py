@@ -264,7 +264,7 @@ async def test_a_renewed_certificate_is_shown_from_then_on_and_cuts_nobody(tmp_p
         assert shown(keep[1]) == der(first)
         second = make(tmp_path, "second", "IP:127.0.0.1")
         replace(second, first)
-        made.reload(made.config)
+        made.use(made.config)
         again = await open_secure(made, first)
         assert shown(again[1]) == der(first) != shown(keep[1])
         for connection in (keep, again):
@@ -283,7 +283,7 @@ async def test_a_renewal_that_cannot_be_used_is_an_error_and_the_old_one_is_stil
         replace(pair, good)
         replace(Pair(here.cert, good.key), pair)
         with pytest.raises(ConfigError, match="not that of the certificate"):
-            made.reload(made.config)
+            made.use(made.config)
         replace(good, pair)
         keep = await open_secure(made, pair)
         assert shown(keep[1]) == before

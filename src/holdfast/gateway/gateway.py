@@ -188,7 +188,7 @@ class Gateway(Background):
 
     # -- another configuration -------------------------------------------------------------------
 
-    def reload(self, config: GatewayConfig | None = None) -> Reloaded:
+    async def reload(self, config: GatewayConfig | None = None) -> Reloaded:
         """Use another configuration for the requests that begin from now on.
 
         config: default is the file again, as `from_toml` read it. Endpoints that stay keep their
@@ -199,6 +199,10 @@ class Gateway(Background):
             if self._path is None:
                 raise RuntimeError("Gateway: it was not made from a file: give a configuration")
             _, config = chosen(self._path, self.name)
+        return self.use(config)
+
+    def use(self, config: GatewayConfig) -> Reloaded:
+        """Do what `reload` does, at once; for the thread of its loop."""
         usable, restart = now_usable(config, self.config)
         if self._wheel is None:
             self.config = config

@@ -96,7 +96,7 @@ class Alone(Gateway):
 
     async def load(self, loaded: Loaded) -> Reloaded:
         """Use another configuration."""
-        return self.reload(loaded.config)
+        return self.use(loaded.config)
 
     async def told(self) -> dict[str, Any]:
         """Return its statistics."""

@@ -105,7 +105,7 @@ class Worker:
         return DONE
 
     async def _reload(self, message: Message) -> Message:
-        done = self._gateway.reload(of_table(self._gateway.name, message["table"]))
+        done = self._gateway.use(of_table(self._gateway.name, message["table"]))
         return {"ok": True, **asdict(done)}
 
     async def _quiesce(self, _: Message) -> Message:

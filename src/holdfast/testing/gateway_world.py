@@ -144,7 +144,7 @@ class World:
             return
         self._limit(free=kind in ("remove", "restore", "rotate"))
         before = self._states()
-        self.gateway.reload(result.value["g"])
+        self.gateway.use(result.value["g"])
         if kind != "rotate":  # with other keys it is another endpoint, as far as that goes
             for name, state in self._states().items():
                 text = f"{name}: {before.get(name)}, {state}"
