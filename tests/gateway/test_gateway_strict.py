@@ -142,7 +142,7 @@ def test_a_client_that_is_still_sending_gets_the_refusal_not_a_reset():
 
 
 def test_a_client_that_never_stops_sending_is_cut_off(monkeypatch):
-    monkeypatch.setattr("holdfast.gateway.client.LINGER_SECONDS", 0.1)
+    monkeypatch.setattr("holdfast.gateway.talking.LINGER_SECONDS", 0.1)
 
     async def main():
         async with gateway(fine) as (gw, _):

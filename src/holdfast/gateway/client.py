@@ -1,4 +1,4 @@
-"""A client's connection: requests in, answers out, in order.
+"""A client's connection: requests in, in order. What goes out is in `talking`.
 
 Requests may be pipelined: one is in work, the others wait as bytes. Reading goes on meanwhile,
 so that a client that leaves is noticed at once. How bytes become requests is in `reading`.
@@ -9,123 +9,36 @@ for taking what was written.
 
 from __future__ import annotations
 
-import asyncio
 import ipaddress
 import math
-import socket
-import struct
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING
 
-from holdfast.gateway import errors
 from holdfast.gateway.exchange import Exchange
 from holdfast.gateway.headers import NOBODY, told_of
 from holdfast.gateway.headers import Client as Identity
-from holdfast.gateway.reading import Reader
+from holdfast.gateway.talking import UNWRITTEN_MOST, Talking
 from holdfast.gateway.upload import Upload
 from holdfast.runtime.clock import clock
-from holdfast.runtime.wheel import Due
 from holdfast.wire.strict import BadMessage
 
 if TYPE_CHECKING:
-    from holdfast.gateway.cluster import Cluster
+    import asyncio
+
     from holdfast.gateway.config import GatewayConfig
-    from holdfast.gateway.ending import Ending
-    from holdfast.gateway.lobby import Lobby
+    from holdfast.gateway.reading import Reader
     from holdfast.wire.requests import RequestHead
 
 MAX_AHEAD = 256 * 1024
 """Bytes of pipelined requests that are kept; then reading stops until one is answered."""
-MAX_QUEUED = 100
-"""Requests that may wait behind the one in work; the connection ends after them."""
-UNWRITTEN_MOST = 64 * 1024
-"""Bytes that wait for the client to take them; then the endpoint is read no further."""
-LINGER_SECONDS = 2.0
-"""For how long a client that is refused may go on sending. RFC 9112, 9.6: to close while bytes
-wait unread resets the connection, and that can take the answer away from the client."""
-
 _SLOW = BadMessage(408, "the request came too slowly")
 
 
-class Site(Protocol):
-    """Where clients connect: a gateway.
+class Client(Talking):
+    """One connection of a client: its requests, one after the other."""
 
-    cluster: what new requests are given; a reload replaces it, and requests keep what they have.
-    clients: all that are connected, the oldest first.
-    lobby: how many they are, and who goes if there are too many.
-    draining: it is ending, so no connection outlives the answer that it waits for.
-    """
+    __slots__ = ()
 
-    cluster: Cluster
-    clients: dict[Client, None]
-    lobby: Lobby
-    draining: bool
-
-
-class Client(asyncio.Protocol, Due):
-    """One connection of a client.
-
-    identity: what endpoints are told of it.  host: its address, if that matters; else empty.
-    chunked: content that is given gets our framing.
-    terminator: what ends the body of the answer that is being given.
-    serial: what the names of its requests begin with.
-    paused: it takes less than comes.  entered: it has a place in the lobby.
-    """
-
-    __slots__ = (
-        "_close",
-        "_cluster",
-        "_ends",
-        "_exchange",
-        "_heading",
-        "_lingers",
-        "_out",
-        "_queued",
-        "_reader",
-        "_reading",
-        "_site",
-        "_stopped_at",
-        "_unwritten",
-        "_upload",
-        "_written",
-        "chunked",
-        "entered",
-        "host",
-        "identity",
-        "paused",
-        "serial",
-        "terminator",
-        "transport",
-    )
-
-    def __init__(self, site: Site, serial: str) -> None:
-        Due.__init__(self)
-        self._site = site
-        self._cluster = site.cluster
-        self.serial = serial.encode()
-        self._reader = Reader(site.cluster.config.head_max)
-        self._exchange: Exchange | None = None
-        self._upload: Upload | None = None  # of a body that is still coming
-        self._out: list[bytes] = []
-        self._queued = self._unwritten = self._written = 0
-        self._stopped_at = 0.0
-        self._close = self._heading = self._lingers = self._reading = False
-        self._ends = self.chunked = self.entered = self.paused = False
-        self.terminator = b""
-        self.host = ""
-        self.identity = NOBODY
-        self.transport: Any = None
-
-    @property
-    def written(self) -> int:
-        """Bytes of the answer that is being given, as far as there are any."""
-        return self._written + sum(map(len, self._out))
-
-    @property
-    def draining(self) -> bool:
-        """Whether the gateway is ending."""
-        return self._site.draining
-
-    # -- bytes in --------------------------------------------------------------------------------
+    # -- bytes in ----------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin to wait for a request."""
@@ -280,7 +193,7 @@ class Client(asyncio.Protocol, Due):
     def _is_secure(self) -> bool:
         return self.transport.get_extra_info("ssl_object") is not None
 
-    # -- a large body ----------------------------------------------------------------------------
+    # -- a large body ------------------------------------------------------------------------------
 
     def _read_on(self, upload: Upload) -> None:
         """Read more of a large body."""
@@ -327,89 +240,7 @@ class Client(asyncio.Protocol, Due):
         else:
             self._refuse_bytes(bad)
 
-    # -- bytes out -------------------------------------------------------------------------------
-
-    def closes(self, head: RequestHead, *, ends: bool) -> bool:
-        """Decide whether the connection ends after an answer. ends: only that ends its body."""
-        self._ends = ends
-        self._close = (
-            ends
-            or not (head.keeps_alive and head.minor)
-            or bool(head.upgrade)
-            or self._queued > MAX_QUEUED
-            or self._upload is not None
-            or self._site.draining
-        )
-        return self._close
-
-    def write(self, data: bytes) -> None:
-        """Put a head into what is written next."""
-        self._out.append(data)
-
-    def give(self, pieces: list[bytes]) -> None:
-        """Put content into what is written next, in our framing where there is one."""
-        if self.chunked:
-            size = sum(map(len, pieces))
-            if size:
-                self._out += (b"%x\r\n" % size, *pieces, b"\r\n")
-        else:
-            self._out += pieces
-
-    def end_body(self) -> None:
-        """Put the end of a body into what is written next."""
-        if self.terminator:
-            self._out.append(self.terminator)
-        self.terminator = b""
-        self.chunked = False
-
-    def flush(self) -> None:
-        """Write all of it at once: a system call for each piece costs more than all the rest."""
-        out = self._out
-        if out:
-            data = out[0] if len(out) == 1 else b"".join(out)
-            self._written += len(data)
-            self.transport.write(data)
-            out.clear()
-
-    def refuse(
-        self,
-        code: str,
-        exchange: Ending,
-        *,
-        sent: str,
-        retry_after: float | None,
-        final: bool = False,
-    ) -> None:
-        """Answer with an error of ours."""
-        why = self._cluster.why_cooling() if code == "HF-3104" else ""
-        value = errors.body(
-            code,
-            exchange.id,
-            text=why and f"{errors.ERRORS[code].text} ({why})",
-            sent=sent,
-            retry_after=retry_after,
-            attempts=exchange.told,
-        )
-        fields = self._cluster.added(exchange).decode("latin-1").split("\r\n")[:-1]
-        if retry_after is not None:
-            fields.append(f"Retry-After: {math.ceil(retry_after)}")
-        if final:
-            fields.append("x-should-retry: false")
-        close = self.closes(exchange.head, ends=False)
-        is_head = exchange.head.method == b"HEAD"
-        self._out.append(errors.answer(code, value, close=close, fields=fields, head=is_head))
-
-    def _refuse_bytes(self, bad: BadMessage) -> None:
-        """Answer what is no request, or none that is served, and end the connection."""
-        code = errors.BY_STATUS.get(bad.status) or next(
-            code for code, row in errors.ERRORS.items() if row.status == bad.status
-        )
-        reason = "malformed" if bad.status == 400 else ""
-        value = errors.body(code, self.serial.decode(), text=bad.reason, reason=reason)
-        answer = errors.answer(code, value, close=True, fields=errors.FIELDS.get(code, ()))
-        self._cluster.ledger.turned_away(code, bad.status, self.host, len(answer))
-        self.transport.write(answer)
-        self._end()
+    # -- one after the other -----------------------------------------------------------------------
 
     def answered(self, *, close: bool, abort: bool) -> None:
         """Take note that an answer is over; go on with the next request."""
@@ -432,24 +263,7 @@ class Client(asyncio.Protocol, Due):
             self.transport.resume_reading()
             self._read()
 
-    def pause_writing(self) -> None:
-        """Let the endpoint wait: the client takes less than comes."""
-        self.paused = True
-        if self._exchange is not None:
-            self._exchange.pause(paused=True)
-        self._unwritten = self.transport.get_write_buffer_size()
-        cluster = self._cluster
-        cluster.wheel.set(self, clock.monotonic() + cluster.config.write_timeout)
-
-    def resume_writing(self) -> None:
-        """Let the endpoint go on."""
-        self.paused = False
-        if self._exchange is not None:
-            self._exchange.pause(paused=False)
-            if self._upload is None:
-                self._cluster.wheel.set(self, math.inf)
-
-    # -- the end ---------------------------------------------------------------------------------
+    # -- the end -----------------------------------------------------------------------------------
 
     def drain(self) -> None:
         """Close the connection if nothing is asked on it; else after the answer."""
@@ -462,36 +276,6 @@ class Client(asyncio.Protocol, Due):
             self._reader.ahead.clear()
             self._exchange.cut(reason)
         self.transport.close()
-
-    def give_way(self) -> None:
-        """End at once: its place is given to another."""
-        self._close = True
-        self.transport.abort()
-
-    def _cut_off(self) -> None:
-        """End the connection so that what was given cannot be taken for a whole answer."""
-        sock = self.transport.get_extra_info("socket")
-        if self._ends and sock is not None:
-            # A plain end would be that of the body. With this option it is a reset.
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self.transport.abort()
-
-    def _end(self) -> None:
-        """Close our side, and the rest when the client does, or after LINGER_SECONDS."""
-        self._close = True
-        self._reader.ended()
-        self._reader.ahead.clear()
-        self._lingers = self.transport.can_write_eof()  # not in TLS
-        config, now = self._cluster.config, clock.monotonic()
-        if self.transport.get_write_buffer_size():
-            self._cluster.wheel.set(self, now + config.write_timeout)
-        elif self._lingers:
-            self._cluster.wheel.set(self, now + LINGER_SECONDS)
-        if self._lingers:
-            self.transport.write_eof()
-            self.transport.resume_reading()
-        else:
-            self.transport.close()
 
     def eof_received(self) -> bool:
         """Nobody reads an answer any more, as far as we can know: end everything."""
