@@ -109,12 +109,13 @@ def request_head(
     """
     dropped = to.dropped
     if head.options and not head.options <= _PLAIN:
-        dropped |= head.options - _KEPT
+        dropped |= _named(head.options)
     if identity:
         dropped |= {b"accept-encoding"}
     if via:
         dropped |= {b"via"}
-    out = [head.method, b" ", to.base, head.target, b" HTTP/1.1\r\n", to.own]
+    base = to.base if head.target != b"*" else b""  # the server as a whole has no path
+    out = [head.method, b" ", base, head.target, b" HTTP/1.1\r\n", to.own]
     _pass_on(head.fields, dropped, out, forwarding=client.trusted)
     if via:
         out += (b"Via: ", _via(head, via), b"\r\n")
@@ -128,6 +129,11 @@ def request_head(
         out.append(b"Content-Length: %d\r\n" % length)
     out.append(b"\r\n")
     return b"".join(out)
+
+
+def _named(options: Iterable[bytes]) -> set[bytes]:
+    """Return the fields that go no further because Connection names them."""
+    return {one for one in options if one not in _KEPT and not one.startswith(b"x-forwarded-")}
 
 
 _BODYLESS = frozenset({b"GET", b"HEAD", b"OPTIONS", b"DELETE"})
@@ -190,7 +196,7 @@ def response_head(
     """
     dropped = _HOP
     if head.options and not _PLAIN.issuperset(head.options):
-        dropped = _HOP | (set(head.options) - _KEPT)
+        dropped = _HOP | _named(head.options)
     if via:
         dropped |= {b"via"}
     out = [b"HTTP/1.1 %d " % head.status, head.reason, b"\r\n"]
