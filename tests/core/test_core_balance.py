@@ -209,6 +209,31 @@ def test_an_endpoint_comes_back_while_the_others_work(how):
     assert back < 30
 
 
+def test_a_half_open_endpoint_comes_back_while_the_others_are_degraded():
+    balancer = cluster(2)
+    back, other = balancer.endpoints
+    break_down(back)
+    back.health.probed(1.0, ok=True)
+    other.health.is_degraded = True
+    rng = SeededRandom(7)
+    for n in range(1000):
+        now = 1 + n / 100
+        pick = picked(balancer, now, rng.draw())
+        settle(pick, Result.OK if pick.endpoint is back else Result.NEUTRAL, now)
+    assert back.health.breaker.state is State.CLOSED
+
+
+def test_without_anybody_better_there_are_no_trials():
+    balancer = cluster(2)
+    for one in balancer.endpoints:
+        one.health.probed(0.0, ok=False)
+    rng = SeededRandom(8)
+    for n in range(200):
+        pick = picked(balancer, n / 10, rng.draw())
+        assert not pick.trial
+        settle(pick, Result.NEUTRAL, n / 10)
+
+
 def test_trials_are_one_in_twenty_and_one_a_second():
     balancer = cluster(3)
     bad = balancer.endpoints[0]

@@ -71,6 +71,15 @@ def test_three_times_the_median_is_slow():
     assert health.tier(0) is Tier.DEGRADED
 
 
+def test_a_few_milliseconds_are_not_slow_whatever_the_others_take():
+    health = Health()
+    for n in range(20):
+        answer(health, n, seconds=0.045, median=0.001)
+    assert health.tier(20) is Tier.HEALTHY
+    answer(health, 100, seconds=0.06, median=0.001)
+    assert health.tier(100) is Tier.DEGRADED
+
+
 def test_a_slow_endpoint_stays_degraded_until_it_is_fast_again():
     health = Health()
     answer(health, 0, seconds=1.0, median=0.1)

@@ -1,7 +1,8 @@
 """Which endpoint gets the next attempt. Decisions only; the state of each is in `health`.
 
     trial          one repeatable request in 20, once a second at most, goes to an endpoint
-                   that has something to prove, so that recovery waits for nobody's failure
+                   that has something to prove while others stand better, so that recovery
+                   waits for nobody's failure
     by tier        healthy, then degraded, then unhealthy: within a tier the lowest priority
                    number, within that the method (`p2c` and others)
     wait           all that is left is cooling down, full, or has its one probe out
@@ -177,8 +178,12 @@ class Balancer:
     def _trial(
         self, by_tier: dict[Tier, list[Endpoint]], now: float, u: float, limit: float
     ) -> Pick | None:
-        proving = by_tier[Tier.DEGRADED] + by_tier[Tier.UNHEALTHY]
-        if not proving or not by_tier[Tier.HEALTHY]:
+        proving = list(by_tier[Tier.UNHEALTHY])
+        if by_tier[Tier.HEALTHY]:
+            proving += by_tier[Tier.DEGRADED]
+        elif not by_tier[Tier.DEGRADED]:
+            return None  # there is nobody better, and all are asked anyway
+        if not proving:
             return None
         self._since_trial += 1
         if self._since_trial < TRIAL_OF or now - self._trial_at < TRIAL_SECONDS:

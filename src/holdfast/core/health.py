@@ -36,6 +36,8 @@ DEGRADED_CALLS = 5
 DEGRADED_ROW = 2
 SLOW_FACTOR = 3.0
 """Slow: a mean of more than so many times the median of all endpoints."""
+SLOW_LEAST = 0.05
+"""Seconds below which nothing is slow: of a few milliseconds the machine makes three times."""
 CLEAN = 10
 """So many good answers in a row bring a degraded endpoint back."""
 
@@ -335,7 +337,9 @@ class Health:
 
     def _is_slow(self, median: float | None) -> bool:
         mean = self.mean.value
-        return median is not None and mean is not None and mean > SLOW_FACTOR * median
+        if median is None or mean is None:
+            return False
+        return mean > SLOW_FACTOR * median and mean > SLOW_LEAST
 
     def _judge(self, *, failed: bool, slow: bool, now: float) -> None:
         self._row = self._row + 1 if failed else 0
