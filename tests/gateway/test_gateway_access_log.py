@@ -20,6 +20,7 @@ from gateway_telling import get, runs, until
 import holdfast as hf
 from holdfast.gateway import access_log
 from holdfast.gateway.access_log import AccessLog, Entry, line_of
+from holdfast.gateway.gateway import ConfigError, Gateway
 from holdfast.gateway.ledger import Ledger
 
 FIELDS = [
@@ -157,9 +158,9 @@ async def test_a_full_disk_loses_lines_counts_them_says_it_once_and_no_request_f
 async def test_when_lines_are_written_again_the_alert_is_over(path):
     heard = []
     stop = hf.subscribe(heard.append)
-    path.mkdir()
     try:
         async with gateway(always(answer()), settings=logging_to(path)) as (gw, _):
+            path.mkdir()
             await ask(gw.port)
             await until(lambda: gw.cluster.ledger.lines_dropped == 1)
             path.rmdir()
@@ -218,6 +219,28 @@ async def test_a_request_that_began_before_a_reload_is_in_the_new_log(path):
         await asking
     (line,) = lines_of(path)
     assert (line["status"], line["outcome"]) == (200, "ok")
+
+
+@pytest.mark.parametrize(
+    ("where", "why"),
+    [("", "it is a directory"), ("none/access.log", "there is no directory `")],
+)
+@runs
+async def test_a_place_where_nothing_can_be_written_is_told_at_the_start(tmp_path, where, why):
+    config = hf.Gateway(endpoints="http://127.0.0.1:9", access_log=str(tmp_path / where)).config
+    with pytest.raises(ConfigError, match=why) as told:
+        await Gateway(dataclasses.replace(config, client_tokens=("env:NOT_THERE",))).start()
+    # All that is wrong is told at once.
+    assert sorted(one.path for one in told.value.problems) == ["access_log", "env:NOT_THERE"]
+
+
+@runs
+async def test_a_reload_to_such_a_place_changes_nothing(path):
+    async with gateway(always(answer()), settings=logging_to(path)) as (gw, _):
+        with pytest.raises(ConfigError):
+            await gw.reload(dataclasses.replace(gw.config, access_log=str(path / "below")))
+        await ask(gw.port)
+    assert len(lines_of(path)) == 1
 
 
 @runs

@@ -12,13 +12,17 @@ all the same.
 from __future__ import annotations
 
 import json
+import os
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from holdfast.core.events import Alert
+from holdfast.core.settings import Problem
 from holdfast.gateway.ledger import ANSWERED, CANCELLED, OK
+from holdfast.gateway.options import ConfigError
 from holdfast.runtime.append import Appender
 from holdfast.runtime.clock import clock
 from holdfast.runtime.hub import hub
@@ -224,10 +228,30 @@ class AccessLog:
         return left, "the disk is full" if left else ""
 
 
+def check_log(config: GatewayConfig) -> None:
+    """Look whether lines can be written where the log is to be. Raises ConfigError."""
+    if config.access_log in {"off", "stderr"}:
+        return
+    path = Path(config.access_log)
+    why = ""
+    if path.is_dir():
+        why = "it is a directory"
+    elif not path.parent.is_dir():
+        why = f"there is no directory `{path.parent}`"
+    elif not os.access(path if path.exists() else path.parent, os.W_OK):
+        why = "it may not be written"
+    if why:
+        raise ConfigError([Problem("access_log", f"`{path}`: {why}")])
+
+
 def log_of(
     config: GatewayConfig, loop: asyncio.AbstractEventLoop, ledger: Ledger
 ) -> AccessLog | None:
-    """Return the log that is configured, if any. Nothing is opened before there is a line."""
+    """Return the log that is configured, if any. Nothing is opened before there is a line.
+
+    Raises ConfigError if lines could not be written there.
+    """
+    check_log(config)
     if config.access_log == "off":
         return None
     return AccessLog(config.access_log, loop, ledger, sample=config.access_log_sample)

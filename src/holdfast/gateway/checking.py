@@ -9,6 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from holdfast.core.plan import Delay, Plan
+from holdfast.gateway.access_log import check_log
 from holdfast.gateway.asking import BACKOFF, BACKOFF_MOST
 from holdfast.gateway.options import ConfigError, find_secret
 from holdfast.gateway.tls import endpoint_context, listener_context
@@ -21,7 +22,10 @@ if TYPE_CHECKING:
 
 
 def check_usable(config: GatewayConfig) -> None:
-    """Look up every secret and read every certificate. Raises ConfigError with all problems."""
+    """Look up every secret, read every certificate, see where the log goes.
+
+    Raises ConfigError with all problems.
+    """
     problems: list[Problem] = []
 
     def attempt(work: Callable[[], object]) -> None:
@@ -36,6 +40,7 @@ def check_usable(config: GatewayConfig) -> None:
         if endpoint.url.startswith("https:"):
             attempt(partial(endpoint_context, endpoint))
     attempt(partial(listener_context, config))
+    attempt(partial(check_log, config))
     if problems:
         raise ConfigError(list(dict.fromkeys(problems)))
 
