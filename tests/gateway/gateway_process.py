@@ -39,6 +39,14 @@ class Commands:
         )
         self.file.write_text(f'[gateway.main]\nlisten = "127.0.0.1:0"\n{settings}\n{ends}')
 
+    def hide(self, module):
+        """Let a module be one that is not installed."""
+        hidden = self.path / "hidden"
+        hidden.mkdir()
+        text = f"raise ModuleNotFoundError(\"No module named '{module}'\", name='{module}')"
+        (hidden / f"{module}.py").write_text(text)
+        self.env["PYTHONPATH"] = os.pathsep.join([str(hidden), self.env.get("PYTHONPATH", "")])
+
     def argv(self, *words):
         return [sys.executable, "-W", "error", "-m", "holdfast", "gateway", *words]
 

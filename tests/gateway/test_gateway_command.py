@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -223,12 +224,7 @@ def test_what_needs_a_gateway_says_that_none_runs(gate, command):
 
 def test_a_missing_extra_is_one_line_with_the_command(gate):
     gate.configure(9)
-    hidden = gate.path / "hidden"
-    hidden.mkdir()
-    (hidden / "httptools.py").write_text(
-        "raise ModuleNotFoundError(\"No module named 'httptools'\", name='httptools')"
-    )
-    gate.env["PYTHONPATH"] = os.pathsep.join([str(hidden), gate.env.get("PYTHONPATH", "")])
+    gate.hide("httptools")
     done = gate("run")
     assert done.returncode == 2
     assert "needs the package `httptools`" in done.stderr
@@ -308,6 +304,24 @@ def test_what_happens_to_endpoints_is_in_the_log(gate):
             urllib.request.urlopen(url, b"{}", timeout=10)
     gate("stop")
     assert "circuit opened" in gate("logs").stdout
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_it_may_open_as_many_files_as_the_machine_permits(gate, workers):
+    gate.configure(9, settings=f"workers = {workers}")
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    low = min(512, hard)
+    started = subprocess.run(
+        gate.argv("start"),
+        cwd=gate.path,
+        env=gate.env,
+        check=False,
+        capture_output=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (low, hard)),
+    )
+    assert started.returncode == 0
+    for pid in {gate.pid_file()["pid"], *gate.status()["pids"]}:
+        assert resource.prlimit(pid, resource.RLIMIT_NOFILE) == (hard, hard)
 
 
 def test_a_log_that_has_grown_begins_anew(tmp_path):

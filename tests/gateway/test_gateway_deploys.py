@@ -103,10 +103,12 @@ async def test_a_reload_cuts_none_of_500_streams(gate):
         assert not any(b"error" in one for one in got)
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize(("workers", "loop"), [(1, "uvloop"), (2, "uvloop"), (1, "asyncio")])
 @on_loop
-async def test_sigterm_cuts_none_of_500_streams_that_end_in_time(gate, workers):
+async def test_sigterm_cuts_none_of_500_streams_that_end_in_time(gate, workers, loop):
     streams = Streams()
+    if loop == "asyncio":
+        gate.hide("uvloop")
     async with serving(streams) as one:
         gate.configure(one, settings=f"workers = {workers}", each=WIDE)
         process, port = await asyncio.to_thread(gate.run)

@@ -140,8 +140,8 @@ class Gateway(Background):
         self._over = asyncio.Event()
         self.draining = self._draining = self._hurry = False
         wheel = Wheel(loop)
-        self.cluster = self._cluster(self.config, wheel)
         self._listeners = Listeners(self._client, listener_context(self.config))
+        self.cluster = self._cluster(self.config, wheel)
         self._wheel = wheel
         try:
             await self._listen(inherited() if sockets is None else sockets)
@@ -207,6 +207,7 @@ class Gateway(Background):
         if self._wheel is None:
             self.config = config
             return Reloaded()
+        listener_context(usable)  # asks whether its files can be used; nothing has changed yet
         cluster = self._cluster(usable, self._wheel)
         if self._listeners.context is not None:
             renew(self._listeners.context, usable)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import resource
 import shutil
 import signal
 from contextlib import suppress
@@ -155,6 +156,7 @@ class Service:
         Raises ConfigError, AlreadyRuns, CannotListen, BadState.
         """
         loaded = self._source.load()
+        raise_file_limit()
         self._paths = Paths(state_directory(), loaded.name)
         pidfile = PidFile(self._paths.directory, loaded.name)
         try:
@@ -326,6 +328,16 @@ class Service:
         while True:
             await clock.asleep(LOG_LOOK)
             await asyncio.get_running_loop().run_in_executor(None, keep_small, path)
+
+
+def raise_file_limit() -> None:
+    """Let this process and its workers open as many files as they may.
+
+    A connection is one, and the usual limit of 1,024 is meant for programs that use select(2).
+    """
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def keep_small(path: Path, most: int = LOG_MOST) -> None:
