@@ -6,13 +6,21 @@ import asyncio
 from contextlib import suppress
 from dataclasses import dataclass, field
 
+import uvloop
 from gateway_rig import read
 
 from holdfast.wire.requests import Heads, RequestHead, parse_head
 from holdfast.wire.strict import BadMessage, Chunks
 
 BODY_MAX = 64 << 20
+LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
 GOOD = b"GET /good HTTP/1.1\r\nHost: a\r\n\r\n"
+
+
+def run(main, seconds=50, *, loop="asyncio"):
+    """Run a coroutine function to its end, on one of `LOOPS`."""
+    with asyncio.Runner(loop_factory=LOOPS[loop]) as runner:
+        runner.run(asyncio.wait_for(main(), seconds))
 
 
 @dataclass

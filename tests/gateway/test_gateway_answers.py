@@ -6,17 +6,13 @@ import asyncio
 import json
 
 import pytest
-from gateway_raw import close, final, send, settle
+from gateway_raw import close, final, run, send, settle
 from gateway_rig import always, answer, ask, gateway, read
 
 import holdfast as hf
 
 OK = answer()
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
-
-
-def run(main, seconds=40):
-    asyncio.run(asyncio.wait_for(main(), seconds))
 
 
 def said(*fields: bytes, line: bytes = b"HTTP/1.1 200 OK", body: bytes = b"") -> bytes:

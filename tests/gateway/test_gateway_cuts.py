@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from gateway_raw import close, send
+from gateway_raw import LOOPS, close, run, send
 from gateway_rig import gateway, reset
 
 BODY = b"The quick brown fox jumps over the lazy dog. " * 4
@@ -24,10 +24,6 @@ SHAPES = {
 }
 AT_ONCE = 32
 NO_LIMITS = "retry_reserve = 10000\nbreaker = {consecutive = 10000, min_calls = 100000}"
-
-
-def run(main, seconds=50):
-    asyncio.run(asyncio.wait_for(main(), seconds))
 
 
 def is_whole(given: bytes) -> bool:
@@ -163,9 +159,10 @@ def test_what_may_have_run_is_an_error_when_its_answer_is_cut(shape, fault, step
 
 
 @pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("loop", LOOPS)
 @pytest.mark.parametrize("minor", [0, 1])
 @pytest.mark.parametrize(("shape", "fault"), [one for one in EVERY if told(*one)])
-def test_a_large_answer_that_is_cut_is_seen_to_be_cut(shape, fault, minor, step):
+def test_a_large_answer_that_is_cut_is_seen_to_be_cut(shape, fault, minor, step, loop):
     """What is passed on while it comes cannot be fetched again; its end must not look like one."""
 
     def request(cut):
@@ -179,7 +176,7 @@ def test_a_large_answer_that_is_cut_is_seen_to_be_cut(shape, fault, minor, step)
     async def main():
         assert await sweep(shape, fault, step, request, check, slow=True) == []
 
-    run(main)
+    run(main, loop=loop)
 
 
 def content_so_far(given: bytes) -> bytes:

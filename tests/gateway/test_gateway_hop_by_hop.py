@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 
 import pytest
-from gateway_raw import close, final, send, settle
+from gateway_raw import close, final, run, send, settle
 from gateway_rig import always, answer, ask, gateway
 
 OK = answer()
-
-
-def run(main, seconds=30):
-    asyncio.run(asyncio.wait_for(main(), seconds))
 
 
 async def asked(

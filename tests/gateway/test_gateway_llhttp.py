@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import pytest
-from gateway_raw import GOOD, check, close, expect, final, seen, send, settle
+from gateway_raw import GOOD, check, close, expect, final, run, seen, send, settle
 from gateway_rig import answer, gateway
 
 from llhttp_cases import load
@@ -17,10 +15,6 @@ async def fine(upstream, no, writer):
     is_head = upstream.asked[-1][0].startswith("HEAD ")
     made = answer()
     writer.write(made[: made.index(b"\r\n\r\n") + 4] if is_head else made)
-
-
-def run(main, seconds=50):
-    asyncio.run(asyncio.wait_for(main(), seconds))
 
 
 def with_host(data: bytes) -> bytes:

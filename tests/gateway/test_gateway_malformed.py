@@ -6,7 +6,7 @@ import asyncio
 from collections import Counter
 
 import pytest
-from gateway_raw import check, expect
+from gateway_raw import LOOPS, check, expect, run
 from gateway_rig import answer, gateway
 from hops import HOPS, record, text
 from malformed_generator import cases
@@ -32,10 +32,6 @@ HOP_BY_HOP = {
 NEVER_NAMED = {b"host", b"content-length", b"transfer-encoding", b"via"}
 
 
-def run(main, seconds=800):
-    asyncio.run(asyncio.wait_for(main(), seconds))
-
-
 async def fine(upstream, no, writer):
     is_head = upstream.asked[-1][0].startswith("HEAD ")
     made = answer()
@@ -48,8 +44,9 @@ def test_a_case_is_the_same_for_the_same_seed():
     assert some[7].pieces != cases(SEED + 1, 8)[7].pieces
 
 
+@pytest.mark.parametrize("loop", LOOPS)
 @pytest.mark.parametrize("count", COUNTS)
-def test_each_is_refused_or_passed_on_and_its_connection_is_in_the_right_state(count):
+def test_each_is_refused_or_passed_on_and_its_connection_is_in_the_right_state(count, loop):
     """Never a crash, a hang or a 500; nothing that we did not read goes to an endpoint."""
     kinds = Counter()
 
@@ -69,7 +66,7 @@ def test_each_is_refused_or_passed_on_and_its_connection_is_in_the_right_state(c
             assert gw.cluster.balancer.endpoints[0].health.in_flight == 0
         assert errors == []
 
-    run(main)
+    run(main, 800, loop=loop)
     print(dict(kinds))  # noqa: T201 - shown with -s
     assert kinds[400] > count * 0.3
     assert kinds["passed"] > count * 0.15
@@ -147,4 +144,4 @@ def test_what_passes_is_read_by_the_next_hop_as_we_read_it(name, count):
             assert passed > count * 0.3
             print(name, passed, refused)  # noqa: T201 - shown with -s
 
-    run(main)
+    run(main, 800)

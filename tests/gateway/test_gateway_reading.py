@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import tracemalloc
 
 import pytest
-from gateway_raw import close, final, send, settle
+from gateway_raw import close, final, run, send, settle
 from gateway_rig import answer, gateway
 
 from holdfast.gateway import reading
@@ -14,10 +13,6 @@ from holdfast.gateway.reading import GATHERED, gather
 
 OK = answer()
 ONE = b"GET /%d HTTP/1.1\r\nHost: a\r\n\r\n"
-
-
-def run(main, seconds=40):
-    asyncio.run(asyncio.wait_for(main(), seconds))
 
 
 async def fine(upstream, no, writer):

@@ -6,7 +6,7 @@ import asyncio
 import json
 
 import pytest
-from gateway_raw import GOOD, Expected, check, close, final, send
+from gateway_raw import GOOD, LOOPS, Expected, check, close, final, run, send
 from gateway_rig import answer, gateway
 
 from holdfast.gateway.client import Client
@@ -37,10 +37,6 @@ async def fine(upstream, no, writer):
     writer.write(made[: made.index(b"\r\n\r\n") + 4] if is_head else made)
 
 
-def run(main, seconds=50):
-    asyncio.run(asyncio.wait_for(main(), seconds))
-
-
 async def all_of(jobs):
     """Wait for many, some at a time; return what was wrong."""
     wrong = []
@@ -57,7 +53,8 @@ def cuts(data: bytes) -> list[int]:
     return sorted({*range(0, size, size // 60), *range(size - 40, size + 1)})
 
 
-def test_each_case_is_refused_however_it_is_cut_and_nothing_goes_upstream():
+@pytest.mark.parametrize("loop", LOOPS)
+def test_each_case_is_refused_however_it_is_cut_and_nothing_goes_upstream(loop):
     async def main():
         async with gateway(fine) as (gw, (up,)):
             jobs = [
@@ -69,7 +66,7 @@ def test_each_case_is_refused_however_it_is_cut_and_nothing_goes_upstream():
             assert await all_of(jobs) == []
             assert up.asked == []
 
-    run(main)
+    run(main, loop=loop)
 
 
 def test_a_cut_is_two_reads(monkeypatch):
