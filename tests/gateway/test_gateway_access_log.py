@@ -8,12 +8,14 @@ import dataclasses
 import io
 import json
 import logging
+import signal
 import threading
 from datetime import datetime
 from urllib.parse import quote
 
 import pytest
 import uvloop
+from gateway_process import end_of, gate, quick, serving
 from gateway_rig import always, answer, ask, gateway, hangs, in_turn, reset
 from gateway_telling import get, runs, until
 
@@ -22,6 +24,8 @@ from holdfast.gateway import access_log
 from holdfast.gateway.access_log import AccessLog, Entry, line_of
 from holdfast.gateway.gateway import ConfigError, Gateway
 from holdfast.gateway.ledger import Ledger
+
+__all__ = ["gate"]  # a fixture
 
 FIELDS = [
     "ts", "id", "client", "method", "path", "status", "bytes_in", "bytes_out", "ms", "ttfb_ms",
@@ -291,6 +295,26 @@ async def test_what_no_endpoint_saw_has_its_line_too(path):
     assert (counted["path"], counted["endpoint"]) == ("/v1/messages/count_tokens", None)
     assert (malformed["status"], malformed["outcome"]) == (400, "refused")
     assert (malformed["path"], malformed["client"]) == ("", "127.0.0.1")
+
+
+@runs
+async def test_workers_write_one_file_and_are_measured_as_one(path, gate):
+    async with serving(quick) as up:
+        gate.configure(up, settings=logging_to(path, "workers = 2"))
+        process, port = await asyncio.to_thread(gate.run)
+        answers = await asyncio.gather(*(ask(port) for _ in range(60)))
+        assert [status for status, _, _ in answers] == [200] * 60
+        await asyncio.sleep(1.2)  # what a worker knows of the other one is a second old at most
+        _, _, metrics = await get(port, "/__holdfast__/metrics")
+        assert b'holdfast_gateway_requests_total{endpoint="a",outcome="ok"} 60.0' in metrics
+        assert b"holdfast_gateway_duration_seconds_count 60" in metrics
+        assert b"holdfast_gateway_workers 2.0" in metrics
+        process.send_signal(signal.SIGTERM)
+        assert (await asyncio.to_thread(end_of, process))[0] == 0
+    lines = lines_of(path)
+    assert sorted(line["status"] for line in lines) == [200] * 60
+    assert len({line["id"] for line in lines}) == 60
+    assert len({line["id"].split("-")[0] for line in lines}) == 2
 
 
 def entry(target):
