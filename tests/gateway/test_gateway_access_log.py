@@ -395,6 +395,7 @@ async def test_no_secret_is_shown_anywhere(path, monkeypatch):
     logger.addHandler(logging.StreamHandler(stream))
     stops = [hf.telemetry.log_to(logger), hf.subscribe(lambda event: heard.append(repr(event)))]
     settings = logging_to(path, 'client_tokens = ["env:GATEWAY_TOKEN"]\nmax_wait = 0.1')
+    each = f'keys = ["env:GATEWAY_KEY"]\nheaders = {{"X-Relay-Token" = "field-{CANARY}"}}'
     secret = [
         f"Authorization: Bearer token-{CANARY}",
         f"Cookie: session={CANARY}",
@@ -403,9 +404,7 @@ async def test_no_secret_is_shown_anywhere(path, monkeypatch):
     ]
     shown = []
     try:
-        async with gateway(
-            echoes, echoes, settings=settings, each='keys = ["env:GATEWAY_KEY"]'
-        ) as (gw, ups):
+        async with gateway(echoes, echoes, settings=settings, each=each) as (gw, ups):
             for number in range(8):
                 target = f"/v1/messages?api_key={quote(CANARY, safe='')}&n={number}"
                 body = json.dumps({"prompt": CANARY, "password": CANARY}).encode()
@@ -418,6 +417,8 @@ async def test_no_secret_is_shown_anywhere(path, monkeypatch):
             ]
             shown.append(repr(gw.cluster.ledger.accounts["a"].last_error))
             shown.append(repr(gw.config))
+            for whose in ("key", "token", "field"):
+                shown.append(hf.telemetry.redact.visible(f"an error of others: {whose}-{CANARY}"))
             assert any(CANARY in head for up in ups for _, head, _ in up.asked)
     finally:
         for stop in stops:

@@ -130,3 +130,11 @@ def test_errors_of_all_gateways_are_told_at_once():
         "`gateway.b.via",
         "`gateway.b.endpoint",
     }
+
+
+def test_a_header_that_may_be_secret_is_not_shown():
+    lines = 'headers = {"X-Relay-Token" = "canary", "X-Team" = "blue"}'
+    found = only(f"[gateway.main]\n{LEAST}{lines}\n")
+    assert found.endpoint[0].headers["X-Relay-Token"] == "canary"
+    assert "canary" not in repr(found)
+    assert "'X-Team': 'blue'" in repr(found)

@@ -26,7 +26,7 @@ from holdfast.gateway.watching import Watch
 from holdfast.runtime.clock import clock
 from holdfast.runtime.random import rng
 from holdfast.runtime.wheel import Due
-from holdfast.telemetry.redact import visible
+from holdfast.telemetry.redact import is_secret, visible
 from holdfast.telemetry.secret import Secret
 from holdfast.wire.glance import Glance
 
@@ -96,7 +96,9 @@ class Cluster:
         self.tokens = Tokens(tokens)
         # While these live, redaction hides their very text in whatever is said by whomever.
         keys_of_all = [key for one in self._upstreams.values() for key in one.keys]
-        self._hidden = tuple(map(Secret, (*keys_of_all, *tokens)))
+        fields = [pair for one in config.endpoint for pair in one.headers.items()]
+        values = [value for name, value in fields if is_secret(name)]
+        self._hidden = tuple(map(Secret, (*keys_of_all, *tokens, *values)))
         self._pages = Pages(self, self.tokens)
         self._prefixes = self._pages.prefixes
         self.ledger = Ledger()

@@ -41,6 +41,8 @@ from holdfast.core.settings import (
     setting,
 )
 
+from holdfast.telemetry import redact
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -133,6 +135,13 @@ class _NetworkKind:
         return "a network such as `10.0.0.0/8`"
 
 
+class _Headers(dict[str, str]):
+    """Header fields. What may be secret in them is not shown."""
+
+    def __repr__(self) -> str:
+        return repr(dict(redact.headers(self)))
+
+
 @dataclass(frozen=True)
 class _HeadersKind:
     def read(self, value: object) -> dict[str, str]:
@@ -140,7 +149,7 @@ class _HeadersKind:
         for name, text in found.items():
             if not _HEADER.match(name) or re.search(r"[\x00-\x08\x0a-\x1f\x7f]", text):
                 raise Wrong("a header has a name or a value that may not be sent")
-        return found
+        return _Headers(found)
 
     def __str__(self) -> str:
         return "a table of header fields"
