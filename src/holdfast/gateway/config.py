@@ -40,7 +40,6 @@ from holdfast.core.settings import (
     read,
     setting,
 )
-
 from holdfast.telemetry import redact
 
 if TYPE_CHECKING:
