@@ -8,6 +8,7 @@ import re
 import pytest
 from gateway_rig import always, answer, ask, gateway, hangs, in_turn, read, reset, tiers, until
 
+from holdfast.gateway.answering import Passage
 from holdfast.gateway.forms import MOST
 from holdfast.gateway.short import Short
 
@@ -330,6 +331,117 @@ def test_a_log_is_no_reason_for_the_long_way(ways, tmp_path):
         assert '"bytes_in":8,' in line
         assert '"bytes_out":0,' not in line
     assert ways["back"] == 2
+
+
+# -- streams ---------------------------------------------------------------------------------------
+
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+EVENTS = [
+    b'event: content_block_delta\ndata: {"type":"content_block_delta","delta":{"text":"%d"}}\n\n'
+    % n
+    for n in range(12)
+]
+STOP = b'event: message_stop\ndata: {"type":"message_stop"}\n\n'
+
+
+def chunk(data, line=b"%x"):
+    return line % len(data) + b"\r\n" + data + b"\r\n"
+
+
+@pytest.fixture
+def passed(monkeypatch):
+    """Which pieces of streams went as they came."""
+    found = []
+    was = Passage.pass_chunk
+
+    def pass_chunk(self, data):
+        done = was(self, data)
+        if done:
+            found.append(data)
+        return done
+
+    monkeypatch.setattr(Passage, "pass_chunk", pass_chunk)
+    return found
+
+
+def streamed(*pieces, ends=b"0\r\n\r\n", minor=1):
+    """Return what a client gets, raw, of a stream that comes in these pieces."""
+
+    async def script(upstream, no, writer):
+        writer.write(HEAD + chunk(EVENTS[0]))
+        for piece in (*pieces, ends):
+            await writer.drain()
+            await asyncio.sleep(0.02)
+            if piece is None:
+                reset(writer)
+                return False
+            writer.write(piece)
+        return True
+
+    async def main():
+        async with gateway(script) as (gw, _):
+            reader, writer = await asyncio.open_connection("127.0.0.1", gw.port)
+            body = b'{"stream": true}'
+            writer.write(
+                b"POST /v1/messages HTTP/1.%d\r\nHost: gw\r\nConnection: close\r\n"
+                b"Content-Length: %d\r\n\r\n%b" % (minor, len(body), body)
+            )
+            given = await reader.read()
+            writer.close()
+            return given.partition(b"\r\n\r\n")[2]
+
+    return asyncio.run(asyncio.wait_for(main(), 30))
+
+
+def test_events_that_come_one_by_one_pass_as_they_come(passed):
+    own = [chunk(event) for event in (*EVENTS[1:], STOP)]
+    given = streamed(*own)
+    assert given == chunk(EVENTS[0]) + b"".join(own) + b"0\r\n\r\n"
+    assert passed == own
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        [chunk(EVENTS[1])[:9], chunk(EVENTS[1])[9:]],
+        [chunk(EVENTS[1])[:-1], chunk(EVENTS[1])[-1:]],
+        [chunk(EVENTS[1])[:-2], b"\r\n"],
+        [chunk(EVENTS[1]) + chunk(EVENTS[2])],
+        [chunk(EVENTS[1][:20]), chunk(EVENTS[1][20:])],
+        [chunk(EVENTS[1], b"%X;ext=1")],
+        [chunk(EVENTS[1], b"000%x")],
+        [chunk(EVENTS[1].replace(b"\n", b"\r\n"))],
+    ],
+)
+def test_what_comes_otherwise_is_read_and_the_rest_passes_again(passed, odd):
+    after = [chunk(event) for event in (*EVENTS[4:], STOP)]
+    given = streamed(*odd, *after)
+    content = b""
+    while given:
+        line, _, rest = given.partition(b"\r\n")
+        content, given = content + rest[: int(line, 16)], rest[int(line, 16) + 2 :]
+    events = content.replace(b"\r\n", b"\n")
+    assert events.startswith(EVENTS[0] + EVENTS[1])
+    assert events.endswith(b"".join(EVENTS[4:]) + STOP)
+    assert events.count(b"event: content") == 10 + (EVENTS[2] in events)
+    assert passed == after
+
+
+@pytest.mark.parametrize("ends", [None, b"0\r\n\r\n"])
+def test_a_stream_that_breaks_after_such_events_says_so(passed, ends):
+    own = [chunk(event) for event in EVENTS[1:5]]
+    given = streamed(*own, ends=ends)
+    assert passed == own
+    assert given.startswith(chunk(EVENTS[0]) + b"".join(own))
+    assert b"event: error\n" in given
+    assert b"HF-3108" in given
+
+
+def test_a_client_of_http_1_0_gets_no_chunks(passed):
+    own = [chunk(event) for event in (*EVENTS[1:5], STOP)]
+    given = streamed(*own, minor=0)
+    assert given == b"".join((*EVENTS[:5], STOP))
+    assert passed == []
 
 
 def test_our_own_pages_are_no_business_of_endpoints(ways):

@@ -72,7 +72,7 @@ class Dial:
 class Connection(asyncio.Protocol):
     """One connection to an endpoint. exchange: whose answer comes; None while it is idle.
 
-    short: the same, while it is on its short way, on which nothing is read but a whole answer.
+    short: the same, while it takes what comes as it is, without having it read: see `short`.
     idle_since: when it came back last.  rested: seconds it had been idle when it was taken last.
     """
 
@@ -117,11 +117,8 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Give what came to the exchange; what nobody asked for ends the connection."""
         short = self.short
-        if short is not None:
-            self.short = None
-            if short.take_whole(data):
-                return
-            short.leave_short()
+        if short is not None and short.take_short(data):
+            return
         exchange, answer = self.exchange, self.answer
         if exchange is None or answer is None:
             self.close()

@@ -112,12 +112,6 @@ class Ending(Short):
         self._due = due
         self._cluster.wheel.set(self, min(due, self._deadline))
 
-    @property
-    def _idle_timeout(self) -> float:
-        upstream = self._upstream
-        own = upstream.config.idle_timeout if upstream is not None else 0
-        return own or self._cluster.config.idle_timeout
-
     # -- an attempt --------------------------------------------------------------------------------
 
     def _tell(self, verdict: str, sent: Sent, now: float, status: int = 0) -> None:

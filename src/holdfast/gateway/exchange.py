@@ -204,6 +204,8 @@ class Exchange(Asking):
             self._deadline = now + whole if whole else math.inf
         cluster.answered(self)
         passage.commit(whole=False, added=cluster.added(self))
+        if passage.is_reframed and self._connection is not None:
+            self._connection.short = self
         if self._client.paused:
             self.pause(paused=True)
 

@@ -128,6 +128,22 @@ class Short(Due):
 
     # -- and back --------------------------------------------------------------------------------
 
+    def take_short(self, data: bytes) -> bool:
+        """Take what came, if there is nothing to decide about it; False: it is to be read."""
+        passage, connection = self._passage, self._connection
+        if passage is None:
+            if self.take_whole(data):
+                return True
+            self.leave_short()
+            return False
+        answer = connection.answer if connection is not None else None
+        if answer is None or not answer.is_between_chunks or not passage.pass_chunk(data):
+            return False
+        if not self._client.paused:
+            self._due = due = clock.monotonic() + self._idle_timeout
+            self._cluster.wheel.set(self, min(due, self._deadline))
+        return True
+
     def take_whole(self, data: bytes) -> bool:
         """Give the client its answer, if `data` is all of it; False: nothing was done."""
         form, connection, pick = self._form, self._connection, self._pick
@@ -172,6 +188,12 @@ class Short(Due):
     def is_short(self) -> bool:
         """Whether it is on its short way, where its limit stands in its client's place."""
         return self._form is not None
+
+    @property
+    def _idle_timeout(self) -> float:
+        upstream = self._upstream
+        own = upstream.config.idle_timeout if upstream is not None else 0
+        return own or self._cluster.config.idle_timeout
 
     # -- the long way ----------------------------------------------------------------------------
 

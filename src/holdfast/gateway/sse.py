@@ -35,6 +35,11 @@ _FINISHED = {
 }
 """What says that a stream is over, or why it stopped."""
 _LONGEST_SIGN = 32
+_HINTS = {
+    "anthropic": (b"stop", b"error"),
+    "openai": (b"finish_reason", b"[DONE]", b"type", b"err"),
+}
+"""One of which is in each sign: to look for them takes a tenth of the time."""
 
 
 class Meaning(enum.Enum):
@@ -78,6 +83,11 @@ class Cutter:
         if len(self._held) > MAX_EVENT:
             given, self._held, self._raw = given + self._held, b"", True
         return given
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether the next byte begins an event."""
+        return not self._held and not self._raw
 
     @property
     def held(self) -> bytes:
@@ -147,6 +157,14 @@ class Watch:
         near = self._tail + data
         self.ended = _FINISHED[self.profile].search(near) is not None
         self._tail = near[-_LONGEST_SIGN:]
+
+    def passed_whole(self, data: bytes) -> None:
+        """Do the same with whole events, which follow whole events: no sign lies across them."""
+        self._tail = b""
+        for hint in _HINTS[self.profile]:
+            if hint in data:
+                self.ended = self.ended or _FINISHED[self.profile].search(data) is not None
+                return
 
 
 def meaning_of(event: bytes, profile: str) -> Meaning:

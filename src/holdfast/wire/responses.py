@@ -159,6 +159,11 @@ class Answer:
         """Whether at least one byte has come."""
         return self.head is not None or bool(self._head) or self._interim > 0
 
+    @property
+    def is_between_chunks(self) -> bool:
+        """Whether the next byte begins a chunk, so that whole chunks need not be fed."""
+        return self._chunks is not None and self._chunks.is_between
+
     def feed(self, data: bytes, out: list[bytes]) -> int:
         """Take from `data`; put the body's bytes into `out`; return how many were of this answer.
 

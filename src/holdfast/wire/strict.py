@@ -123,6 +123,11 @@ class Chunks:
             out.append(data[given:at])
         return at
 
+    @property
+    def is_between(self) -> bool:
+        """Whether the next byte begins a chunk, or the last one."""
+        return self._state == _SIZE and not (self._left or self._line)
+
     def _take_line(self, data: _Buffer, at: int) -> int:
         """Take one line, or what has come of it; return where that ends."""
         state, line = self._state, self._line
