@@ -294,6 +294,18 @@ def test_all_throttled_is_a_rate_limit_error_that_says_how_long():
         assert 25 <= int(error.response.headers["retry-after"]) <= 30
 
 
+def test_who_comes_after_a_key_was_refused_is_told_of_it(monkeypatch):
+    monkeypatch.setenv("HF_TEST_KEY", "sk-wrong")
+    settings = {"endpoint": {"keys": "env:HF_TEST_KEY"}, "provider": {"keys": ["sk-right"]}}
+    with before((), **settings) as (gateway, (llm,)), claude(gateway) as client:
+        with pytest.raises(anthropic.AuthenticationError, match="invalid x-api-key"):
+            client.messages.create(**claude_asks("Hi"))
+        with pytest.raises(anthropic.RateLimitError, match="llm-0: http 401") as caught:
+            client.messages.create(**claude_asks("Hi"))
+        assert caught.value.body["holdfast"]["retry_after"] > 500
+        assert llm.stats.requests == 1
+
+
 def test_too_large_a_body_is_refused_with_its_status():
     with before((), body_max=1000) as (gateway, (llm,)), claude(gateway) as client:
         with pytest.raises(anthropic.APIStatusError) as caught:

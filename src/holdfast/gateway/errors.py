@@ -104,7 +104,7 @@ def body(
         "holdfast": {
             "reason": reason or row.kind,
             "sent": sent,
-            "retry_after": retry_after,
+            "retry_after": None if retry_after is None else round(retry_after, 3),
             "attempts": [
                 {
                     "endpoint": one.endpoint,
