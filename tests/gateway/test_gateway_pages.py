@@ -15,7 +15,7 @@ from holdfast.core.balance import Balancer, Endpoint
 from holdfast.core.health import Health
 from holdfast.gateway.admin import Pages
 from holdfast.gateway.config import read_gateways
-from holdfast.gateway.stats import snapshot
+from holdfast.gateway.snapshots import snapshot
 from holdfast.gateway.tokens import Tokens
 from holdfast.wire.requests import parse_head
 

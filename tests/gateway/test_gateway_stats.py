@@ -17,7 +17,8 @@ from holdfast.core.balance import Endpoint
 from holdfast.core.breaker import Breaker, Result
 from holdfast.core.health import Health
 from holdfast.gateway import metrics
-from holdfast.gateway.stats import shown, snapshot, state_of
+from holdfast.gateway.snapshots import snapshot, state_of
+from holdfast.gateway.stats import shown
 from holdfast.runtime.clock import clock, install
 from holdfast.testing import clock as fake_clock
 

@@ -18,7 +18,8 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from holdfast.gateway import errors, metrics
-from holdfast.gateway.stats import shown, snapshot, tier_name
+from holdfast.gateway.snapshots import snapshot, tier_name
+from holdfast.gateway.stats import shown
 from holdfast.runtime.clock import clock
 
 if TYPE_CHECKING:

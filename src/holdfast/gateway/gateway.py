@@ -14,7 +14,8 @@ from holdfast.gateway.listeners import Listeners, first_port, inherited
 from holdfast.gateway.lobby import Lobby
 from holdfast.gateway.options import ConfigError, Endpoint, chosen, configured, find_secret
 from holdfast.gateway.reloading import Reloaded, now_usable, take_over
-from holdfast.gateway.stats import shown, snapshot
+from holdfast.gateway.snapshots import snapshot
+from holdfast.gateway.stats import shown
 from holdfast.gateway.tls import listener_context, renew
 from holdfast.runtime.clock import clock
 from holdfast.runtime.random import rng

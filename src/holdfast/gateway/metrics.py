@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 from holdfast.core.histogram import LOWEST, Tally
 from holdfast.gateway.ledger import OUTCOMES
-from holdfast.gateway.stats import ENDPOINT_STATES, merged
+from holdfast.gateway.snapshots import ENDPOINT_STATES
+from holdfast.gateway.stats import merged
 from holdfast.telemetry import exposition
 from holdfast.telemetry.families import Registry
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from holdfast.gateway.stats import Snapshot
+    from holdfast.gateway.snapshots import Snapshot
 
 PREFIX = "holdfast_gateway_"
 CONTENT_TYPE = exposition.PROMETHEUS

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from holdfast.core.call import circuit_events
 from holdfast.core.events import EndpointState, TierChanged
 from holdfast.core.health import COOL_MOST, Tier
-from holdfast.gateway.stats import COOLING, DISABLED, state_of, tier_name
+from holdfast.gateway.snapshots import COOLING, DISABLED, state_of, tier_name
 from holdfast.runtime.clock import clock
 from holdfast.runtime.hub import hub
 from holdfast.runtime.wheel import Due
