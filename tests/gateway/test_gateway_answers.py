@@ -7,7 +7,7 @@ import json
 
 import pytest
 from gateway_raw import close, final, run, send, settle
-from gateway_rig import always, answer, ask, gateway, read
+from gateway_rig import always, answer, ask, gateway, in_turn, read
 
 import holdfast as hf
 
@@ -77,6 +77,22 @@ def test_a_violation_is_malformed_is_counted_and_is_asked_for_elsewhere(name):
         async with gateway(always(VIOLATIONS[name]), always(OK)) as (gw, _):
             found = [await ask(gw.port) for _ in range(10)]
             assert {(status, body) for status, _, body in found} == {(200, b"fine")}
+
+    run(main)
+
+
+@pytest.mark.parametrize("name", VIOLATIONS)
+def test_a_violation_is_seen_when_all_went_well_before(name):
+    """The connection is kept, the head of the request is known: everything takes the short way."""
+
+    async def main():
+        script = in_turn(OK, OK, OK, VIOLATIONS[name])
+        async with gateway(script, settings="attempts = 1") as (gw, (up,)):
+            for _ in range(3):
+                assert (await ask(gw.port))[0] == 200
+            status, _, body = await ask(gw.port)
+            assert (status, json.loads(body)["error"]["code"]) == (502, "HF-3105")
+            assert up.connections == malformed(gw) == 1
 
     run(main)
 
@@ -165,6 +181,34 @@ def test_a_client_of_http_1_0_gets_content_without_chunks():
             assert body == b"hello world"
             assert b"chunked" not in head
             assert b"Connection: close" in head
+
+    run(main)
+
+
+@pytest.mark.parametrize("minor", [0, 1])
+def test_events_reach_a_client_of_either_version_as_they_are(minor):
+    events = [b"data: %d\n\n" % n for n in range(5)]
+
+    async def streams(upstream, no, writer):
+        head = said(b"Content-Type: text/event-stream", b"Transfer-Encoding: chunked")
+        writer.write(head)
+        for event in events:
+            writer.write(b"%x\r\n%b\r\n" % (len(event), event))
+            await writer.drain()
+            await asyncio.sleep(0.01)
+        writer.write(b"0\r\n\r\n")
+
+    async def main():
+        async with gateway(streams) as (gw, _):
+            request = b"POST / HTTP/1.%d\r\nHost: a\r\nConnection: close\r\n" % minor
+            for _ in range(2):
+                given = await whole(gw.port, request + b"Content-Length: 2\r\n\r\n{}")
+                body = given.partition(b"\r\n\r\n")[2]
+                if minor:
+                    assert body.endswith(b"0\r\n\r\n")
+                    assert all(b"\r\n%b\r\n" % event in body for event in events)
+                else:
+                    assert body == b"".join(events)
 
     run(main)
 
