@@ -247,13 +247,13 @@ class Answers:
             steps.pop()  # after the last byte it is ready for the next request
         if framing == "chunked" and not silent:
             steps.append(b"0\r\nX-T: 1\r\n\r\n" if kind == "trailers" else b"0\r\n\r\n")
+        later: list[Step] = []
         alone = framing != "close" and not execution.serving.broken  # else it comes too late
         if kind == "extra" and alone:
             another = b"HTTP/1.1 200 OK\r\nX-Exec: 999999\r\nContent-Length: 5\r\n\r\nextra"
             steps.append(another)
             later = [6 * x * self._up.latency, another]
         ends = framing == "close" or kind in ("says_close", "extra")
-        later: list[Step] = []
         if kind == "extra":
             script.steps.append(b"".join(step for step in steps if isinstance(step, bytes)))
         else:

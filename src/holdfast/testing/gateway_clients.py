@@ -325,7 +325,7 @@ class Caller:
         begun: float,
         slept: float,
     ) -> str:
-        if line.left and (reply is None or not reply.whole):
+        if line.left and (reply is None or not reply.whole or reply.framing == "close"):
             return "left"
         if reply is None:
             # An end that came while it did not read may have taken the answer with it.

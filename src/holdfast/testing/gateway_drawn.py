@@ -140,6 +140,16 @@ class Drawn:
             "expose": self._source.draw() < 0.9,
             "breaker": {"open_for": seconds(0.2, 5), "max_open": seconds(5, 60)},
         }
+        if self._source.draw() < 0.4:  # time enough to try all, however slow one of them is
+            settings |= {
+                "attempts": choice(("auto", 6)),
+                "connect_timeout": seconds(0.1, 0.5),
+                "first_byte_timeout": seconds(0.3, 1),
+                "first_content_timeout": seconds(0.5, 1),
+                "idle_timeout": seconds(0.5, 1),
+                "total_timeout": 40.0,
+                "max_wait": 30,
+            }
         if self._source.draw() < 0.3:
             settings["breaker"] |= {"consecutive": self._source.between(2, 8), "min_calls": 10}
         return settings
