@@ -54,7 +54,8 @@ async def aiohttp_hop():
     hop = Hop()
 
     async def handler(request):
-        hop.saw(request.method, request._message.path, request.raw_headers, await request.read())
+        body = await request.content.read()
+        hop.saw(request.method, request._message.path, request.raw_headers, body)
         return web.Response(text="ok")
 
     server = web.Server(

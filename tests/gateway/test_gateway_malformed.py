@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections import Counter
 
 import pytest
@@ -145,3 +146,34 @@ def test_what_passes_is_read_by_the_next_hop_as_we_read_it(name, count):
             print(name, passed, refused)  # noqa: T201 - shown with -s
 
     run(main, 800)
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+@pytest.mark.parametrize("name", HOPS)
+def test_a_large_body_goes_on_as_it_comes_and_arrives_as_it_was(name, chunked):
+    """Beyond what is read whole: with its length if it is known, in chunks of ours if not."""
+    draw = random.Random(SEED)
+    body = draw.randbytes(1_500_000)
+    pieces = [body[at : at + 70_001] for at in range(0, len(body), 70_001)]
+    framing = b"Transfer-Encoding: chunked" if chunked else b"Content-Length: %d" % len(body)
+    if chunked:
+        pieces = [b"%x;n=%d\r\n%b\r\n" % (len(one), n, one) for n, one in enumerate(pieces)]
+        pieces.append(b"0\r\nSum: 1\r\n\r\n")
+    data = b"".join([b"POST /large HTTP/1.1\r\nHost: h\r\n", framing, b"\r\n\r\n", *pieces])
+
+    async def main():
+        async with (
+            HOPS[name]() as hop,
+            Gateway(
+                endpoints=[Endpoint(f"http://127.0.0.1:{hop.port}")], listen="127.0.0.1:0"
+            ) as gw,
+        ):
+            for step in (len(data), 65_536):
+                cuts = [data[at : at + step] for at in range(0, len(data), step)]
+                assert await check(gw.port, cuts, expect(data)) == ""
+                seen = [one for one in await hop.seen() if one[1] != "/good"]
+                assert [without_ours(one)[:2] for one in seen] == [["POST", "/large"]]
+                assert seen[0][3:] == record("", "", [], body)[3:]
+            assert hop.refused == 0
+
+    run(main)
