@@ -170,6 +170,22 @@ def test_only_streams_are_asked_for_without_a_coding():
     run(main)
 
 
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_who_accepts_only_events_asks_for_a_stream_whatever_the_api(method):
+    async def main():
+        async with gateway(always(answer())) as (gw, (up,)):
+            kinds = ["text/event-stream"] * 2 + ["application/json, text/event-stream"]
+            for kind in kinds:
+                fields = ["Accept-Encoding: gzip", f"Accept: {kind}"]
+                await ask(gw.port, method, "/x", b"{}", *fields)
+            identity = ["Accept-Encoding: identity" in head for _, head, _ in up.asked]
+            assert identity == [True, True, False]
+            sent = [head for _, head, _ in up.asked]
+            assert all(kind in head for kind, head in zip(kinds, sent, strict=True))
+
+    run(main)
+
+
 def test_a_stream_with_a_coding_passes_as_bytes():
     packed = bytes(range(256)) * 40
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from holdfast.core.balance import Nobody, Pick, Wait
 from holdfast.gateway.ending import Ending
-from holdfast.gateway.headers import request_head
+from holdfast.gateway.headers import request_head, wants_events
 from holdfast.gateway.states import (
     DIAL,
     OVER,
@@ -48,7 +48,8 @@ class Asking(Ending):
         if self._upload is not None:
             self._upload.exchange = self
         self.profile = cluster.profile_of(head.target)
-        self._stream = self.profile != "generic" and _STREAM.search(self._body) is not None
+        asks = self.profile != "generic" and _STREAM.search(self._body) is not None
+        self._stream = asks or wants_events(head)
         self._repeatable = cluster.is_repeatable(head)
         self._deadline = now + cluster.total(head)
         if cluster.counting.is_known:

@@ -175,6 +175,17 @@ def told_of(head: RequestHead, address: str, client: Client, *, secure: bool) ->
     return Client(trusted=client.trusted, told=told)
 
 
+def wants_events(head: RequestHead) -> bool:
+    """Say whether a request asks for a stream of events in its head, as browsers do.
+
+    One that would take anything else as well does not: what it gets may take long to begin.
+    """
+    return any(
+        name.lower() == b"accept" and value.strip().lower() == b"text/event-stream"
+        for name, value in head.fields
+    )
+
+
 def is_loop(head: RequestHead, own: bytes) -> bool:
     """Whether a request has been through this gateway before. own: our token in Via."""
     return any(name.lower() == b"via" and own in value for name, value in head.fields)
