@@ -193,16 +193,25 @@ def cases(seed: int, count: int) -> list[Case]:
     return [_Maker(random.Random(f"{seed}-{number}"), number).make() for number in range(count)]
 
 
+def answers(seed: int, count: int) -> list[Case]:
+    """Return `count` answers of an endpoint, made and broken in the same way; in one piece."""
+    return [_Teller(random.Random(f"{seed}+{number}"), number).make() for number in range(count)]
+
+
 class _Maker:
+    asks = True  # that is: requests
+
     def __init__(self, draw: random.Random, number: int) -> None:
         self.draw = draw
         self.case = Case(number)
 
     def make(self) -> Case:
         draw = self.draw
-        requests = [self.request() for _ in range(draw.choice([1, 1, 1, 2, 3]))]
+        count = draw.choice([1, 1, 1, 2, 3]) if self.asks else 1
+        requests = [self.request() for _ in range(count)]
+        structured = _STRUCTURED if self.asks else _OF_ANSWERS
         for _ in range(draw.choice([0, 1, 1, 1, 1, 2, 3])):
-            mutate = draw.choice(_STRUCTURED)
+            mutate = draw.choice(structured)
             mutate(self, draw.choice(requests))
             self.case.did.append(mutate.__name__)
         data = b"".join(request.wire() for request in requests)
@@ -343,6 +352,27 @@ class _Maker:
         )
 
 
+class _Teller(_Maker):
+    asks = False
+
+    def request(self) -> Request:
+        draw = self.draw
+        made = super().request()
+        status = draw.choice(
+            [b"200", b"200", b"200", b"201", b"204", b"304", b"400", b"404", b"100"]
+        )
+        made.line = [b"HTTP/1.1", status, draw.choice([b"OK", b"", b"Not \xe9"])]
+        made.fields = [one for one in made.fields if not one.startswith((b"Host", b"Expect"))]
+        return made
+
+    def status(self, answer: Request) -> None:
+        bad = [b"101", b"99", b"1000", b"2OO", b"+200", b"600", b"", b"000", b"103", b"500"]
+        answer.line[1] = self.draw.choice(bad)
+
+    def version(self, answer: Request) -> None:
+        answer.line[0] = self.draw.choice(VERSIONS)
+
+
 _STRUCTURED = [
     _Maker.method,
     _Maker.target,
@@ -363,5 +393,14 @@ _STRUCTURED = [
     _Maker.bad_chunk,
     _Maker.many,
     _Maker.large,
+]
+_OF_ANSWERS = [
+    _Teller.status,
+    _Teller.version,
+    *(
+        one
+        for one in _STRUCTURED
+        if one.__name__ not in {"method", "target", "version", "host", "large"}
+    ),
 ]
 _BYTES = [_Maker.put, _Maker.replace, _Maker.delete, _Maker.line_end, _Maker.cut, _Maker.before]
