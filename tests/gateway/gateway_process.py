@@ -18,6 +18,20 @@ import pytest
 HEAD = "http://127.0.0.1:{}"
 
 
+def after(code, argv):
+    """Return what runs a line of Python and then becomes `argv`, as the same process."""
+    code = f"import os, resource, signal, sys\n{code}\nos.execv(sys.argv[1], sys.argv[1:])"
+    return [sys.executable, "-c", code, *argv]
+
+
+def with_socket(sock, argv):
+    """Return what gives a listening socket to `argv` as a service manager does."""
+    fd = sock.fileno()
+    keep = f"os.dup2({fd}, 3)" if fd != 3 else "os.set_inheritable(3, True)"
+    names = "os.environ.update(LISTEN_FDS='1', LISTEN_PID=str(os.getpid()))"
+    return after(f"{keep}; {names}", argv)
+
+
 class Commands:
     """`holdfast gateway` in a state directory and with a configuration of its own."""
 

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from gateway_process import end_of, gate, is_there
+from gateway_process import after, end_of, gate, is_there
 
 from holdfast.gateway.service import keep_small
 
@@ -283,7 +283,12 @@ def test_logs_shows_the_last_lines_and_follows(gate):
     assert len(gate("logs", "-n", "1").stdout.splitlines()) == 1
     assert "serves http://" in gate("logs").stdout
     following = subprocess.Popen(
-        gate.argv("logs", "-n", "0", "-f"), cwd=gate.path, env=gate.env, stdout=-1, text=True
+        # A shell lets its background jobs ignore the signal, and they their children.
+        after("signal.signal(signal.SIGINT, signal.SIG_DFL)", gate.argv("logs", "-n0", "-f")),
+        cwd=gate.path,
+        env=gate.env,
+        stdout=-1,
+        text=True,
     )
     gate.foreground.append(following)
     time.sleep(0.5)
@@ -310,14 +315,13 @@ def test_what_happens_to_endpoints_is_in_the_log(gate):
 def test_it_may_open_as_many_files_as_the_machine_permits(gate, workers):
     gate.configure(9, settings=f"workers = {workers}")
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    low = min(512, hard)
+    lower = f"resource.setrlimit(resource.RLIMIT_NOFILE, ({min(512, hard)}, {hard}))"
     started = subprocess.run(
-        gate.argv("start"),
+        after(lower, gate.argv("start")),
         cwd=gate.path,
         env=gate.env,
         check=False,
         capture_output=True,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (low, hard)),
     )
     assert started.returncode == 0
     for pid in {gate.pid_file()["pid"], *gate.status()["pids"]}:

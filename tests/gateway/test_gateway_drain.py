@@ -6,13 +6,13 @@ import asyncio
 import contextlib
 import functools
 import json
-import os
 import socket
 import subprocess
 import sys
 import time
 
 import pytest
+from gateway_process import with_socket
 from gateway_rig import always, answer, ask, gateway, read
 
 from holdfast.gateway.listeners import CannotListen, bind_shared, ignore_newcomers
@@ -245,7 +245,6 @@ def test_a_path_of_the_dead_is_taken_and_one_of_the_living_is_not(tmp_path):
 INHERITS = """
 import asyncio, os, sys
 from holdfast.gateway.gateway import Gateway
-os.environ["LISTEN_PID"] = str(os.getpid())
 async def main():
     gateway = Gateway(endpoints=["http://127.0.0.1:9"], listen="127.0.0.1:1")
     await gateway.start()
@@ -259,18 +258,11 @@ asyncio.run(main())
 def test_sockets_of_a_service_manager_are_used_and_stay_open():
     with socket.create_server(("127.0.0.1", 0)) as sock:
         port = sock.getsockname()[1]
-        env = {**os.environ, "LISTEN_FDS": "1"}
-
-        def at_three():
-            os.dup2(sock.fileno(), 3)
-
         with subprocess.Popen(
-            [sys.executable, "-c", INHERITS],
-            env=env,
+            with_socket(sock, [sys.executable, "-c", INHERITS]),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            pass_fds=(3,),
-            preexec_fn=at_three,  # noqa: PLW1509 - the descriptor must have this very number
+            pass_fds=(sock.fileno(),),
         ) as process:
             assert process.stdout.readline().split() == [str(port).encode(), b"None"]
             with socket.create_connection(("127.0.0.1", port)) as client:

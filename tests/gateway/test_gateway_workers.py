@@ -12,7 +12,18 @@ import subprocess
 import urllib.request
 
 import pytest
-from gateway_process import Streams, end_of, gate, gone, is_there, listen, quick, serving, until
+from gateway_process import (
+    Streams,
+    end_of,
+    gate,
+    gone,
+    is_there,
+    listen,
+    quick,
+    serving,
+    until,
+    with_socket,
+)
 from gateway_rig import ask
 
 from holdfast.gateway import workers
@@ -217,18 +228,13 @@ def test_sockets_of_a_service_manager_are_shared_by_all_workers(gate):
     gate.configure(9, settings=TWO)
     with socket.create_server(("127.0.0.1", 0)) as sock:
         port = sock.getsockname()[1]
-        argv = gate.argv("run")
-        # The variables must name the process that they are meant for: a shell becomes it.
-        gate.env["LISTEN_FDS"] = "1"
-        script = 'export LISTEN_PID=$$; exec "$@"'
         process = subprocess.Popen(
-            ["sh", "-c", script, "sh", *argv],
+            with_socket(sock, gate.argv("run")),
             cwd=gate.path,
             env=gate.env,
             stdout=subprocess.PIPE,
             text=True,
-            pass_fds=(3,),
-            preexec_fn=lambda: os.dup2(sock.fileno(), 3),  # noqa: PLW1509 - by this number
+            pass_fds=(sock.fileno(),),
         )
         gate.foreground.append(process)
         assert f"http://127.0.0.1:{port}" in process.stdout.readline()

@@ -41,8 +41,8 @@ if TYPE_CHECKING:
 START_SECONDS = 60.0
 SHARE_SECONDS = 1.0
 """Each worker hears so often what the others have counted."""
-HUNG = 30
-"""A worker that has not answered so many questions in a row, one each second or two, is ended."""
+HUNG = 10
+"""A worker that has not answered so many questions in a row, one each 3 s, is ended."""
 FIRST_WAIT, MOST_WAIT = 0.1, 30.0
 """Seconds before a worker that died is started again: doubled while they die soon."""
 LIVED = 10.0
@@ -336,8 +336,12 @@ class Workers:
                 slot.link.close()  # whoever has not ended sees that nobody is there
             if not slot.serving and slot.process is not None:
                 slot.process.kill()  # it has not begun, and hears nothing yet
-        if self._tasks:
-            await asyncio.wait(self._tasks[: len(self._slots)], timeout=10)
+        ending = self._tasks[: len(self._slots)]
+        for slot, task in zip(self._slots, ending, strict=False):
+            if slot.process is None:
+                task.cancel()  # it waits until it may start another one
+        if ending:
+            await asyncio.wait(ending, timeout=10)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
