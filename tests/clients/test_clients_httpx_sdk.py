@@ -13,12 +13,15 @@ from contextlib import contextmanager, suppress
 import anthropic
 import httpx
 import pytest
+from anthropic import _base_client
 from clients_server import certificate
 from httpx_faces import FACES, NOW, Connection, answer, answers, serving
 from httpx_http2 import h2_script
 
 import holdfast as hf
 
+INSIDE = vars(_base_client).get("httpx2", httpx)
+"""What the SDK is built on: httpx2 since its version 1, httpx before."""
 each = pytest.mark.parametrize("face", FACES, ids=repr)
 MESSAGE = {
     "id": "msg_1",
@@ -57,7 +60,7 @@ def sdk(server, held: hf.Policy) -> anthropic.Anthropic:
     return anthropic.Anthropic(
         api_key="key",
         base_url=server.url,
-        http_client=httpx.Client(transport=transport),
+        http_client=INSIDE.Client(transport=transport),
         max_retries=0,
     )
 
@@ -138,7 +141,7 @@ def test_the_asynchronous_sdk_streams_through_the_transport():
             anthropic.AsyncAnthropic(
                 api_key="key",
                 base_url=url,
-                http_client=httpx.AsyncClient(transport=transport),
+                http_client=INSIDE.AsyncClient(transport=transport),
                 max_retries=0,
             ) as client,
             client.messages.stream(**ASK) as messages,
