@@ -199,7 +199,7 @@ def test_a_port_in_use_is_said_by_start_as_by_run(gate):
                 done = gate(command, "--listen", listen)
                 assert done.returncode == 1
                 assert f"`{listen}`: the address cannot be listened at" in done.stderr
-                assert "in use" in done.stderr
+                assert f"in use, by process {os.getpid()} (" in done.stderr
                 assert "[HF-3202]" in done.stderr
     assert gate("status").returncode == 1
 

@@ -20,6 +20,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from holdfast.core.errors import HoldfastError
+from holdfast.gateway.occupant import occupant_of
 
 if TYPE_CHECKING:
     import ssl
@@ -47,6 +48,10 @@ class CannotListen(HoldfastError, OSError):
         why = str(error)
         if error.errno and not isinstance(error, socket.gaierror):
             why = os.strerror(error.errno)  # without the address, which is named already
+        port = listen.rpartition(":")[2]
+        who = occupant_of(int(port)) if error.errno == errno.EADDRINUSE and port.isdigit() else ""
+        if who:
+            why += f", by {who}"
         super().__init__(f"`{listen}`: the address cannot be listened at: {why}")
         self.listen, self.errno, self._error = listen, error.errno, error
 
