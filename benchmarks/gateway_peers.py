@@ -243,7 +243,7 @@ def _holdfast(setup: Setup, lines: Iterable[str], *, keys: bool) -> list[str]:
             text.append(f"max_connections = {setup.connections}")
     conf = setup.home / "holdfast.toml"
     conf.write_text("\n".join(text) + "\n")
-    return ["python", str(HERE / "gateway_ours.py"), str(conf)]
+    return ["holdfast", "gateway", "run", "-c", str(conf)]
 
 
 def holdfast(setup: Setup) -> list[str]:
@@ -276,8 +276,8 @@ def _upstreams(setup: Setup) -> dict[str, str]:
 _STATE = {"environment": lambda setup: {"HOLDFAST_STATE_DIR": str(setup.home)}}
 HOLDFAST = "pip install 'holdfast[gateway]'"
 PEERS = (
-    Peer("holdfast", "python", holdfast, HOLDFAST, is_ours=True, **_STATE),
-    Peer("holdfast bare", "python", holdfast_bare, HOLDFAST, is_ours=True, **_STATE),
+    Peer("holdfast", "holdfast", holdfast, HOLDFAST, is_ours=True, **_STATE),
+    Peer("holdfast bare", "holdfast", holdfast_bare, HOLDFAST, is_ours=True, **_STATE),
     Peer("nginx", "nginx", nginx, "apt-get install nginx-light"),
     Peer("HAProxy", "haproxy", haproxy, "apt-get install haproxy"),
     Peer("HAProxy no-delay", "haproxy", haproxy_no_delay, "apt-get install haproxy"),
@@ -307,7 +307,7 @@ def there(names: Iterable[str]) -> list[Peer]:
 
 def versions(peers: Sequence[Peer]) -> str:
     """Return the programs with their versions, each once."""
-    said = {peer.program if peer.program != "python" else peer.name: peer for peer in peers}
+    said = {peer.name if peer.program == "python" else peer.program: peer for peer in peers}
     return ", ".join(f"{name} {peer.version()}" for name, peer in said.items())
 
 
