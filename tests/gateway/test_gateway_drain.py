@@ -116,6 +116,24 @@ async def test_an_idle_client_may_ask_once_more_and_is_told_to_come_no_more():
             writer.close()
 
 
+@on_loop
+async def test_it_says_that_it_is_not_ready_as_soon_as_it_ends():
+    asked = b"GET /__holdfast__/ready HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    async with gateway(always(answer())) as (made, _):
+        reader, writer = await asyncio.open_connection("127.0.0.1", made.port)
+        writer.write(asked)
+        assert (await read(reader))[0] == 200
+        ending = asyncio.create_task(made.drain(20))
+        await asyncio.sleep(0.05)
+        writer.write(asked)
+        status, _, body = await read(reader)
+        assert status == 503
+        assert b"draining" in body
+        assert made.stats()["draining"] is True
+        writer.close()
+        await ending
+
+
 async def open_stream(port):
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(b"POST /x HTTP/1.1\r\nHost: g\r\nContent-Length: 0\r\n\r\n")
