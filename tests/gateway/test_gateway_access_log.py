@@ -298,6 +298,26 @@ async def test_what_no_endpoint_saw_has_its_line_too(path):
 
 
 @runs
+async def test_a_request_whose_body_goes_wrong_has_one_line_and_one_refusal(path):
+    async with gateway(hangs, settings=logging_to(path)) as (gw, _):
+        reader, writer = await asyncio.open_connection("127.0.0.1", gw.port)
+        writer.write(b"POST /x HTTP/1.1\r\nHost: gw\r\nTransfer-Encoding: chunked\r\n\r\n")
+        for _ in range(20):  # large, so that it is sent on as it comes
+            writer.write(b"20000\r\n" + b"x" * 0x20000 + b"\r\n")
+            await writer.drain()
+        await until(lambda: gw.cluster.ledger.requests)
+        writer.write(b"nonsense\r\n")
+        assert (await reader.readline()).startswith(b"HTTP/1.1 400")
+        writer.close()
+        await until(lambda: not gw.cluster.ledger.in_flight)
+        found = json.loads((await get(gw.port, "/__holdfast__/stats"))[2])
+        assert (found["total_requests"], found["cancelled_requests"]) == (1, 1)
+        assert (found["failed_requests"], found["refused"]) == (0, {"HF-3001": 1})
+    (line,) = lines_of(path)
+    assert (line["status"], line["outcome"], line["endpoint"]) == (400, "cancelled", "a")
+
+
+@runs
 async def test_workers_write_one_file_and_are_measured_as_one(path, gate):
     async with serving(quick) as up:
         gate.configure(up, settings=logging_to(path, "workers = 2"))

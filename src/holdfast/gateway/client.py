@@ -234,11 +234,11 @@ class Client(Talking):
         exchange, self._exchange, self._upload = self._exchange, None, None
         given = exchange is not None and exchange.is_given
         if exchange is not None:
-            exchange.abandon()
+            exchange.abandon(0 if given else bad.status)
         if given:
             self._cut_off()
         else:
-            self._refuse_bytes(bad)
+            self._refuse_bytes(bad, is_logged=exchange is not None)
 
     # -- one after the other -----------------------------------------------------------------------
 

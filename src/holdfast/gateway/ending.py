@@ -228,10 +228,14 @@ class Ending(Short):
             self._drop_connection()
             self._give_up("HF-3107")
 
-    def abandon(self) -> None:
-        """End everything, and blame nobody: the client is gone."""
+    def abandon(self, status: int = 0) -> None:
+        """End everything, and blame nobody: the client is gone, or is no good.
+
+        status: of the answer that it gets all the same.
+        """
         if self.state is OVER:
             return
+        self.status = status or self.status
         self.leave_short()
         if self.state not in {CHOOSING, WAITING}:
             self._settle(Result.NEUTRAL, cancelled=True)

@@ -48,7 +48,7 @@ client_error    the same, and the answer says that the request was wrong (4xx)
 upstream_error  the answer that was given says that the endpoint failed, or would not
 refused         the answer is one of ours: no endpoint gave any
 cut             the answer broke after a part of it was given
-cancelled       the client left
+cancelled       the client left, or the rest of its request was no good
 
 The first two are successes, the last is neither success nor failure.
 """

@@ -195,15 +195,22 @@ class Talking(asyncio.Protocol, Due):
         is_head = exchange.head.method == b"HEAD"
         self._out.append(errors.answer(code, value, close=close, fields=fields, head=is_head))
 
-    def _refuse_bytes(self, bad: BadMessage) -> None:
-        """Answer what is no request, or none that is served, and end the connection."""
+    def _refuse_bytes(self, bad: BadMessage, *, is_logged: bool = False) -> None:
+        """Answer what is no request, or none that is served, and end the connection.
+
+        is_logged: it was one, and has its line in the log.
+        """
         code = errors.BY_STATUS.get(bad.status) or next(
             code for code, row in errors.ERRORS.items() if row.status == bad.status
         )
         reason = "malformed" if bad.status == 400 else ""
         value = errors.body(code, self.serial.decode(), text=bad.reason, reason=reason)
         answer = errors.answer(code, value, close=True, fields=errors.FIELDS.get(code, ()))
-        self._cluster.ledger.turned_away(code, bad.status, self.host, len(answer))
+        ledger = self._cluster.ledger
+        if is_logged:
+            ledger.refused(code)
+        else:
+            ledger.turned_away(code, bad.status, self.host, len(answer))
         self.transport.write(answer)
         self._end()
 
