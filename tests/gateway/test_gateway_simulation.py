@@ -25,14 +25,14 @@ def again(seed):
     return f"python -m holdfast.testing.sim gateway --seed {seed}"
 
 
-@pytest.mark.parametrize("first", range(0, 80, 20))
+@pytest.mark.parametrize("first", range(0, 60, 15))
 def test_no_invariant_breaks_whatever_goes_wrong(first):
     faults = 0
-    for seed in range(first, first + 20):
+    for seed in range(first, first + 15):
         result = run_scenario(SCENARIO, seed)
         assert result.violations == [], again(seed)
         faults += result.faults
-    assert faults >= 500
+    assert faults >= 400
 
 
 @pytest.mark.long
@@ -45,7 +45,7 @@ def test_two_thousand_seeds_of_a_gateway(first):
 
 def test_every_kind_of_fault_and_outcome_comes_up():
     kinds, outcomes = set(), collections.Counter()
-    for seed in range(100, 140):
+    for seed in range(100, 130):
         result = run_scenario(SCENARIO, seed)
         kinds |= {fault.kind for fault in result.decisions}
         outcomes.update(result.value)
