@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 
 import pytest
-from gateway_raw import close, final, run, send, settle
+from gateway_raw import LOOPS, close, final, run, send, settle
 from gateway_rig import always, answer, ask, gateway
+
+import holdfast as hf
 
 OK = answer()
 
@@ -253,3 +256,68 @@ def test_a_request_that_comes_back_is_refused():
             assert len(up.asked) == 1
 
     run(main)
+
+
+# -- large bodies that go wrong --------------------------------------------------------------------
+
+
+class Taking(asyncio.Protocol):
+    """Takes all, answers nothing."""
+
+    def __init__(self):
+        self.data = bytearray()
+        self.gone = asyncio.get_running_loop().create_future()
+
+    def data_received(self, data):
+        self.data += data
+
+    def connection_lost(self, error):
+        self.gone.set_result(None)
+
+
+LARGE = b"x" * 1_200_000
+BREAKS = {
+    "a bad length": b"zz\r\n",
+    "a chunk that is longer": b"1\r\nab\r\n",
+    "a bare LF": b"1\na\n",
+    "long trailers": b"0\r\nA: " + b"b" * 9000,
+    "the end of the connection": None,
+}
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize("name", BREAKS)
+def test_a_large_body_that_breaks_never_becomes_a_whole_request(name, loop):
+    """It was given on as it came: the endpoint must see that it is not all."""
+    made = []
+
+    def serve():
+        made.append(Taking())
+        return made[-1]
+
+    async def main():
+        served = await asyncio.get_running_loop().create_server(serve, "127.0.0.1", 0)
+        url = f"http://127.0.0.1:{served.sockets[0].getsockname()[1]}"
+        async with hf.Gateway(endpoints=[hf.Endpoint(url)], listen="127.0.0.1:0") as gw:
+            head = b"POST /v1/messages HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+            chunk = b"%x\r\n%b\r\n" % (len(LARGE), LARGE)
+            reader, writer = await send(gw.port, [head, chunk])
+            for _ in range(500):
+                if made and len(made[0].data) >= len(LARGE):
+                    break
+                await asyncio.sleep(0.01)
+            if BREAKS[name] is None:
+                await close(writer)
+            else:
+                writer.write(BREAKS[name])
+                assert (await final(reader))[0] == 400
+                assert await reader.read() == b""
+                await close(writer)
+            await asyncio.wait_for(made[0].gone, 5)
+            assert b"chunked" in made[0].data.partition(b"\r\n\r\n")[0]
+            assert not made[0].data.endswith(b"0\r\n\r\n")
+            assert len(made) == 1
+            assert gw.cluster.balancer.endpoints[0].health.in_flight == 0
+        served.close()
+
+    run(main, loop=loop)
