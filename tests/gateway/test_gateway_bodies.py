@@ -297,6 +297,17 @@ def test_a_malformed_chunk_in_the_middle_of_a_large_body_is_refused():
     run(main)
 
 
+def test_a_large_body_that_stalls_until_its_whole_time_is_over_is_nobodys_fault():
+    async def main():
+        async with gateway(does(None), settings='total_timeout = "400ms"') as (gw, (up,)):
+            status, _, body = await send(gw, long_head(LARGE), LARGE[: 2 << 20])
+            assert (status, json.loads(body)["error"]["code"]) == (504, "HF-3102")
+            assert up.connections == 1
+            assert health(gw).counts(time.monotonic()).failures == 0
+
+    run(main)
+
+
 def test_a_large_body_that_stalls_is_a_408_and_nobodys_fault():
     async def main():
         async with gateway(always(OK), settings="body_timeout = 0.15") as (gw, (up,)):

@@ -379,7 +379,10 @@ class Exchange(Asking):
             self._tell("total timeout", sent, now)
             # A client in a hurry proves nothing; one that had all the time there is, does.
             patient = now - self._sent_at >= PATIENT * self._cluster.config.total_timeout
-            self._settle(Result.FAILED if patient else Result.NEUTRAL)
+            # Nor does one whose body did not come.
+            waits_for_client = self.state is SENDING and not self._is_stalled
+            fault = patient and not waits_for_client
+            self._settle(Result.FAILED if fault else Result.NEUTRAL)
             if not self._repeatable and sent is not Sent.NO:
                 self._last = None
         self._drop_connection()
