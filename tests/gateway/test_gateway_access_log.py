@@ -298,6 +298,22 @@ async def test_what_no_endpoint_saw_has_its_line_too(path):
 
 
 @runs
+async def test_who_has_no_token_is_in_the_log_with_what_was_asked(path, monkeypatch):
+    monkeypatch.setenv("GATEWAY_TOKEN", "token-of-a-client")
+    settings = logging_to(path, 'client_tokens = ["env:GATEWAY_TOKEN"]')
+    async with gateway(always(answer()), settings=settings) as (gw, _):
+        keep = await asyncio.open_connection("127.0.0.1", gw.port)
+        assert (await ask(gw.port, "POST", "/v1/messages?key=wrong"))[0] == 401
+        right = "x-api-key: token-of-a-client"
+        assert (await ask(gw.port, "POST", "/first", b"{}", right, keep=keep))[0] == 200
+        keep[1].write(b"nonsense\r\n\r\n")
+        assert (await keep[0].readline()).startswith(b"HTTP/1.1 400")
+        keep[1].close()
+    found = [(line["method"], line["path"], line["status"]) for line in lines_of(path)]
+    assert found == [("POST", "/v1/messages", 401), ("POST", "/first", 200), ("", "", 400)]
+
+
+@runs
 async def test_a_request_whose_body_goes_wrong_has_one_line_and_one_refusal(path):
     async with gateway(hangs, settings=logging_to(path)) as (gw, _):
         reader, writer = await asyncio.open_connection("127.0.0.1", gw.port)

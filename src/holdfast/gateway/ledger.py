@@ -239,11 +239,16 @@ class Ledger:
         """Count an answer that is one of our errors."""
         _count(self.refusals, code)
 
-    def turned_away(self, code: str, status: int, client: str, size: int) -> None:
-        """Count what was refused before it was a request. client: its address."""
+    def turned_away(
+        self, code: str, status: int, head: RequestHead | None, client: str, size: int
+    ) -> None:
+        """Count what was refused before it was a request.
+
+        head: None if it could not be read.  client: its address.  size: of the answer.
+        """
         self.refused(code)
         if self.log is not None:
-            self.log.note(None, status, REFUSED, client=client, size=size)
+            self.log.note(head, status, REFUSED, client=client, size=size)
 
     # -- endpoints -------------------------------------------------------------------------------
 

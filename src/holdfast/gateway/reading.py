@@ -31,10 +31,21 @@ class Reader:
     """Cuts the bytes of one connection into requests.
 
     head: of the request that is being read; None before it is there.
+    judged: the same, also while it is decided whether it is served at all.
     ahead: what has come and was not read yet.  size: bytes of the body that have come.
     """
 
-    __slots__ = ("_began", "_chunks", "_heads", "_left", "_pieces", "ahead", "head", "size")
+    __slots__ = (
+        "_began",
+        "_chunks",
+        "_heads",
+        "_left",
+        "_pieces",
+        "ahead",
+        "head",
+        "judged",
+        "size",
+    )
 
     def __init__(self, head_max: int) -> None:
         self._heads = Heads(head_max)
@@ -44,6 +55,7 @@ class Reader:
         self._began = 0.0
         self.ahead = bytearray()
         self.head: RequestHead | None = None
+        self.judged: RequestHead | None = None
         self.size = 0
 
     @property
@@ -55,10 +67,11 @@ class Reader:
         """Read a head, if it is there. Raises BadMessage for one that is refused."""
         heads = self._heads
         heads.limit = cluster.config.head_max
+        self.judged = None
         raw = heads.take(self.ahead)
         if raw is None:
             return None
-        head = parse_head(raw)
+        self.judged = head = parse_head(raw)
         check(head, cluster)
         if head.length is None:
             self._chunks = Chunks(cluster.config.body_max)
@@ -100,7 +113,7 @@ class Reader:
 
     def ended(self) -> None:
         """Begin with the next request."""
-        self.head = self._chunks = None
+        self.head = self.judged = self._chunks = None
         self.size = self._left = 0
         self._pieces = []
 

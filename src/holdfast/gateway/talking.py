@@ -210,7 +210,7 @@ class Talking(asyncio.Protocol, Due):
         if is_logged:
             ledger.refused(code)
         else:
-            ledger.turned_away(code, bad.status, self.host, len(answer))
+            ledger.turned_away(code, bad.status, self._reader.judged, self.host, len(answer))
         self.transport.write(answer)
         self._end()
 
