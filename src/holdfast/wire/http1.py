@@ -24,13 +24,7 @@ from typing import TYPE_CHECKING
 from holdfast._version import __version__
 from holdfast.runtime.clock import clock
 from holdfast.wire.intake import intake
-from holdfast.wire.strict import (
-    MAX_SIZE_LINE,
-    MAX_TRAILERS,
-    BadMessage,
-    check_trailer,
-    chunk_size,
-)
+from holdfast.wire.strict import MAX_SIZE_LINE, MAX_TRAILERS, BadMessage, check_trailer, chunk_size
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
