@@ -8,6 +8,7 @@ of a gateway. Both meet the same faults, drawn from the same seed.
 from __future__ import annotations
 
 import json
+import math
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -64,7 +65,8 @@ def providers(scenario: Scenario) -> list[testing.Provider]:
     """
     since, until = scenario.outage
     since, until = scenario.outage
-    busy = testing.ApiError(429, retry_after=1, since=since, until=until)
+    wait = math.ceil(until - since)
+    busy = testing.ApiError(429, retry_after=wait, since=since, until=until)
     down = testing.ApiError(503, since=since, until=until)
     faults: tuple[list[chaos.Fault], ...] = (
         [busy, chaos.Reset(part="head", share=0.3)],
