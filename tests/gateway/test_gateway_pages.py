@@ -9,6 +9,8 @@ from types import SimpleNamespace
 import pytest
 from gateway_rig import always, answer, ask, gateway, read
 from gateway_telling import get, runs
+from hypothesis import given
+from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families as parsed
 
 from holdfast.core.balance import Balancer, Endpoint
@@ -18,6 +20,7 @@ from holdfast.gateway.config import read_gateways
 from holdfast.gateway.snapshots import snapshot
 from holdfast.gateway.tokens import Tokens
 from holdfast.wire.requests import parse_head
+from holdfast.wire.strict import BadMessage
 
 TOKEN = "a-token-of-a-client"
 STATS = "/__holdfast__/stats"
@@ -221,12 +224,16 @@ class End:
         return False
 
 
-def status_for(listen, here, peer, *fields):
-    """Return the status of `/ready` for a connection from `peer` to `here`."""
+def pages_for(listen):
     tree = {"listen": listen, "client_tokens": ["env:X"], "endpoint": [{"url": "http://h"}]}
     config = read_gateways({"gateway": {"g": tree}}).value["g"]
     balancer = Balancer([Endpoint("a", Health())])
-    pages = Pages(SimpleNamespace(config=config, balancer=balancer), Tokens([TOKEN]))
+    return Pages(SimpleNamespace(config=config, balancer=balancer), Tokens([TOKEN]))
+
+
+def status_for(listen, here, peer, *fields):
+    """Return the status of `/ready` for a connection from `peer` to `here`."""
+    pages = pages_for(listen)
     head = parse_head(
         "\r\n".join(
             ["GET /__holdfast__/ready HTTP/1.1", "Host: localhost", *fields, "", ""]
@@ -261,6 +268,31 @@ def test_without_a_token_both_ends_are_loopback(listen, here, peer, status):
     assert status_for(listen, here, peer, f"Authorization: Bearer {TOKEN}") == 200
     assert status_for(listen, here, peer, f"api-key: {TOKEN}") == 200
     assert status_for(listen, here, peer, f"Authorization: Basic {TOKEN}") == status
+
+
+TEXT = st.text(st.characters(min_codepoint=33, max_codepoint=126), max_size=20)
+FIELD = st.tuples(
+    st.sampled_from(["Origin", "Authorization", "x-api-key", "Via", "X-Real-IP", "X-Other"]), TEXT
+)
+
+
+@given(
+    host=st.one_of(TEXT, st.sampled_from(["localhost", "[::1]:1", "127.1", "[fe80::1%25lo]"])),
+    path=TEXT,
+    method=st.sampled_from(["GET", "HEAD", "POST"]),
+    fields=st.lists(FIELD, max_size=4),
+)
+def test_whatever_is_asked_has_an_answer_and_shows_nothing_to_strangers(host, path, method, fields):
+    pages = pages_for("0.0.0.0:80")
+    lines = [f"{method} /__holdfast__/{path} HTTP/1.1", f"Host: {host}"]
+    lines += [f"{name}: {value}" for name, value in fields]
+    try:
+        head = parse_head("\r\n".join([*lines, "", ""]).encode())
+    except BadMessage:
+        return  # it never comes so far
+    answer = pages.answer(head, End(("10.0.0.1", 80), ("10.0.0.2", 5)))
+    assert int(answer[9:12]) in {401, 403}
+    assert answer.endswith(b"\r\n\r\n") is (method == "HEAD")
 
 
 # -- metrics -----------------------------------------------------------------------------------
