@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import os
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
@@ -175,7 +176,7 @@ class AccessLog:
             self._timer = clock.call_later(self._loop, FLUSH_SECONDS, self._flush)
 
     def _tell(self, done: Future[tuple[int, str]]) -> None:
-        if not self._loop.is_closed():
+        with suppress(RuntimeError):  # the loop is closed: nobody counts any more
             self._loop.call_soon_threadsafe(self._written, done)
 
     def _written(self, done: Future[tuple[int, str]]) -> None:
