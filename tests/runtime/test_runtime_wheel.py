@@ -7,7 +7,7 @@ import pytest
 
 from holdfast.runtime.clock import clock
 from holdfast.runtime.random import SeededRandom
-from holdfast.runtime.wheel import TICK, Due, Wheel
+from holdfast.runtime.wheel import HORIZON, TICK, Due, Wheel
 from holdfast.testing import sim_run
 
 
@@ -133,5 +133,19 @@ def test_any_order_of_sets_rings_what_is_due_and_nothing_else(seed):
                 assert expected.get(one, math.inf) > clock.monotonic() - 2 * TICK
         await asyncio.sleep(4)
         assert wheel.size == 0
+
+    simulate(main)
+
+
+def test_an_owner_whose_limit_was_taken_back_is_not_kept_until_then():
+    async def main(wheel):
+        gone, there = Bell(), Bell()
+        wheel.set(gone, clock.monotonic() + 3600)
+        wheel.set(there, clock.monotonic() + 2 * HORIZON)
+        wheel.set(gone, math.inf)
+        await asyncio.sleep(HORIZON + 2 * TICK)
+        assert wheel.size == 1
+        await asyncio.sleep(HORIZON)
+        assert (len(there.rung), len(gone.rung), wheel.size) == (1, 0, 0)
 
     simulate(main)

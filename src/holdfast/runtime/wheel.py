@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 TICK = 0.02
 """Seconds that a limit may be late by."""
+HORIZON = 5.0
+"""Seconds after which an owner is looked at, however far its limit is. One that is over has an
+infinite limit, and is kept by its place until then."""
 
 
 class Due:
@@ -48,6 +51,7 @@ class Wheel:
     def __init__(self, loop: asyncio.AbstractEventLoop, tick: float = TICK) -> None:
         self._loop = loop
         self._tick = tick
+        self._horizon = math.ceil(HORIZON / tick)
         self._slots: dict[int, list[Due]] = {}
         self._timer: Timer | None = None
         self._last = 0  # the tick that was looked at last
@@ -64,6 +68,7 @@ class Wheel:
             self._last = math.floor(clock.monotonic() / self._tick)
             self._timer = clock.call_later(self._loop, self._tick, self._turn)
         number = max(math.ceil(owner.due / self._tick), self._last + 1)
+        number = min(number, self._last + self._horizon)
         owner._slot = number * self._tick
         self._slots.setdefault(number, []).append(owner)
 
