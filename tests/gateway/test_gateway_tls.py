@@ -17,6 +17,7 @@ from gateway_rig import always, answer, ask, gateway
 
 from holdfast.core.health import Tier
 from holdfast.gateway.config import EndpointConfig, GatewayConfig
+from holdfast.gateway.dial import Dialer
 from holdfast.gateway.options import ConfigError
 from holdfast.gateway.tls import endpoint_context, listener_context, renew
 from holdfast.runtime.clock import clock
@@ -178,6 +179,91 @@ async def test_a_server_that_forgot_the_session_is_served_all_the_same(here):
         up.server = await asyncio.start_server(up.serve, "127.0.0.1", port, ssl=here.server())
         assert (await ask(made.port))[0] == 200
         up.server.close()
+
+
+class Known:
+    """A name of which one address refuses: so TLS begins on the connection that won."""
+
+    async def addresses(self, host, port):
+        return ["127.0.0.2", "127.0.0.1"]
+
+
+class Talks(asyncio.Protocol):
+    """Says hello when it may; notes what it was told, in order."""
+
+    def __init__(self):
+        self.told = []
+        self.over = asyncio.Event()
+
+    def connection_made(self, transport):
+        self.told.append("made")
+        self.transport = transport
+        transport.write(b"hello")
+
+    def data_received(self, data):
+        self.told.append(data)
+        self.transport.close()
+
+    def connection_lost(self, error):
+        self.told.append("lost")
+        self.over.set()
+
+
+async def echoes(reader, writer):
+    writer.write(await reader.read(100))
+    await reader.read()
+    writer.close()
+
+
+def dialer(server, context, name):
+    loop = asyncio.get_running_loop()
+    port = server.sockets[0].getsockname()[1]
+    return Dialer(loop, Known(), "up", port, context=context, name=name)
+
+
+@on_both_loops
+async def test_tls_begins_on_the_connection_that_won_the_race(here):
+    server = await asyncio.start_server(echoes, "127.0.0.1", 0, ssl=here.server())
+    context = endpoint_context(EndpointConfig(url="https://up", ca_file=here.cert))
+    made = await dialer(server, context, "127.0.0.1").open(Talks)
+    await made.over.wait()
+    assert made.told == ["made", b"hello", "lost"]
+    server.close()
+
+
+@on_both_loops
+async def test_after_the_race_a_certificate_is_verified_as_well(here, named):
+    server = await asyncio.start_server(echoes, "127.0.0.1", 0, ssl=here.server())
+    for ca_file, name in ((here.cert, "api.example"), (named.cert, "127.0.0.1")):
+        context = endpoint_context(EndpointConfig(url="https://up", ca_file=ca_file))
+        with pytest.raises(ssl.SSLCertVerificationError):
+            await dialer(server, context, name).open(Talks)
+    server.close()
+
+
+@on_both_loops
+async def test_after_the_race_a_peer_that_leaves_or_says_nothing_leaves_nothing_behind(here):
+    async def leaves(reader, writer):
+        await reader.read(1)
+        writer.close()
+
+    async def silent(reader, writer):
+        await reader.read()
+        writer.close()
+
+    context = endpoint_context(EndpointConfig(url="https://up", ca_file=here.cert))
+    server = await asyncio.start_server(leaves, "127.0.0.1", 0)
+    with pytest.raises((ConnectionError, ssl.SSLError)):
+        await dialer(server, context, "127.0.0.1").open(Talks)
+    server.close()
+    server = await asyncio.start_server(silent, "127.0.0.1", 0)
+    task = asyncio.create_task(dialer(server, context, "127.0.0.1").open(Talks))
+    await asyncio.sleep(0.1)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    server.close()
+    await asyncio.sleep(0.05)
 
 
 # -- to clients ----------------------------------------------------------------------------------
