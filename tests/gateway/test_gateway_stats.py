@@ -7,7 +7,9 @@ import copy
 import dataclasses
 import json
 import pickle
+import re
 from datetime import datetime
+from pathlib import Path
 
 import pytest
 from gateway_rig import always, answer, ask, gateway, in_turn, reset
@@ -17,6 +19,7 @@ from holdfast.core.balance import Endpoint
 from holdfast.core.breaker import Breaker, Result
 from holdfast.core.health import Health
 from holdfast.gateway import metrics
+from holdfast.gateway.ledger import OUTCOMES
 from holdfast.gateway.snapshots import snapshot, state_of
 from holdfast.gateway.stats import shown
 from holdfast.runtime.clock import clock, install
@@ -365,3 +368,17 @@ async def test_a_client_that_leaves_is_neither_success_nor_failure():
         assert found["success_rate"] is None
         assert found["endpoints"][0]["health_status"]["failed_requests"] == 0
         assert found["endpoints"][0]["is_healthy"]
+
+
+@runs
+async def test_the_page_of_the_documents_names_every_field_metric_outcome_and_state():
+    page = Path(__file__).parents[2] / "docs" / "gateway-stats.md"
+    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    named = set(re.findall(r"`([^`]+)`", text))
+    async with gateway(always(answer())) as (gw, _):
+        await ask(gw.port)
+        found = await stats_of(gw.port)
+    endpoint = found["endpoints"][0]
+    wanted = {*found, *endpoint, *endpoint["connections"], *endpoint["breaker"]}
+    wanted |= {*endpoint["health_status"], *metrics.COUNTERS, *metrics.GAUGES, *metrics.HISTOGRAMS}
+    assert wanted | set(OUTCOMES) <= named, sorted((wanted | set(OUTCOMES)) - named)
