@@ -337,3 +337,20 @@ async def test_a_pool_that_is_full_is_no_fault_of_its_endpoint():
         assert tier(made) is Tier.HEALTHY
         assert made.cluster.balancer.endpoints[0].health.counts(clock.monotonic()).failures == 0
         assert node.most == 1
+
+
+@simulated
+async def test_a_reload_goes_on_with_the_probes():
+    node = Node(works=False)
+    async with gateway(node, always(OK), each=HEALTH) as (made, _):
+        await opened(made)
+        await asyncio.sleep(5)
+        before = len(node.looks)
+        assert before
+        await made.reload(made.config)
+        node.works = True
+        await asyncio.sleep(20)
+        assert len(node.looks) == before + 1
+        assert tier(made) is Tier.UNHEALTHY
+        assert set(await traffic(made, 30, 0.05)) == {200}
+        assert tier(made) is Tier.HEALTHY
