@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
+import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -335,3 +338,21 @@ def test_no_word_of_a_reply_comes_twice():
     assert len(words) == len(set(words)) == 200
     assert hf.testing.reply("Other") != hf.testing.reply(PROMPT)
     assert hf.testing.reply(PROMPT, 1) == "You"
+
+
+def test_as_a_program_it_serves_until_it_is_interrupted():
+    # A shell starts background jobs with SIGINT ignored, and children inherit that.
+    heed = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    start = "from holdfast.testing.providers.__main__ import main; main(['0', '0', '--key', 'k'])"
+    command = [sys.executable, "-W", "error", "-c", f"{heed}; {start}"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
+        try:
+            lines = [child.stdout.readline() for _ in range(2)]
+            urls = [line.split()[-1] for line in lines]
+            assert [line.partition(":")[0] for line in lines] == ["provider 1", "provider 2"]
+            for url in urls:
+                assert post(f"{url}/v1/messages", ASK, **{"x-api-key": "k"})[0] == 200
+            assert post(f"{urls[0]}/v1/messages", ASK)[0] == 401
+        finally:
+            child.send_signal(signal.SIGINT)
+        assert child.wait(20) == 0

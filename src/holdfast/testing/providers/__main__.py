@@ -16,9 +16,9 @@ from holdfast.testing.providers.faults import ApiError
 from holdfast.testing.providers.server import provider
 
 FLAKY: tuple[tuple[Fault, ...], ...] = (
-    (Reset(part="head", share=0.3),),
-    (ApiError(529, share=0.3), ApiError(503, share=0.1)),
-    (ApiError(429, retry_after=2, share=0.05, burst=10), IdleClose(0.01, share=0.3)),
+    (Reset(part="head", share=0.2),),
+    (ApiError(529, share=0.15), ApiError(503, share=0.05)),
+    (ApiError(429, retry_after=1, share=0.05, burst=3), IdleClose(0.01, share=0.3)),
 )
 """What goes wrong with the first, the second, the third provider; then again from the first."""
 
