@@ -353,8 +353,11 @@ def hanging(gate, **options):
         with socket.create_connection(("127.0.0.1", said["port"])) as client:
             client.settimeout(20)
             client.sendall(b"POST /v1/messages HTTP/1.1\r\nHost: g\r\nContent-Length: 2\r\n\r\n{}")
-            while gate.status()["stats"]["inflight"] != 1:
-                time.sleep(0.05)
+            for _ in range(40):
+                if gate.status()["stats"]["inflight"] == 1:
+                    break
+            else:
+                pytest.fail(gate.log())
             yield client, said["pid"]
 
 

@@ -31,6 +31,8 @@ USUAL = 600.0
 GRACE = 10.0
 """Seconds beyond those of a drain in which it must have ended."""
 KILLED = 5.0
+SOON = 2.0
+"""Seconds to hear that it is to end by force."""
 FOLLOW = 0.2
 
 
@@ -48,10 +50,11 @@ def stop(args: argparse.Namespace) -> int:
     except ProcessLookupError:
         return _was_not_there(known, console)
     with handle:
-        limit = _end(handle, known, 0.0 if args.force else args.timeout, console)
+        limit = 0.0
         if args.force:
-            _hurry(known)
-            limit = 0.0
+            _cut(handle, known)
+        else:
+            limit = _end(handle, known, args.timeout, console)
         if not handle.wait(limit + (KILLED if args.force else GRACE)):
             if not args.force:
                 raise CliError(
@@ -86,11 +89,12 @@ def _end(handle: Handle, known: Known, seconds: float | None, console: Console) 
     return float(answer["seconds"])
 
 
-def _hurry(known: Known) -> None:
+def _cut(handle: Handle, known: Known) -> None:
+    """Ask it to end at once; whether it hears that or not, it is killed soon."""
     try:
-        tell(known.paths.control, {"do": "hurry"})
+        tell(known.paths.control, {"do": "hurry"}, SOON)
     except HoldfastError:
-        return  # it has ended already, or is killed anyway
+        handle.signal(signal.SIGTERM)
 
 
 def drain(args: argparse.Namespace) -> int:

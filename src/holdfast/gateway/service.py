@@ -317,6 +317,8 @@ class Service:
         return {"seconds": limit, **under_way}
 
     async def _hurry(self, _: Mapping[str, Any]) -> dict[str, Any]:
+        if not self._asked.is_set():
+            self._seconds = 0.0
         self._asked.set()
         self._site.hurry()
         return {}
