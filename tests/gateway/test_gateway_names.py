@@ -138,6 +138,18 @@ async def test_families_take_turns(sim):
 
 
 @simulated
+async def test_one_that_succeeds_another_knows_what_that_one_knew(sim):
+    server = Server(sim, "10.0.0.1")
+    before, names = Names(sim.loop), Names(sim.loop)
+    await before.addresses("a", 80)
+    names.succeed(before)
+    server.addresses = ()
+    await asyncio.sleep(100)
+    assert await names.addresses("a", 80) == ["10.0.0.1"]
+    assert server.asked == 2
+
+
+@simulated
 async def test_closing_leaves_no_question_behind(sim):
     server = Server(sim, "10.0.0.1")
     server.seconds = 3600

@@ -347,6 +347,7 @@ class Cluster:
         self._tokens = min(before._tokens, self.config.retry_reserve)
         self.balancer.median = before.balancer.median
         self._probes.succeed(before._probes)
+        self._names.succeed(before._names)
         self.watch.succeed(before.watch)
         before.watch = self.watch  # for requests that go on there
 

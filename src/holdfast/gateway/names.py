@@ -95,6 +95,10 @@ class Names:
         known.until = clock.monotonic() + AGAIN_SECONDS
         return known.found
 
+    def succeed(self, before: Names) -> None:
+        """Know what another one knows: a name server may be away when it is asked anew."""
+        self._known |= before._known
+
     def close(self) -> None:
         """Give up all look-ups."""
         for task in list(self._asking.values()):
