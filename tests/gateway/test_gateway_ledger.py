@@ -6,6 +6,7 @@ import asyncio
 import math
 import random
 import timeit
+from array import array
 from collections import Counter
 from contextlib import suppress
 
@@ -256,14 +257,17 @@ def test_a_request_costs_a_few_steps_and_nothing_that_grows():
         ledger.attempt("a", Result.OK, None, 1.0, 0.01)
         ledger.finished(ended, "ok", 1.02)
 
-    def loop():
-        total = 0
-        for number in range(40):
-            total += number
-        return total
+    counts = array("Q", bytes(800))
+
+    def plain():
+        """Count ten durations, by hand and with nothing around it."""
+        for number in range(10):
+            share, power = math.frexp(0.01 + number)
+            counts[power + int(share * 16)] += 1
 
     one()
-    ratios = [timeit.timeit(one, number=2000) / timeit.timeit(loop, number=2000) for _ in range(7)]
-    # The loop takes about 1 us where this was measured: 1.6 us for began, attempt and finished.
-    assert min(ratios) < 4
-    assert ledger.requests == 2000 * 7 + 1
+    # The least of many short rounds, in turn: what the machine does besides hits some of them.
+    rounds = [(timeit.timeit(one, number=50), timeit.timeit(plain, number=50)) for _ in range(200)]
+    ratio = min(first for first, _ in rounds) / min(second for _, second in rounds)
+    assert ratio < 1.5  # 0.95: 1.52 us and 1.60 us
+    assert ledger.requests == 200 * 50 + 1
