@@ -434,7 +434,8 @@ def test_a_client_that_takes_little_makes_the_endpoint_wait():
                 await asyncio.sleep(0.1)
             (client,) = gw.clients
             assert client.paused
-            assert client.transport.get_write_buffer_size() <= 512 * 1024
+            # What was there when it was full, and one read of the loop more.
+            assert client.transport.get_write_buffer_size() <= (64 + 256 + 1) * 1024
             assert sent[0] < 4000 * 8000
             got = 0
             while data := await reader.read(1 << 20):
