@@ -154,6 +154,22 @@ async def test_breaker_options_and_the_budget_go_over():
 
 
 @on_loop
+async def test_another_queue_holds_for_those_who_come_though_the_line_goes_on():
+    throttled = answer(429, b"{}", "Retry-After: 20")
+    async with gateway(always(throttled), settings="queue = 5") as (made, _):
+        first = asyncio.create_task(ask(made.port))
+        async with asyncio.timeout(5):
+            while made.cluster.waiting != 1:  # noqa: ASYNC110 - nobody tells
+                await asyncio.sleep(0.01)
+        await made.reload(config(("a", port_of(made, "a")), settings="queue = 1"))
+        assert made.cluster.waiting == 1
+        status, _, body = await ask(made.port)
+        assert status == 503
+        assert b'"HF-3103"' in body
+        first.cancel()
+
+
+@on_loop
 async def test_settings_of_the_listener_wait_for_a_restart_and_say_so():
     async with gateway(always(answer())) as (made, _):
         port = made.port

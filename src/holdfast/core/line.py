@@ -72,7 +72,7 @@ class Line(Generic[T]):
     """
 
     def __init__(self, most: int, wake: Callable[[T], object]) -> None:
-        self._most = most
+        self.most = most
         self._wake = wake
         self._waiting: OrderedDict[T, None] = OrderedDict()
         self._gone: dict[T, bool] = {}  # let go, without an answer -> counts in this ramp
@@ -108,7 +108,7 @@ class Line(Generic[T]):
         One that was let go comes before all others, however many there are.
         """
         back = self._forget(one)
-        if not back and len(self._waiting) >= self._most:
+        if not back and len(self._waiting) >= self.most:
             return False
         if cooling:
             self._cools()

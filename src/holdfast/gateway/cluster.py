@@ -341,6 +341,7 @@ class Cluster:
         self.ledger.know(one.id for one in self.balancer.endpoints)
         self.line, self._cool = before.line, before._cool
         self._cool.cluster = self
+        self.line.most = self.config.queue
         self.room = before.room
         self.room.most = self.config.replay_total
         self._firsts = before._firsts
