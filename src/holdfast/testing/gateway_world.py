@@ -223,7 +223,7 @@ class World:
         large = len(asked.body) > min(self.book.replays, SMALL)
         may = asked.repeatable and not large and asked.limit > (keys + 1) * most
         seen = outcome.startswith(("HF-", "ours")) or outcome in REFUSED
-        broken = self.blackout or self.book.ends_at < math.inf or outcome == "HF-3005"
+        broken = self.blackout or self.book.ends_at < math.inf or outcome in ("HF-3005", "ours 408")
         self.sim.check(
             not (may and seen) or broken, "seen by a client", f"{asked.number}: {outcome}"
         )
@@ -310,7 +310,9 @@ class World:
         if not self.blackout:
             return
         accounts = self.gateway.cluster.ledger.accounts.values()
-        attempts = sum(sum(one.reasons.values()) for one in accounts)
+        # Who found no place in the pool has asked nobody.
+        reasons = [pair for one in accounts for pair in one.reasons.items()]
+        attempts = sum(count for name, count in reasons if name != "no place")
         # As long as an endpoint looks healthy, each caller may find that out for himself.
         free = len(self.ups) * (self.callers + 2)
         offered, share = len(self.outcomes), float(self.settings["retry_budget"])
