@@ -202,7 +202,7 @@ class Drawn:
                     endpoint["keys"] = [f"env:{PREFIX}{endpoint['id']}{i}" for i in order]
         elif kind == "retune":
             fresh = self._settings()
-            for name in ("balance", "idle_timeout", "max_wait", "queue", "breaker", "retry_budget"):
+            for name in ("balance", "idle_timeout", "max_wait", "queue", "breaker"):
                 self.settings[name] = fresh[name]
             for endpoint in self.endpoints.values():
                 endpoint["priority"] = self._source.choice((1, 1, 2))
