@@ -55,7 +55,8 @@ NAMES = ("holdfast", "nginx", "HAProxy", "Envoy")
 GOALS = {"none": 0.0, "rst": 0.0, "idle": 0.0, "503": 0.0, "429": 0.0, "hang": 0.001, "cut": 0.001}
 """Shares of requests that may fail, with holdfast in between."""
 SLOWER = 2.0
-OUTAGE_LOAD = 1.1
+OUTAGE_LOAD = {"out-503": 1.1, "out-refuse": 1.11}
+"""By request asked. Connections are counted where none comes about, and probes are such, too."""
 SPENT = 500
 REQUESTS = 3000
 PATIENCE, PATIENCE_HANG = 2.0, 10.0
@@ -230,7 +231,7 @@ def goals(results: Results) -> Iterator[dict[str, Any]]:
         if fault in GOALS:
             yield _goal(fault, "share that fails", max(c.share for c in cells), GOALS[fault])
         else:
-            yield _goal(fault, "load of upstreams", max(c.load for c in cells), OUTAGE_LOAD)
+            yield _goal(fault, "load of upstreams", max(c.load for c in cells), OUTAGE_LOAD[fault])
     multiple = slower(row)
     if multiple is not None:
         yield _goal("hang", "p99 by that in good health, after 10 s", multiple, SLOWER)
