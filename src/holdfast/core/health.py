@@ -301,10 +301,9 @@ class Health:
         median: of the means of all endpoints, if there are several.
         u: uniform in [0, 1), for the time that an opened breaker stays open.
         """
-        self.in_flight -= 1
-        if result is Result.OK and self.calm and permit.gen == self.breaker.gen:
-            self._settle_calm(now, seconds, median)
+        if result is Result.OK and self.settle_calm(permit, now, seconds, median):
             return
+        self.in_flight -= 1
         self.breaker.settle(permit, result, seconds, now, u)
         if result is Result.NEUTRAL:
             return
@@ -323,9 +322,12 @@ class Health:
         self._judge(failed=failed, slow=self._is_slow(median), now=now)
         self._plan_probe(now)
 
-    def _settle_calm(self, now: float, seconds: float, median: float | None) -> None:
-        """Take a success of an endpoint with which nothing is wrong: most are of this kind."""
+    def settle_calm(self, permit: Permit, now: float, seconds: float, median: float | None) -> bool:
+        """Take a success, as `settle` does, if nothing is wrong; False: nothing was done."""
         breaker = self.breaker
+        if not self.calm or permit.gen != breaker.gen:
+            return False
+        self.in_flight -= 1
         if now < breaker.calm_until:
             breaker.tally += 1
         else:
@@ -334,6 +336,7 @@ class Health:
         if self._is_slow(median):
             self.calm = False
             self._judge(failed=False, slow=True, now=now)
+        return True
 
     def _is_slow(self, median: float | None) -> bool:
         mean = self.mean.value

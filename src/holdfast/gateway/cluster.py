@@ -249,7 +249,9 @@ class Cluster:
     def started(self) -> None:
         """Count a request."""
         self.ledger.began()
-        self._tokens = min(self.config.retry_reserve, self._tokens + self.config.retry_budget)
+        config, tokens = self.config, self._tokens
+        if tokens < config.retry_reserve:
+            self._tokens = min(config.retry_reserve, tokens + config.retry_budget)
 
     def settle(self, pick: Pick, result: Result, now: float, seconds: float) -> None:
         """Tell an endpoint's health of an attempt."""
@@ -266,6 +268,14 @@ class Cluster:
         if result is Result.FAILED:
             self._probes.look(health)
         if self.watch.is_busy or not health.calm:
+            self.watch.look(pick.endpoint, now)
+
+    def settle_well(self, pick: Pick, now: float, seconds: float) -> None:
+        """Tell an endpoint's health of a success."""
+        health = pick.endpoint.health
+        if not health.settle_calm(pick.permit, now, seconds, self.balancer.median):
+            self.settle(pick, Result.OK, now, seconds)
+        elif self.watch.is_busy or not health.calm:
             self.watch.look(pick.endpoint, now)
 
     def answered_first(self, seconds: float, *, stream: bool) -> None:

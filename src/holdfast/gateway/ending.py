@@ -32,8 +32,6 @@ from holdfast.runtime.clock import clock
 if TYPE_CHECKING:
     from holdfast.core.health import Tier
     from holdfast.gateway.client import Client
-    from holdfast.gateway.cluster import Cluster
-    from holdfast.gateway.upload import Upload
     from holdfast.wire.requests import RequestHead
 
 
@@ -43,18 +41,6 @@ _PASSES_LAST = frozenset({"HF-3101", "HF-3102", "HF-3104", "HF-3105", "HF-3106"}
 
 class Ending(Short):
     """What a request has of itself, and its ends. What comes before them is in the subclasses."""
-
-    def __init__(
-        self,
-        cluster: Cluster,
-        client: Client,
-        head: RequestHead,
-        body: bytes,
-        upload: Upload | None = None,
-    ) -> None:
-        super().__init__(cluster, client, head, body)
-        if upload is not None:
-            self._upload = upload
 
     # -- reading -----------------------------------------------------------------------------------
 

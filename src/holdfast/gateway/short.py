@@ -17,11 +17,10 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from holdfast.core.breaker import Result
 from holdfast.gateway.answering import keeps_framing
 from holdfast.gateway.ledger import OK
 from holdfast.gateway.refusals import looks_like_error
-from holdfast.gateway.states import ANSWER, CHOOSING, END, SEND, SENT, TRANSITIONS
+from holdfast.gateway.states import ANSWER, CHOOSING, END, SEND, TRANSITIONS
 from holdfast.runtime.clock import clock
 from holdfast.runtime.random import rng
 from holdfast.runtime.wheel import Due
@@ -39,6 +38,10 @@ if TYPE_CHECKING:
     from holdfast.gateway.upstream import Connection, Dial, Upstream
     from holdfast.wire.requests import RequestHead
     from holdfast.wire.responses import ResponseHead
+
+
+_BEGUN = TRANSITIONS[CHOOSING, SEND]
+_ANSWERED = TRANSITIONS[TRANSITIONS[_BEGUN, ANSWER], END]
 
 
 class Short(Due):
@@ -80,8 +83,17 @@ class Short(Due):
     streaming = False
     told: tuple[Tried, ...] = ()
 
-    def __init__(self, cluster: Cluster, client: Client, head: RequestHead, body: bytes) -> None:
+    def __init__(
+        self,
+        cluster: Cluster,
+        client: Client,
+        head: RequestHead,
+        body: bytes,
+        upload: Upload | None = None,
+    ) -> None:
         self.due = self._slot = math.inf  # as `Due` has it
+        if upload is not None:
+            self._upload = upload
         self._cluster = cluster
         self._client = client
         self._head = head
@@ -115,7 +127,7 @@ class Short(Due):
         self.attempts = 1
         self._pick = pick
         self._upstream = upstream
-        self.state = TRANSITIONS[CHOOSING, SEND]
+        self.state = _BEGUN
         self._connection = connection
         connection.exchange = self  # type: ignore[assignment]  # what there is is an Exchange
         connection.short = self
@@ -157,7 +169,7 @@ class Short(Due):
         if is_json and form.profile != "generic" and looks_like_error(data, at):
             return False
         now = clock.monotonic()
-        self.state = TRANSITIONS[TRANSITIONS[SENT, ANSWER], END]
+        self.state = _ANSWERED
         self.status = status
         self._settle_short(pick, now)
         self._connection = None
@@ -167,7 +179,7 @@ class Short(Due):
         lines.append(b"%d\r\n" % (len(data) - at))
         lines.append(b"Connection: close\r\n\r\n" if close else b"\r\n")
         lines.append(data[at:])
-        client.write(b"".join(lines))
+        client.pass_on(b"".join(lines))
         if cluster.ledger.log is not None:
             cluster.ledger.log.take(self, OK, now)  # type: ignore[arg-type]  # the same
         if not cluster.line.calm:
@@ -181,7 +193,7 @@ class Short(Due):
         cluster, endpoint = self._cluster, pick.endpoint
         seconds = now - self._sent_at
         cluster.answered_first(seconds, stream=False)
-        cluster.settle(pick, Result.OK, now, seconds)
+        cluster.settle_well(pick, now, seconds)
         cluster.ledger.succeeded_at_once(endpoint.id, now, seconds)
 
     @property

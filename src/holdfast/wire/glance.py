@@ -12,9 +12,13 @@ one length, on a connection that goes on. Anything else, and anything that is wr
 from __future__ import annotations
 
 import re
-from typing import Final, NamedTuple
+from functools import partial
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from holdfast.wire.responses import MAX_HEAD
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 KNOWN_MOST = 1024
 """Lines that are remembered; then all are forgotten, since most were dates and ids."""
@@ -74,6 +78,10 @@ class Whole(NamedTuple):
     is_json: bool
 
 
+_whole: Callable[[tuple[int, list[bytes], int, bool]], Whole] = partial(tuple.__new__, Whole)
+"""Makes one at a quarter of the price."""
+
+
 class Glance:
     """Looks at answers, and remembers lines."""
 
@@ -117,7 +125,7 @@ class Glance:
         at = end + 4
         if len(data) != at + length or length < 0:
             return None
-        return Whole(start[0], lines, at, bool(is_json))
+        return _whole((start[0], lines, at, bool(is_json)))
 
     def _begin(self, line: bytes) -> tuple[int, bytes] | None:
         found = _START.match(line)
