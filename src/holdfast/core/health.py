@@ -340,9 +340,8 @@ class Health:
 
     def _is_slow(self, median: float | None) -> bool:
         mean = self.mean.value
-        if median is None or mean is None:
-            return False
-        return mean > SLOW_FACTOR * median and mean > SLOW_LEAST
+        limit = math.inf if median is None else max(SLOW_FACTOR * median, SLOW_LEAST)
+        return mean is not None and mean > limit
 
     def _judge(self, *, failed: bool, slow: bool, now: float) -> None:
         self._row = self._row + 1 if failed else 0
