@@ -149,15 +149,21 @@ def test_secrets_are_found_where_they_are_said_to_be(tmp_path, monkeypatch):
         (None, "not readable: No such file or directory"),
         ("\n", "the file is empty"),
         ("a\r\nx-evil: 1", "it holds a character that no key has"),
+        (b"evil\xff", "not readable: it is no text"),
     ],
 )
 def test_secrets_that_cannot_be_used_are_refused_without_showing_them(tmp_path, content, part):
     if content is not None:
-        (tmp_path / "key").write_bytes(content.encode())
+        (tmp_path / "key").write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(ConfigError) as caught:
         find_secret(f"file:{tmp_path}/key")
     assert part in str(caught.value)
     assert "evil" not in str(caught.value)
+
+
+def test_a_path_that_no_file_has_is_refused_as_one_that_is_not_there():
+    with pytest.raises(ConfigError, match="not readable"):
+        find_secret("file:a\0b")
 
 
 def test_a_variable_that_is_not_set_is_named(monkeypatch):

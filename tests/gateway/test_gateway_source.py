@@ -102,3 +102,10 @@ def test_what_was_read_can_be_read_by_another_process(file, monkeypatch):
     monkeypatch.setenv("HOLDFAST_GATEWAY_QUEUE", "3")
     loaded = Source(file).load()
     assert of_table(loaded.name, loaded.table) == loaded.config
+
+
+def test_what_was_read_shows_no_value_of_its_fields(file):
+    file.write_text(
+        '[[gateway.main.endpoint]]\nurl = "http://h"\nheaders = {"X-Relay-Token" = "canary"}\n'
+    )
+    assert "canary" not in repr(Source(file).load())

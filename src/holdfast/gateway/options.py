@@ -130,6 +130,8 @@ def find_secret(reference: str) -> str:
             value = Path(where).expanduser().read_text(encoding="utf-8").strip()
         except OSError as error:
             raise ConfigError([Problem(reference, f"not readable: {error.strerror}")]) from None
+        except ValueError:  # no UTF-8, or a NUL in the path; its words would show what is there
+            raise ConfigError([Problem(reference, "not readable: it is no text")]) from None
     if not value:
         raise ConfigError([Problem(reference, missing)])
     if re.search(r"[^\x21-\x7e]", value):  # it becomes the value of a header field

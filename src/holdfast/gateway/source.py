@@ -31,7 +31,7 @@ class Loaded:
     """A configuration that can be used. table: the same as it was written, for another process."""
 
     name: str
-    table: dict[str, Any]
+    table: dict[str, Any] = field(repr=False)  # `headers` may hold a credential
     config: GatewayConfig
 
 
