@@ -340,6 +340,21 @@ def test_a_log_that_has_grown_begins_anew(tmp_path):
     assert (tmp_path / "a.log.1").read_bytes() == b"x" * 1000
 
 
+def test_what_a_log_had_is_for_its_owner_alone_and_goes_nowhere_else(tmp_path):
+    log, older, other = (tmp_path / name for name in ("a.log", "a.log.1", "other"))
+    log.write_bytes(b"x" * 1000)
+    older.write_bytes(b"before")
+    older.chmod(0o644)
+    keep_small(log, 999)
+    assert (older.stat().st_mode & 0o777, older.read_bytes()) == (0o600, b"x" * 1000)
+    older.unlink()
+    older.symlink_to(other)
+    log.write_bytes(b"y" * 1000)
+    keep_small(log, 999)
+    assert not other.exists()
+    assert log.read_bytes() == b"y" * 1000
+
+
 # -- requests under way ------------------------------------------------------------------------
 
 

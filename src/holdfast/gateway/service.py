@@ -348,7 +348,11 @@ def keep_small(path: Path, most: int = LOG_MOST) -> None:
     All processes write to the end of one file (O_APPEND), so it is copied and cut: none of them
     has to open another. Lines that come in between are lost.
     """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
     with suppress(OSError):
         if path.stat().st_size > most:
-            shutil.copyfile(path, path.with_name(f"{path.name}.1"))
+            older = os.open(path.with_name(f"{path.name}.1"), flags, 0o600)
+            with open(older, "wb") as target, path.open("rb") as source:  # noqa: PTH123 - it is open
+                os.fchmod(older, 0o600)
+                shutil.copyfileobj(source, target)
             os.truncate(path, 0)
