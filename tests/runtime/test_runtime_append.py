@@ -77,6 +77,16 @@ def test_while_another_rotates_lines_go_on_where_they_went(path, appender):
     assert not path.with_name("log.1").exists()
 
 
+@pytest.mark.parametrize("places", [["log.lock"], ["log.1", "log.2/full"]])
+def test_where_nothing_may_be_renamed_the_file_grows_and_no_line_is_lost(path, appender, places):
+    # Directories in the way stand for what is not permitted: root may do anything else.
+    appender.write([b"x" * 900 + b"\n"])
+    for place in places:
+        (path.parent / place).mkdir(parents=True)
+    assert appender.write([b"y" * 200 + b"\n"]) == 1
+    assert path.stat().st_size == 1102
+
+
 def test_a_full_disk_is_told_when_not_one_line_was_written():
     full = Appender("/dev/full")
     with pytest.raises(OSError, match="No space left"):

@@ -87,15 +87,19 @@ class Appender:
         return os.path.samestat(named, os.fstat(self._fd))
 
     def _rotate(self) -> None:
+        with suppress(OSError):  # where it may not be renamed it grows: no line is lost for that
+            self._rename()
+        if not self._is_named():
+            self.close()
+            self._open()
+
+    def _rename(self) -> None:
         with self._locked() as locked:
             if locked and self._is_named():  # else somebody else is doing it, or has done it
                 for number in range(self._kept, 0, -1):
                     older = f"{self._path}.{number - 1}" if number > 1 else self._path
                     with suppress(FileNotFoundError):
                         os.replace(older, f"{self._path}.{number}")
-        if not self._is_named():
-            self.close()
-            self._open()
 
     @contextmanager
     def _locked(self) -> Iterator[bool]:
