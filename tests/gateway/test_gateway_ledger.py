@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import math
 import random
-import timeit
-from array import array
+import sys
 from collections import Counter
 from contextlib import suppress
 
@@ -19,6 +19,8 @@ from holdfast.gateway.errors import Tried
 from holdfast.gateway.ledger import MAX_GONE, MAX_REASONS, OTHER, OUTCOMES, Ledger
 
 SSE = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+CALLS = 18
+"""Calls of functions, ours and built-in, that the ledger makes for a request of one attempt."""
 CONTENT = (
     b'event: content_block_delta\ndata: {"type":"content_block_delta",'
     b'"delta":{"type":"text_delta","text":"hi"}}\n\n'
@@ -247,7 +249,7 @@ class Ended:
     began, given_at, endpoint_id, streaming = 0.0, math.nan, "a", False
 
 
-def test_a_request_costs_a_few_steps_and_nothing_that_grows():
+def test_a_request_costs_a_few_calls_and_leaves_no_object_behind():
     ledger = Ledger()
     ledger.know(["a"])
     ended = Ended()
@@ -257,17 +259,19 @@ def test_a_request_costs_a_few_steps_and_nothing_that_grows():
         ledger.attempt("a", Result.OK, None, 1.0, 0.01)
         ledger.finished(ended, "ok", 1.02)
 
-    counts = array("Q", bytes(800))
+    calls = Counter()
 
-    def plain():
-        """Count ten durations, by hand and with nothing around it."""
-        for number in range(10):
-            share, power = math.frexp(0.01 + number)
-            counts[power + int(share * 16)] += 1
+    def count(frame, event, argument):
+        calls[event] += 1
 
     one()
-    # The least of many short rounds, in turn: what the machine does besides hits some of them.
-    rounds = [(timeit.timeit(one, number=50), timeit.timeit(plain, number=50)) for _ in range(200)]
-    ratio = min(first for first, _ in rounds) / min(second for _, second in rounds)
-    assert ratio < 1.5  # 0.95: 1.52 us and 1.60 us
-    assert ledger.requests == 200 * 50 + 1
+    gc.collect()
+    before = len(gc.get_objects())
+    sys.setprofile(count)
+    for _ in range(100):
+        one()
+    sys.setprofile(None)
+    assert calls["call"] + calls["c_call"] <= 100 * CALLS
+    gc.collect()
+    assert len(gc.get_objects()) - before < 10
+    assert ledger.requests == 101
