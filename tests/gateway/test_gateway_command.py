@@ -176,6 +176,15 @@ def test_a_flag_wins_over_the_environment_over_the_file(gate):
         assert sock.recv(100).startswith(b"HTTP/1.1 200")
 
 
+def test_a_name_may_begin_with_a_dash(gate):
+    gate.configure(9)
+    gate.file.write_text(gate.file.read_text().replace("gateway.main", "gateway.-x"))
+    started = gate("start")
+    assert started.returncode == 0, started.stderr
+    assert "gateway `-x` serves" in started.stdout
+    assert gate("stop").returncode == 0
+
+
 # -- errors ------------------------------------------------------------------------------------
 
 
@@ -389,6 +398,25 @@ def test_stop_gives_requests_their_time_and_then_cuts_them(gate):
         assert not is_there(pid)
 
 
+def test_requests_have_their_time_though_nobody_reads_what_is_said(gate):
+    with socket.create_server(("127.0.0.1", 0)) as upstream:
+        gate.configure(upstream.getsockname()[1])
+        process, port = gate.run()
+        with socket.create_connection(("127.0.0.1", port)) as client:
+            client.settimeout(20)
+            client.sendall(b"POST /v1/messages HTTP/1.1\r\nHost: g\r\nContent-Length: 2\r\n\r\n{}")
+            asked, _ = upstream.accept()
+            process.stdout.close()  # as `| tee log`, which dies of the same Ctrl-C
+            gate("reload")
+            process.send_signal(signal.SIGINT)
+            while gate.status()["draining"] is not True:
+                pass
+            asked.sendall(b"HTTP/1.1 200 X\r\nContent-Length: 4\r\n\r\nfine")
+            assert client.recv(10_000).startswith(b"HTTP/1.1 200")
+            asked.close()
+        assert process.wait(20) == 130
+
+
 def test_stop_by_force_cuts_at_once(gate):
     with hanging(gate) as (client, pid):
         assert gate("stop", "--force").returncode == 0
@@ -435,6 +463,13 @@ def test_check_prints_addresses_and_the_worst_case(gate):
     plan = json.loads(gate("check", "--json").stdout)["plan"]
     assert plan["attempts_max"] == 4
     assert [one["nominal"] for one in plan["delays"]] == [0, 0, 0.05]
+
+
+@pytest.mark.parametrize("seconds", ["x", "-1", "nan"])
+def test_a_time_that_is_none_is_refused_with_what_is_wanted(gate, seconds):
+    done = gate("stop", f"--timeout={seconds}")
+    assert done.returncode == 2
+    assert f"--timeout: {seconds}: seconds from 0 to 86400 are wanted" in done.stderr
 
 
 def test_check_fails_for_a_name_that_nobody_knows(gate):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -16,6 +17,7 @@ import openai
 import pytest
 
 import holdfast as hf
+from holdfast.testing.providers.__main__ import main
 
 PROMPT = "What is a half-open connection?"
 ASK = {"model": "claude-test", "max_tokens": 100, "messages": [{"role": "user", "content": PROMPT}]}
@@ -338,6 +340,15 @@ def test_no_word_of_a_reply_comes_twice():
     assert len(words) == len(set(words)) == 200
     assert hf.testing.reply("Other") != hf.testing.reply(PROMPT)
     assert hf.testing.reply(PROMPT, 1) == "You"
+
+
+def test_as_a_program_it_names_a_port_that_is_taken(capsys):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(SystemExit) as caught:
+            main([str(port)])
+    assert caught.value.code == 1
+    assert capsys.readouterr().err == f"error: port {port}: Address already in use\n"
 
 
 def test_as_a_program_it_serves_until_it_is_interrupted():

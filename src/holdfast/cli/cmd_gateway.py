@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from contextlib import suppress
 from importlib import import_module
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -152,10 +153,11 @@ def _timeout(parser: argparse.ArgumentParser) -> None:
 
 
 def _seconds(text: str) -> float:
-    value = float(text)
-    if not 0 <= value <= 86400:
-        raise argparse.ArgumentTypeError(f"{text}: seconds from 0 to 86400 are wanted")
-    return value
+    with suppress(ValueError):
+        value = float(text)
+        if 0 <= value <= 86400:
+            return value
+    raise argparse.ArgumentTypeError(f"{text}: seconds from 0 to 86400 are wanted")
 
 
 def _force(parser: argparse.ArgumentParser) -> None:

@@ -64,7 +64,6 @@ def providers(scenario: Scenario) -> list[testing.Provider]:
     from another provider, so there is nothing to compare.
     """
     since, until = scenario.outage
-    since, until = scenario.outage
     wait = math.ceil(until - since)
     busy = testing.ApiError(429, retry_after=wait, since=since, until=until)
     down = testing.ApiError(503, since=since, until=until)

@@ -138,6 +138,10 @@ def status(args: argparse.Namespace) -> int:
         console.event("Status", {"cluster": known.name, "running": False})
         console.line(f"gateway `{known.name}` does not run")
         return Exit.FAILED
+    if not known.running.host:  # it says where it serves as soon as it does
+        console.event("Status", {"running": False, "starting": True, **asdict(known.running)})
+        console.line(f"gateway `{known.name}` is starting, as process {known.running.pid}")
+        return Exit.FAILED
     try:
         answer = tell(known.paths.control, {"do": "status"})
     except HoldfastError as error:
@@ -152,7 +156,8 @@ def _show(running: Running, answer: dict[str, Any], console: Console) -> None:
     line = console.line
     began = datetime.fromtimestamp(running.start_time, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
     doing = "ends, and takes nobody new" if answer.get("draining") else "runs"
-    addresses = answer.get("addresses") or [f"{running.host}:{running.port}"]
+    port = f":{running.port}" if running.port else ""
+    addresses = answer.get("addresses") or [f"{running.host}{port}"]
     line(f"gateway `{running.cluster}` {doing}: {', '.join(addresses)}")
     line(f"process {running.pid}, version {running.version}, since {began}")
     stats = answer.get("stats")

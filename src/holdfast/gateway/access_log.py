@@ -273,7 +273,7 @@ def continued(old: Log | None, new: Log | None, ledger: Ledger) -> Log | None:
 def line_of(entry: Entry) -> bytes:
     """Return the line, with its end.
 
-    Written out rather than made by `json` from a dict: that took 20 us, and this takes 3.
+    Written out rather than made by `json` from a dict, as it is made for every request.
     """
     wall, last = entry.wall, entry.last
     attempts = [_attempt(o.endpoint, visible(o.verdict), o.sent, o.ms) for o in entry.attempts]

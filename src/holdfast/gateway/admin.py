@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from holdfast.wire.requests import RequestHead
 
 ALIAS = b"/__qcc__"
-"""The prefix that the statistics had in the tool that this gateway takes the place of."""
+"""Another prefix for the statistics, under which clients of qcc ask for them."""
 
 _METHODS = frozenset({b"GET", b"HEAD"})
 _BETWEEN = frozenset({b"forwarded", b"via", b"x-forwarded-for", b"x-real-ip"})

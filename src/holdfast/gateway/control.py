@@ -1,6 +1,6 @@
 """The socket through which a running gateway is told something: JSON lines, for its own user.
 
-    {"do": "status"}     {"ok": true, "pid": 4711, ...}
+    {"do": "status"}     {"ok": true, "pids": [4711], ...}
     {"do": "reload"}     {"ok": false, "error": "...", "code": "HF-3201", "next": "..."}
 
 It is a Unix socket with mode 0600 in a directory of mode 0700, and asks the kernel besides who

@@ -28,7 +28,7 @@ UNABLE_SECONDS = 3600.0
 """How long an endpoint that cannot count is not asked."""
 UNABLE = frozenset({404, 405, 501})
 PER_CHARACTER, MORE = 0.35, 10
-"""Tokens. Source: the estimate of the tool that this gateway takes the place of."""
+"""Tokens: rather too many, as a token of English has about 4 characters (OpenAI's help)."""
 READ_MAX = 4 << 20
 """Bytes; of a larger body all is taken for text, as reading it would hold everybody else up."""
 

@@ -26,6 +26,10 @@ class Broken(HoldfastError):
     code = "HF-3206"
 
 
+class Gone(Broken):
+    """The other process is gone."""
+
+
 class Link:
     """One end. answering: what returns the answer to what the other end asks."""
 
@@ -79,7 +83,7 @@ class Link:
     async def ask(self, message: Mapping[str, Any], seconds: float) -> dict[str, Any]:
         """Return the answer. Raises Broken if there is none in time."""
         if self._writer is None or self._writer.is_closing():
-            raise Broken("the process is gone")
+            raise Gone("the process is gone")
         number = next(self._numbers)
         future: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
         self._asked[number] = future
@@ -96,7 +100,7 @@ class Link:
         """End it; whoever waits for an answer is told."""
         for future in self._asked.values():
             if not future.done():
-                future.set_exception(Broken("the process is gone"))
+                future.set_exception(Gone("the process is gone"))
         self._asked.clear()
         if self._writer is not None:
             with suppress(OSError, RuntimeError):

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
 import sys
 from contextlib import AsyncExitStack
 
@@ -36,8 +35,12 @@ def main(words: list[str] | None = None) -> int:
     add("--token-seconds", type=float, default=0.05, help="between two words of a stream")
     add("--seed", default="0", help="of the faults (default: 0)")
     args = parser.parse_args(words)
-    with contextlib.suppress(KeyboardInterrupt):
+    try:
         asyncio.run(_serve(args))
+    except OSError as error:
+        parser.exit(1, f"error: {error}\n")
+    except KeyboardInterrupt:
+        pass
     return 0
 
 
@@ -51,7 +54,10 @@ async def _serve(args: argparse.Namespace) -> None:
                 seed=f"{args.seed}/{number}",
                 port=port,
             )
-            await stack.enter_async_context(llm)
+            try:
+                await stack.enter_async_context(llm)
+            except OSError as error:
+                raise OSError(f"port {port}: {error.strerror}") from None
             sys.stdout.write(f"provider {number + 1}: {llm.url('')}\n")
         sys.stdout.flush()
         await asyncio.Event().wait()
