@@ -9,10 +9,13 @@ import pickle
 import signal
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 
 import pytest
 
+from holdfast.gateway import pidfile
 from holdfast.gateway.pidfile import (
     AlreadyRuns,
     BadState,
@@ -78,8 +81,9 @@ def test_a_file_that_nobody_holds_is_stale_even_if_its_process_lives(tmp_path, s
 
 
 def test_a_file_whose_process_began_at_another_moment_is_stale_though_it_is_held(
-    tmp_path, stranger
+    tmp_path, stranger, monkeypatch
 ):
+    monkeypatch.setattr(pidfile, "STARTING", 0.05)
     one = PidFile(tmp_path, "main")
     written(one.path, running(stranger.pid, ticks_of(stranger.pid) + 1))
     with one.path.open() as held:
@@ -88,6 +92,42 @@ def test_a_file_whose_process_began_at_another_moment_is_stale_though_it_is_held
         one.acquire()
         assert one.read().pid == os.getpid()
     one.release()
+
+
+def test_a_start_that_holds_the_lock_and_has_not_written_yet_keeps_the_old_file(tmp_path, stranger):
+    one = PidFile(tmp_path, "main")
+    written(one.path, running(stranger.pid, ticks_of(stranger.pid) + 1))
+    with one.path.open("r+") as held, ThreadPoolExecutor(1) as pool:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        second = pool.submit(one.acquire)
+        time.sleep(0.1)
+        assert not second.done()
+        held.write(json.dumps(asdict(running(os.getpid(), ticks_of(os.getpid())))))
+        held.flush()
+        with pytest.raises(AlreadyRuns, match=f"process {os.getpid()}"):
+            second.result(10)
+        assert os.path.samestat(os.fstat(held.fileno()), one.path.stat())
+
+
+def test_a_holder_of_another_version_is_known_by_its_process(tmp_path):
+    one = PidFile(tmp_path, "main")
+    one.path.write_text(json.dumps({"pid": os.getpid(), "start_ticks": ticks_of(os.getpid())}))
+    with one.path.open() as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(AlreadyRuns, match=f"process {os.getpid()}"):
+            one.acquire()
+
+
+@pytest.mark.parametrize("text", ["", "{", '{"pid": "x", "start_ticks": 2}'])
+def test_a_file_that_is_held_and_names_nobody_is_not_taken(tmp_path, monkeypatch, text):
+    monkeypatch.setattr(pidfile, "STARTING", 0.05)
+    one = PidFile(tmp_path, "main")
+    one.path.write_text(text)
+    with one.path.open() as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(BadState, match="does not say who it is"):
+            one.acquire()
+        assert os.path.samestat(os.fstat(held.fileno()), one.path.stat())
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"pid": 1}', '{"pid": "x", "start_ticks": 2}'])
@@ -108,6 +148,31 @@ def test_a_link_in_its_place_is_not_followed(tmp_path):
     with pytest.raises(OSError, match="symbolic link"):
         one.acquire()
     assert target.read_text() == "mine"
+
+
+def test_what_is_no_file_is_told(tmp_path):
+    one = PidFile(tmp_path, "main")
+    one.path.symlink_to(tmp_path)
+    with pytest.raises(BadState, match="symbolic link"):
+        one.read()
+    one.path.unlink()
+    os.mkfifo(one.path)
+    for ask in (one.read, one.acquire):
+        with pytest.raises(BadState, match="is no file"):
+            ask()
+
+
+def test_a_file_of_another_user_is_not_believed(tmp_path, monkeypatch):
+    one = PidFile(tmp_path, "main")
+    written(one.path, running(os.getpid(), ticks_of(os.getpid())))
+    if os.geteuid() == 0:
+        os.chown(one.path, 12345, 12345)
+    else:
+        monkeypatch.setattr(os, "geteuid", lambda: 12345)
+    with one.path.open() as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(BadState, match="another user"):
+            one.read()
 
 
 def test_reading_takes_the_lock_from_nobody(tmp_path):
@@ -160,9 +225,10 @@ def test_without_a_name_it_is_the_users(tmp_path, monkeypatch):
 
 def test_a_directory_in_which_others_may_write_is_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("HOLDFAST_STATE_DIR", str(tmp_path))
-    tmp_path.chmod(0o777)
-    with pytest.raises(BadState, match="others may write"):
-        state_directory()
+    for mode in (0o777, 0o1777, 0o770):
+        tmp_path.chmod(mode)
+        with pytest.raises(BadState, match="others may write"):
+            state_directory()
     tmp_path.chmod(0o700)
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("HOLDFAST_STATE_DIR", str(tmp_path / "file" / "below"))

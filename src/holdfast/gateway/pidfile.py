@@ -5,7 +5,9 @@ on it until it ends, however it ends. A number of a process alone proves nothing
 given again. So the file also has the moment at which the process began, in clock ticks since the
 machine was started, and a signal goes through a descriptor of the process (pidfd), opened first
 and compared with the file afterwards. A file whose lock is free, or whose process began at
-another moment, is stale: it is replaced, and nobody is signalled.
+another moment, is stale: it is replaced, and nobody is signalled. While somebody holds its lock it
+may be a start that has not written yet, so then it is replaced only if it does not change for a
+while.
 """
 
 from __future__ import annotations
@@ -15,17 +17,18 @@ import json
 import os
 import select
 import signal
+import stat
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from holdfast._version import __version__
 from holdfast.core.errors import HoldfastError
 from holdfast.runtime.clock import clock
 
 STARTING = 5.0
-"""Seconds in which another start must have said who it is."""
+"""Seconds in which a start that holds the lock must have said who it is."""
 _LOOK = 0.02
 
 
@@ -95,7 +98,7 @@ def state_directory() -> Path:
         raise BadState(f"`{path}`: it cannot be made: {error.strerror}") from None
     if found.st_uid not in {os.geteuid(), 0}:
         raise BadState(f"`{path}`: it belongs to another user")
-    if found.st_mode & 0o022 and not found.st_mode & 0o1000:
+    if found.st_mode & 0o022:
         raise BadState(f"`{path}`: others may write in it")
     return path
 
@@ -128,40 +131,51 @@ class PidFile:
         self._fd = -1
 
     def read(self) -> Running | None:
-        """Return who serves; None if nobody does. Changes nothing."""
+        """Return who serves; None if nobody does. Changes nothing.
+
+        Raises BadState if the file may not be read, or is not one of ours.
+        """
         try:
-            fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            fd = self._open(os.O_RDONLY)
         except FileNotFoundError:
             return None
+        except OSError as error:
+            raise BadState(f"`{self.path}`: {error.strerror}") from None
         try:
             if _lock(fd, fcntl.LOCK_SH):
                 return None  # the lock is free: who wrote it is gone
-            found = _parse(fd)
+            found = _parse(_content(fd))
         finally:
             os.close(fd)
         return found if found is not None and found.is_alive else None
 
     def acquire(self) -> None:
-        """Become the one who serves. Raises AlreadyRuns, or OSError."""
-        due = clock.monotonic() + STARTING
+        """Become the one who serves. Raises AlreadyRuns, BadState, or OSError."""
+        seen, since = self._seen(), clock.monotonic()
         while not self._take():
             found = self.read()
             if found is not None:
                 raise AlreadyRuns(self.cluster, found.pid)
-            if clock.monotonic() > due:
-                self._remove_stale()
+            now = self._seen()
+            if now != seen:
+                seen, since = now, clock.monotonic()
+            elif seen is not None and clock.monotonic() - since > STARTING:
+                self._remove_stale(seen)
             clock.sleep(_LOOK)
 
+    def _open(self, how: int) -> int:
+        """Open the file. Raises OSError, and BadState if it is another user's, or no file."""
+        fd = os.open(self.path, how | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
+        found = os.fstat(fd)
+        if found.st_uid in {os.geteuid(), 0} and stat.S_ISREG(found.st_mode):
+            return fd
+        os.close(fd)
+        raise BadState(f"`{self.path}`: it belongs to another user, or is no file")
+
     def _take(self) -> bool:
-        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-        fd = os.open(self.path, flags, 0o600)
-        locked = _lock(fd, fcntl.LOCK_EX)
-        if not locked:
-            found = _parse(fd)
+        fd = self._open(os.O_RDWR | os.O_CREAT)
+        if not _lock(fd, fcntl.LOCK_EX):
             os.close(fd)
-            # Held, but not by whom it names: by a child that outlived it, or by a stranger.
-            if found is not None and not found.is_alive:
-                self._remove_stale()
             return False
         if not _is_same(fd, self.path):
             os.close(fd)  # its holder removed it between our open and our lock
@@ -170,9 +184,33 @@ class PidFile:
         self.write("", 0)  # who it is; where it listens is known later
         return True
 
-    def _remove_stale(self) -> None:
-        with suppress(FileNotFoundError):
-            self.path.unlink()
+    def _seen(self) -> tuple[int, int, bytes] | None:
+        """Return which file is there, and what it says."""
+        try:
+            fd = self._open(os.O_RDONLY)
+        except FileNotFoundError:
+            return None
+        try:
+            found = os.fstat(fd)
+            return found.st_dev, found.st_ino, _content(fd)
+        finally:
+            os.close(fd)
+
+    def _remove_stale(self, seen: tuple[int, int, bytes]) -> None:
+        """Remove a file that is held, but not by whom it names: by a child that outlived it.
+
+        Nobody else looks and removes meanwhile: what is removed is what was looked at.
+        Raises BadState if it names nobody: whoever holds it may serve.
+        """
+        if _parse(seen[2]) is None:
+            raise BadState(f"`{self.path}`: a process holds it that does not say who it is")
+        directory = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(directory, fcntl.LOCK_EX)
+            if self._seen() == seen:
+                self.path.unlink(missing_ok=True)
+        finally:
+            os.close(directory)
 
     def write(self, host: str, port: int) -> Running:
         """Say who serves, and where."""
@@ -190,7 +228,7 @@ class PidFile:
         fd, self._fd = self._fd, -1
         if fd >= 0:
             if _is_same(fd, self.path):
-                self._remove_stale()
+                self.path.unlink(missing_ok=True)
             os.close(fd)
 
 
@@ -203,10 +241,20 @@ def _lock(fd: int, kind: int) -> bool:
     return True
 
 
-def _parse(fd: int) -> Running | None:
-    """Return what the file says; None if it is not what we write, or not written yet."""
+def _content(fd: int) -> bytes:
+    return os.pread(fd, 65536, 0)
+
+
+_UNKNOWN = {"host": "", "port": 0, "start_time": 0.0, "cluster": "", "version": ""}
+"""What another version may not have said: who it is counts, and that is known without."""
+
+
+def _parse(text: bytes) -> Running | None:
+    """Return what a file says; None if it does not say who it is, or not yet."""
     try:
-        value = json.loads(os.pread(fd, 65536, 0))
+        value: dict[str, Any] = _UNKNOWN | json.loads(text)
+        if not (isinstance(value["pid"], int) and isinstance(value["start_ticks"], int)):
+            return None
         return Running(**{name: value[name] for name in Running.__dataclass_fields__})
     except (ValueError, KeyError, TypeError):
         return None
