@@ -407,7 +407,7 @@ def test_requests_have_their_time_though_nobody_reads_what_is_said(gate):
             client.sendall(b"POST /v1/messages HTTP/1.1\r\nHost: g\r\nContent-Length: 2\r\n\r\n{}")
             asked, _ = upstream.accept()
             process.stdout.close()  # as `| tee log`, which dies of the same Ctrl-C
-            gate("reload")
+            assert gate("reload").returncode == 0
             process.send_signal(signal.SIGINT)
             while gate.status()["draining"] is not True:
                 pass

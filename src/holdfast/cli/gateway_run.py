@@ -48,13 +48,27 @@ def run(args: argparse.Namespace) -> int:
 
 
 class _Teller:
-    """Says what happens: lines for people, or objects. dated: lines begin with the time."""
+    """Says what happens: lines for people, or objects. dated: lines begin with the time.
+
+    What cannot be said (the reader is gone, the disk is full) is lost; the gateway goes on.
+    """
 
     def __init__(self, console: Console, *, dated: bool) -> None:
         self._console = console
         self._dated = dated
 
     def __call__(self, event: str, fields: Mapping[str, Any], text: str) -> None:
+        try:
+            self._say(event, fields, text)
+        except BrokenPipeError:
+            # Nobody reads any more (`| head`): what is in the buffer must not fail at exit.
+            nothing = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nothing, self._console.out.fileno())
+            os.close(nothing)
+        except OSError:
+            pass  # there may be room again for the next line
+
+    def _say(self, event: str, fields: Mapping[str, Any], text: str) -> None:
         date = f"{date_of(clock.wall())} " if self._dated else ""
         for line in text.splitlines():
             self._console.line(date + line)
@@ -129,9 +143,9 @@ def start(args: argparse.Namespace) -> int:
 
 def _spawn(args: argparse.Namespace, loaded: Loaded, log: Path) -> bytes:
     """Start it in a session of its own, and return what it says of its start."""
-    words = ["gateway", "run", "--cluster", loaded.name, "-c", str(source_of(args).path)]
-    for listen in args.listen or ():
-        words += ["--listen", listen]
+    # A value after `=` may begin with `-`.
+    words = ["gateway", "run", f"--cluster={loaded.name}", f"--config={source_of(args).path}"]
+    words += [f"--listen={listen}" for listen in args.listen or ()]
     if args.console.json:
         words.append("--json")
     argv, env = python("holdfast", *words)
