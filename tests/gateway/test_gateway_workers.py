@@ -6,6 +6,7 @@ import asyncio
 import functools
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -245,6 +246,18 @@ def test_sockets_of_a_service_manager_are_shared_by_all_workers(gate):
         socket.create_connection(("127.0.0.1", port)).close()  # the next one will have it
 
 
+@on_loop
+async def test_at_the_end_the_path_of_its_socket_is_gone(gate):
+    gate.configure(9, settings=TWO)
+    path = gate.path / "s"
+    source = Source(gate.file, flags={"listen": f"unix:{path}"})
+    crew = workers.Workers(source.load(), print)
+    await crew.start()
+    assert path.is_socket()
+    await crew.stop()
+    assert not path.exists()
+
+
 def test_a_worker_that_cannot_start_is_told_by_start(gate):
     gate.configure(9, settings=TWO, each='keys = "file:key"')
     (gate.path / "key").write_text("secret")
@@ -255,6 +268,16 @@ def test_a_worker_that_cannot_start_is_told_by_start(gate):
     assert done.returncode == 2
     assert "file:key" in done.stderr
     assert gate("status").returncode == 1
+
+
+def test_a_worker_that_dies_while_it_starts_is_named(gate):
+    hook = "import os, sys\nif 'holdfast.gateway.worker' in sys.orig_argv:\n    os._exit(3)\n"
+    (gate.path / "sitecustomize.py").write_text(hook)
+    gate.env["PYTHONPATH"] = os.pathsep.join([str(gate.path), gate.env.get("PYTHONPATH", "")])
+    gate.configure(9, settings=TWO)
+    done = gate("run")
+    assert done.returncode == 1
+    assert re.search(r"worker [12] ended while it was starting\n  \[HF-3206\]\n", done.stderr)
 
 
 def test_a_signal_to_the_whole_group_ends_all_of_them(gate):

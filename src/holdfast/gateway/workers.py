@@ -26,7 +26,7 @@ import holdfast
 from holdfast.core.errors import HoldfastError
 from holdfast.gateway.checking import check_usable
 from holdfast.gateway.control import Refused
-from holdfast.gateway.link import Broken, Link
+from holdfast.gateway.link import Broken, Gone, Link
 from holdfast.gateway.listeners import bind_shared, ignore_newcomers, inherited
 from holdfast.gateway.reloading import Reloaded, now_usable
 from holdfast.gateway.stats import merged, shown
@@ -195,7 +195,11 @@ class Workers:
             "voice": asdict(replace(self._voice, worker=slot.number + 1)),
             "slots": [[sock.fileno() for sock in one.sockets] for one in self._slots],
         }
-        _checked(await link.ask(message, START_SECONDS))
+        try:
+            answer = await link.ask(message, START_SECONDS)
+        except Gone:
+            raise Gone(f"worker {slot.number + 1} ended while it was starting") from None
+        _checked(answer)
         slot.serving = True
         if slot.adopted_by is not None:
             neighbour, slot.adopted_by = slot.adopted_by, None
