@@ -10,11 +10,13 @@ import socket
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 from gateway_process import with_socket
-from gateway_rig import always, answer, ask, gateway, read
+from gateway_rig import always, answer, ask, gateway, hangs, read
 
+from holdfast.gateway.gateway import ConfigError, Gateway
 from holdfast.gateway.listeners import CannotListen, bind_shared, ignore_newcomers
 
 STREAM = b"HTTP/1.1 200 X\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -204,6 +206,34 @@ async def test_serve_ends_with_the_drain():
 
 
 @on_loop
+async def test_a_drain_of_what_was_never_started_is_over_at_once():
+    made = Gateway(endpoints="http://127.0.0.1:9")
+    assert await asyncio.wait_for(made.drain(), 5) == 0
+
+
+@on_loop
+async def test_after_a_drain_that_was_cancelled_the_next_one_ends_it():
+    async with gateway(hangs) as (made, (up,)):
+        asking = asyncio.create_task(ask(made.port))
+        await up.asked_first.wait()
+        first = asyncio.create_task(made.drain(600))
+        second = asyncio.create_task(made.drain(0))  # it waits for the first
+        await asyncio.sleep(0.05)
+        first.cancel()
+        assert await asyncio.wait_for(second, 5) == 1
+        assert (await asking)[0] == 503
+
+
+@on_loop
+async def test_a_client_that_asks_for_nothing_is_no_request_that_was_cut():
+    async with gateway(always(answer())) as (made, _):
+        idle = await asyncio.open_connection("127.0.0.1", made.port)
+        assert (await ask(made.port, keep=idle))[0] == 200
+        assert await made.drain(0) == 0
+        idle[1].close()
+
+
+@on_loop
 async def test_it_can_be_started_again_at_the_same_port():
     async with gateway(always(answer())) as (made, _):
         port = made.port
@@ -260,12 +290,50 @@ def test_a_path_of_the_dead_is_taken_and_one_of_the_living_is_not(tmp_path):
     mine[0][0].close()
 
 
+def socket_at(host, family=socket.AF_INET):
+    return SimpleNamespace(family=family, getsockname=lambda: (host, 80))
+
+
+@on_loop
+async def test_sockets_that_other_machines_reach_need_tokens(monkeypatch):
+    monkeypatch.setenv("GATEWAY_TOKEN", "a-token")
+    without = Gateway(endpoints="http://127.0.0.1:9", listen="127.0.0.1:0")
+    for far in (socket_at("0.0.0.0"), socket_at("::", socket.AF_INET6), socket_at("192.0.2.1")):
+        with pytest.raises(ConfigError, match=r"client_tokens.*can be reached from other machines"):
+            await without.start([far])
+    async with Gateway(
+        endpoints="http://127.0.0.1:9", listen="127.0.0.1:0", client_tokens="env:GATEWAY_TOKEN"
+    ) as made:
+        with monkeypatch.context() as patch:
+            patch.setattr(type(made._listeners), "sockets", [socket_at("0.0.0.0")])
+            with pytest.raises(ConfigError, match="client_tokens"):
+                made.use(without.config)
+        assert made.config.client_tokens
+        made.use(without.config)
+
+
+@on_loop
+async def test_a_socket_that_one_lets_go_is_still_where_others_find_it(tmp_path):
+    path = str(tmp_path / "s")
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(path)
+        sock.listen(5)
+        made = Gateway(endpoints="http://127.0.0.1:9")
+        await made.start([sock])
+        made.leave(await made.listen(sock))
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(path)
+        await made.stop()
+        assert (tmp_path / "s").is_socket()
+
+
 INHERITS = """
 import asyncio, os, sys
 from holdfast.gateway.gateway import Gateway
+from holdfast.gateway.listeners import inherited
 async def main():
     gateway = Gateway(endpoints=["http://127.0.0.1:9"], listen="127.0.0.1:1")
-    await gateway.start()
+    await gateway.start(inherited())
     print(gateway.port, os.environ.get("LISTEN_FDS"), flush=True)
     await asyncio.get_running_loop().run_in_executor(None, sys.stdin.readline)
     await gateway.drain(5)

@@ -5,19 +5,22 @@ All of it is asked for, so that everything that is missing is told at once.
 
 from __future__ import annotations
 
+import ipaddress
+import socket
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from holdfast.core.plan import Delay, Plan
+from holdfast.core.settings import Problem
 from holdfast.gateway.access_log import check_log
 from holdfast.gateway.asking import BACKOFF, BACKOFF_MOST
+from holdfast.gateway.listeners import address_of
 from holdfast.gateway.options import ConfigError, find_secret
 from holdfast.gateway.tls import endpoint_context, listener_context
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
-    from holdfast.core.settings import Problem
     from holdfast.gateway.config import GatewayConfig
 
 
@@ -43,6 +46,27 @@ def check_usable(config: GatewayConfig) -> None:
     attempt(partial(check_log, config))
     if problems:
         raise ConfigError(list(dict.fromkeys(problems)))
+
+
+def check_reach(config: GatewayConfig, sockets: Iterable[Any]) -> None:
+    """Refuse to serve other machines without tokens, at sockets that others have opened.
+
+    Raises ConfigError. For addresses in the configuration its own rules see to that.
+    """
+    far = next((one for one in sockets if not _is_near(one)), None)
+    if far is not None and not config.client_tokens:
+        text = f"`{address_of(far)}` can be reached from other machines: set it"
+        raise ConfigError([Problem("client_tokens", text)])
+
+
+def _is_near(sock: Any) -> bool:  # noqa: ANN401 - a socket, or what a loop shows of one
+    if sock.family == socket.AF_UNIX:
+        return True
+    try:
+        found = ipaddress.ip_address(sock.getsockname()[0].partition("%")[0])
+    except ValueError:
+        return False
+    return bool((getattr(found, "ipv4_mapped", None) or found).is_loopback)
 
 
 CALLS = 1000

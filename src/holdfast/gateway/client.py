@@ -265,6 +265,11 @@ class Client(Talking):
 
     # -- the end -----------------------------------------------------------------------------------
 
+    @property
+    def is_asking(self) -> bool:
+        """Whether a request has come that is not answered."""
+        return self._exchange is not None or self._reader.head is not None
+
     def drain(self) -> None:
         """Close the connection if nothing is asked on it; else after the answer."""
         if self._exchange is None and not self._reader.is_within:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from holdfast.gateway.background import Background
-from holdfast.gateway.checking import check_usable
-from holdfast.gateway.listeners import Listeners, first_port, inherited
+from holdfast.gateway.checking import check_reach, check_usable
+from holdfast.gateway.listeners import Listeners, first_port
 from holdfast.gateway.lobby import Lobby
 from holdfast.gateway.options import ConfigError, Endpoint, chosen, configured, find_secret
 from holdfast.gateway.reloading import Reloaded, now_usable, take_over
@@ -84,7 +84,8 @@ class Gateway(Background):
         self._serial = ""
         self._wheel: Wheel | None = None
         self._over = asyncio.Event()
-        self._draining = self._hurry = False
+        self._ending = asyncio.Lock()
+        self._hurry = False
 
     @classmethod
     def from_toml(cls, path: str | os.PathLike[str], name: str | None = None) -> Self:
@@ -129,23 +130,26 @@ class Gateway(Background):
     # -- beginning -------------------------------------------------------------------------------
 
     async def start(self, sockets: Sequence[socket.socket] | None = None) -> None:
-        """Listen: at the configured addresses, or at sockets that a service manager has opened.
+        """Listen at the configured addresses, or at sockets that somebody else has opened.
 
         sockets: listen at these; whoever gives them keeps them open.
-        Raises CannotListen, ConfigError (a secret is not there), and RuntimeError if it runs.
+        Raises CannotListen, ConfigError (a secret is not there, or other machines could ask
+        without one), and RuntimeError if it runs.
         """
         if self._wheel is not None:
             raise RuntimeError("Gateway: it is running already")
+        check_reach(self.config, sockets or ())
         loop = asyncio.get_running_loop()
         self._serial = rng.token(4)
         self._over = asyncio.Event()
-        self.draining = self._draining = self._hurry = False
+        self._ending = asyncio.Lock()
+        self.draining = self._hurry = False
         wheel = Wheel(loop)
         self._listeners = Listeners(self._client, listener_context(self.config))
         self.cluster = self._cluster(self.config, wheel)
         self._wheel = wheel
         try:
-            await self._listen(inherited() if sockets is None else sockets)
+            await self._listen(sockets or ())
         except BaseException:
             await self.stop()
             raise
@@ -208,6 +212,7 @@ class Gateway(Background):
         if self._wheel is None:
             self.config = config
             return Reloaded()
+        check_reach(usable, self._listeners.sockets)
         listener_context(usable)  # asks whether its files can be used; nothing has changed yet
         cluster = self._cluster(usable, self._wheel)
         if self._listeners.context is not None:
@@ -223,11 +228,12 @@ class Gateway(Background):
 
         seconds: for requests under way; default: `drain_timeout`. What is not over by then is
         cut, and its client told so (a stream by an `error` event). Returns how many that were.
+        A second one waits for the first, and has nothing to do then.
         """
-        if self._wheel is None or self._draining:
-            await self._over.wait()
-            return 0
-        self._draining = True
+        async with self._ending:
+            return await self._drain(seconds) if self._wheel is not None else 0
+
+    async def _drain(self, seconds: float | None) -> int:
         began = clock.monotonic()
         await self.take_nobody_new()
         limit = self.config.drain_timeout if seconds is None else seconds
@@ -235,13 +241,13 @@ class Gateway(Background):
         for client in list(self.clients):
             client.drain()
         await self._until_gone(began + limit)
-        cut = list(self.clients)
-        for client in cut:
+        cut = sum(client.is_asking for client in self.clients)
+        for client in list(self.clients):
             client.cut("draining")
         self._hurry = False
         await self._until_gone(clock.monotonic() + _FLUSH)
         await self.stop()
-        return len(cut)
+        return cut
 
     async def take_nobody_new(self) -> None:
         """Begin a drain: say that it is not ready, empty the queue, listen no more."""

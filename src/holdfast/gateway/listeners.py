@@ -122,9 +122,14 @@ class Listeners:
         own = sock.dup()
         own.settimeout(0)
         loop = asyncio.get_running_loop()
-        make: Any = loop.create_unix_server if sock.family == socket.AF_UNIX else loop.create_server
+        make: Any = loop.create_server
+        more: dict[str, Any] = {}
+        if sock.family == socket.AF_UNIX:
+            make = loop.create_unix_server
+            if sys.version_info >= (3, 13):
+                more["cleanup_socket"] = False  # the name is for who has bound it to remove
         server: asyncio.AbstractServer = await make(
-            self._factory, sock=own, ssl=self.context, backlog=BACKLOG
+            self._factory, sock=own, ssl=self.context, backlog=BACKLOG, **more
         )
         self._servers.append(server)
         self._handed.append(sock)

@@ -21,7 +21,7 @@ from holdfast.core.errors import HoldfastError
 from holdfast.gateway.control import Control, Paths
 from holdfast.gateway.gateway import Gateway
 from holdfast.gateway.link import Broken
-from holdfast.gateway.listeners import address_of, first_port, tell_manager
+from holdfast.gateway.listeners import address_of, first_port, inherited, tell_manager
 from holdfast.gateway.pidfile import BadState, PidFile, state_directory
 from holdfast.gateway.reloading import told_reload
 from holdfast.gateway.voice import Voice
@@ -30,7 +30,8 @@ from holdfast.runtime.clock import clock
 from holdfast.runtime.loops import new_loop
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    import socket
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from holdfast.gateway.config import GatewayConfig
@@ -94,6 +95,10 @@ class Alone(Gateway):
     def sockets(self) -> list[Any]:
         """Where it listens."""
         return self._listeners.sockets
+
+    async def start(self, sockets: Sequence[socket.socket] | None = None) -> None:
+        """Listen where it was told, or at the sockets that a service manager has opened."""
+        await super().start(inherited() if sockets is None else sockets)
 
     async def load(self, loaded: Loaded) -> Reloaded:
         """Use another configuration."""

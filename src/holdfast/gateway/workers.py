@@ -24,10 +24,10 @@ from typing import TYPE_CHECKING, Any
 
 import holdfast
 from holdfast.core.errors import HoldfastError
-from holdfast.gateway.checking import check_usable
+from holdfast.gateway.checking import check_reach, check_usable
 from holdfast.gateway.control import Refused
 from holdfast.gateway.link import Broken, Gone, Link
-from holdfast.gateway.listeners import bind_shared, ignore_newcomers, inherited
+from holdfast.gateway.listeners import bind_shared, ignore_newcomers, inherited, remove_dead
 from holdfast.gateway.reloading import Reloaded, now_usable
 from holdfast.gateway.stats import merged, shown
 from holdfast.gateway.voice import Voice
@@ -111,6 +111,7 @@ class Workers:
         """
         check_usable(self.config)
         shared = inherited()
+        check_reach(self.config, shared)
         self._ours = not shared
         sockets = [shared] * self._count if shared else bind_shared(self.config.listen, self._count)
         self._slots = [Slot(number, found) for number, found in enumerate(sockets)]
@@ -265,6 +266,7 @@ class Workers:
         """Give all workers another configuration. Raises ConfigError, Refused: nothing changes."""
         usable, restart = now_usable(loaded.config, self.config)
         check_usable(usable)
+        check_reach(usable, () if self._ours else self.sockets)
         table = {name: one for name, one in loaded.table.items() if name not in restart}
         before = self._loaded.table
         table |= {name: before[name] for name in restart if name in before}
@@ -352,6 +354,13 @@ class Workers:
         self._tasks.clear()
         for sock in self._unique():
             sock.close()
+        self._free_paths()
+
+    def _free_paths(self) -> None:
+        for listen in self.config.listen if self._ours and self._slots else ():
+            if listen.path:
+                with suppress(OSError):  # whoever listens there by now keeps it
+                    remove_dead(listen.path)
 
     def _unique(self) -> set[socket.socket]:
         return {sock for slot in self._slots for sock in slot.sockets}
