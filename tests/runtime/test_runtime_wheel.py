@@ -46,6 +46,27 @@ def test_a_limit_rings_once_and_hardly_late():
     simulate(main)
 
 
+def test_an_owner_that_raises_keeps_no_other_from_its_limit():
+    class Broken(Bell):
+        def on_due(self, now):
+            super().on_due(now)
+            raise RuntimeError("broken")
+
+    async def main(wheel):
+        told = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
+        now = clock.monotonic()
+        bells = [Bell(), Broken(), Bell()]
+        for n in (1, 2):
+            for bell in bells:
+                wheel.set(bell, now + n)
+            await asyncio.sleep(1.1)
+            assert [len(bell.rung) for bell in bells] == [n, n, n]
+        assert [str(one["exception"]) for one in told] == ["broken"] * 2
+
+    simulate(main)
+
+
 def test_a_limit_that_is_put_off_rings_at_its_last_time():
     async def main(wheel):
         bell, start = Bell(), clock.monotonic()

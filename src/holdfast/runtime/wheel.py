@@ -92,7 +92,12 @@ class Wheel:
         owner._slot = math.inf
         if owner.due <= now:
             owner.due = math.inf
-            owner.on_due(now)
+            try:
+                owner.on_due(now)
+            except Exception as error:  # the others in the slot are to be looked at
+                self._loop.call_exception_handler(
+                    {"message": f"Exception in on_due of {owner!r}", "exception": error}
+                )
         elif owner.due < math.inf:
             self._put(owner)
 
