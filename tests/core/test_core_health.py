@@ -185,6 +185,19 @@ def test_probes_are_never_further_apart_than_configured():
     assert health.probe_at == 1007
 
 
+def test_when_fewer_successes_are_to_close_than_came_already_one_more_closes():
+    health = opened()
+    now = health.breaker.until
+    for _ in range(2):
+        answer(health, now)
+    health.breaker.retune(Breaker(consecutive=5, close_after=1))
+    permit = health.begin(now, 10, 0.5)
+    assert isinstance(permit, Permit)
+    assert health.begin(now, 10, 0.5) == 10  # one at a time, as before
+    health.settle(permit, OK, now, 0.5, seconds=0.1)
+    assert health.breaker.state is State.CLOSED
+
+
 def test_three_successes_close_and_any_failure_before_opens_again():
     for results, state in (
         ((OK, OK), State.HALF_OPEN),

@@ -219,7 +219,8 @@ class BreakerState:
     def _probe(self, now: float, limit: float) -> Permit | float:
         self._probes = [probe for probe in self._probes if probe.lease > now]
         undecided = self.options.close_after - self._good - self._bad
-        if len(self._probes) < min(self.options.half_open, undecided):
+        # One at least: other options may ask for fewer than were good already.
+        if len(self._probes) < min(self.options.half_open, max(1, undecided)):
             lease = now + (limit if limit < math.inf else self.options.open_for)
             permit = Permit(self.gen, probe=True, lease=lease)
             self._probes.append(permit)
