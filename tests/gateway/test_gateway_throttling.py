@@ -286,6 +286,29 @@ def test_who_waits_for_a_place_is_served_in_turn_and_may_leave():
     run(main)
 
 
+def test_one_that_failed_here_and_finds_the_other_full_holds_nobody_up():
+    async def script(upstream, no, writer):
+        writer.write(answer(500) if "/fails" in upstream.asked[-1][0] else OK)
+
+    async def main():
+        settings = "attempts = 3"
+        async with gateway(script, always(OK), settings=settings, each="max_inflight = 9") as (
+            gw,
+            (up, _),
+        ):
+            health(gw, 1).in_flight = 9
+            fails = asyncio.create_task(ask(gw.port, "GET", "/fails"))
+            await up.asked_first.wait()
+            async with asyncio.timeout(5):
+                found = [await ask(gw.port, "GET", "/fine") for _ in range(3)]
+            assert {status for status, _, _ in found} == {200}
+            assert (await fails)[0] == 500
+            assert [line.split()[1] for line, _, _ in up.asked].count("/fails") == 3
+            health(gw, 1).in_flight = 0
+
+    run(main)
+
+
 def test_a_place_that_never_comes_is_a_503():
     async def main():
         settings = "max_wait = 0.1"

@@ -1,7 +1,8 @@
 """Whom a request asks, and when: choosing, waiting, connecting, sending, and all of it again.
 
 Another endpoint is asked at once, one that was not tried before those that were; when all were,
-after a backoff. While all cool down it waits in line, see `core.line`.
+after a backoff. While all cool down, are full or try a request to prove themselves, it waits in
+line, see `core.line`.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import re
 from typing import TYPE_CHECKING
 
 from holdfast.core.balance import Nobody, Pick, Wait
+from holdfast.core.breaker import Result
+from holdfast.core.verdict import Sent
 from holdfast.gateway.ending import Ending
 from holdfast.gateway.headers import request_head, wants_events
 from holdfast.gateway.states import (
@@ -67,6 +70,9 @@ class Asking(Ending):
         if now >= self._deadline:
             self._give_up("HF-3102")
             return
+        if not self._is_intact:
+            self._give_up("HF-3106")
+            return
         cluster = self._cluster
         found = cluster.balancer.pick(
             now,
@@ -106,8 +112,10 @@ class Asking(Ending):
     # -- waiting -----------------------------------------------------------------------------------
 
     def _wait(self, wait: Wait, now: float) -> None:
-        if wait.why == "cooling" and self._tried:
-            self._begin_anew(now)  # those that were tried may be asked again before it is cool
+        if self._tried:
+            # Those that were tried may be asked again before that; and the line is for who would
+            # take any endpoint, or one that wants a certain one would hold up all behind it.
+            self._begin_anew(now)
         else:
             self._enter_line(wait.why, wait.until, now)
 
@@ -170,6 +178,13 @@ class Asking(Ending):
             connection.close()
             return
         self.connecting = None
+        if not self._is_intact:
+            # More of the body has come meanwhile than can be kept, and some of it is sent and gone.
+            connection.close()
+            self._tell("body not kept", Sent.NO, now)
+            self._settle(Result.NEUTRAL)
+            self._give_up("HF-3106")
+            return
         upload = self._upload
         self.state = TRANSITIONS[self.state, SEND if upload is None else UPLOAD]
         self._connection = connection
