@@ -318,3 +318,73 @@ def test_a_large_body_that_stalls_is_a_408_and_nobodys_fault():
             assert health(gw).in_flight == 0
 
     run(main)
+
+
+# -- never a part of it ----------------------------------------------------------------------
+
+
+def kept_connection_that_ends(ends):
+    """Answer a GET, then break the connection in the middle of the next request's body."""
+
+    async def script(upstream, no, writer):
+        writer.write(OK)
+
+    async def early(upstream, no, writer):
+        if no == 2:
+            await ends.wait()
+            reset(writer)
+            return False
+        return True
+
+    script.early = early
+    return script
+
+
+@pytest.mark.parametrize("setting", ['replay_max = "1MiB"', 'replay_total = "1MiB"'])
+@pytest.mark.parametrize("whole", [True, False], ids=["whole", "more to come"])
+def test_what_was_sent_and_not_kept_is_not_sent_again_when_a_kept_connection_ends(setting, whole):
+    async def main():
+        ends = asyncio.Event()
+        async with gateway(kept_connection_that_ends(ends), settings=setting) as (gw, (up,)):
+            keep = reader, writer = await asyncio.open_connection("127.0.0.1", gw.port)
+            assert (await ask(gw.port, "GET", "/x", keep=keep))[0] == 200
+            data = in_chunks(LARGE[: 9 << 17], 1 << 16)
+            writer.write(chunked_head(method="PUT", path="/f"))
+            writer.write(data[: 17 << 16])
+            await until(lambda: up.heads == 2)
+            writer.write(data[17 << 16 :] if whole else data[17 << 16 : -12])
+            await until(lambda: gw.cluster.room.used == 0)
+            await asyncio.sleep(0.05)
+            ends.set()
+            status, _, body = await read(reader)
+            assert (status, json.loads(body)["error"]["code"]) == (502, "HF-3106")
+            assert len(up.asked) == 1
+            assert health(gw).in_flight == 0
+            writer.close()
+
+    run(main)
+
+
+def test_a_body_that_outgrows_its_room_between_two_attempts_is_not_sent_in_part():
+    """The second attempt waits for its turn when that happens."""
+
+    async def breaks(upstream, no, writer):
+        reset(writer)
+        return False
+
+    async def main():
+        settings = 'replay_max = "2MiB"'
+        async with gateway(does(breaks), settings=settings) as (gw, (up,)):
+            reader, writer = await asyncio.open_connection("127.0.0.1", gw.port)
+            writer.write(long_head(LARGE, method="PUT", path="/f") + LARGE[: 3 << 19])
+            # The same endpoint is asked again after a backoff of 25 ms or more.
+            await until(lambda: health(gw).counts(time.monotonic()).failures == 1)
+            writer.write(LARGE[3 << 19 :])
+            status, _, body = await read(reader)
+            assert (status, json.loads(body)["error"]["code"]) == (502, "HF-3106")
+            assert up.heads < 3
+            assert not up.asked
+            assert health(gw).in_flight == 0
+            writer.close()
+
+    run(main)

@@ -289,12 +289,14 @@ class Exchange(Asking):
             return
         upstream.lifetime.died(connection.rested, clock.monotonic())
         self._cluster.ledger.stale += 1
-        if not (self._repeatable and again):
+        if not (self._repeatable and again and self._is_intact):
             self._failed("stale", Sent.MAYBE, clock.monotonic(), neutral=True)
             return
         # Nobody is to blame, but the dead connection may have brought the request there.
         now = clock.monotonic()
         self._tell("stale", Sent.MAYBE, now)
+        if self._upload is not None:
+            self._upload.stop()
         self._dial(upstream, now)
 
     def _fail_answer(self, reason: str) -> None:
