@@ -9,6 +9,8 @@ import io
 import json
 import logging
 import signal
+import subprocess
+import sys
 import threading
 from datetime import datetime
 from urllib.parse import quote
@@ -196,10 +198,10 @@ async def test_a_reload_moves_the_log_or_leaves_it_where_it_is(path):
         assert gw.cluster.ledger.log is log
         await ask(gw.port)
         gw.use(dataclasses.replace(gw.config, access_log_sample=1.0, access_log=str(other)))
-        assert len(lines_of(path)) == 1
+        await until(lambda: path.exists() and len(lines_of(path)) == 1)
         await ask(gw.port)
         gw.use(dataclasses.replace(gw.config, access_log="off"))
-        assert len(lines_of(other)) == 1
+        await until(lambda: other.exists() and len(lines_of(other)) == 1)
         await ask(gw.port)
         assert gw.cluster.ledger is ledger
         assert ledger.log is None
@@ -398,6 +400,59 @@ async def test_a_disk_that_hangs_holds_nobody_up(path, monkeypatch):
     assert asyncio.get_running_loop().time() - started < 1
     assert log.ledger.lines_dropped == 3
     go.set()
+
+
+@runs
+async def test_a_disk_that_hangs_holds_up_no_reload(path, monkeypatch):
+    go = threading.Event()
+    async with gateway(always(answer()), settings=logging_to(path)) as (gw, _):
+        await ask(gw.port)
+        log = gw.cluster.ledger.log
+        write = log._write
+        monkeypatch.setattr(log, "_write", lambda entries: (go.wait(5), write(entries))[1])
+        started = asyncio.get_running_loop().time()
+        gw.use(dataclasses.replace(gw.config, access_log="off"))
+        assert asyncio.get_running_loop().time() - started < 1
+        assert not path.exists()
+        go.set()
+        await until(lambda: path.exists() and len(lines_of(path)) == 1)
+        assert gw.cluster.ledger.lines_dropped == 0
+
+
+HANGS = """
+import asyncio, sys, threading
+from holdfast.gateway import access_log
+from holdfast.gateway.ledger import Ledger
+
+async def main():
+    access_log.CLOSE_SECONDS = 0.05
+    log = access_log.AccessLog(sys.argv[1], asyncio.get_running_loop(), Ledger())
+    log._write = lambda entries: threading.Event().wait()
+    log.close()
+
+asyncio.run(main())
+"""
+
+
+def test_a_process_ends_though_a_write_hangs(path):
+    assert (
+        subprocess.run([sys.executable, "-c", HANGS, path], check=False, timeout=20).returncode == 0
+    )
+
+
+@runs
+async def test_a_key_that_a_reload_adds_is_hidden_in_a_path_that_was_seen_before(path, monkeypatch):
+    secret = "plainwordsofakey42"  # no shape of a key: only that it is known hides it
+    monkeypatch.setenv("GATEWAY_KEY", secret)
+    async with gateway(always(answer()), settings=logging_to(path)) as (gw, _):
+        for _ in range(2):
+            await ask(gw.port, "GET", f"/{secret}")
+            gw.cluster.ledger.log._flush()
+            await until(path.exists)
+            endpoint = dataclasses.replace(gw.config.endpoint[0], keys=("env:GATEWAY_KEY",))
+            gw.use(dataclasses.replace(gw.config, endpoint=(endpoint,)))
+    before, after = lines_of(path)
+    assert (before["path"], after["path"]) == (f"/{secret}", "/***")
 
 
 # -- the canary --------------------------------------------------------------------------------

@@ -13,11 +13,13 @@ from __future__ import annotations
 
 import json
 import os
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from concurrent.futures import Future
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, NamedTuple
 
 from holdfast.core.events import Alert
@@ -32,8 +34,7 @@ from holdfast.telemetry.redact import visible
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Sequence
-    from concurrent.futures import Future
+    from collections.abc import Callable, Sequence
 
     from holdfast.core.health import Tier
     from holdfast.gateway.config import GatewayConfig
@@ -50,6 +51,8 @@ MAX_PATH = 1024
 """Characters of a path; the rest is cut."""
 CLOSE_SECONDS = 2.0
 """How long the end waits for the last lines."""
+Written = tuple[int, str]
+"""How many lines were lost, and why."""
 
 
 class Entry(NamedTuple):
@@ -72,6 +75,41 @@ class Entry(NamedTuple):
     tier: Tier | None
 
 
+class _Thread:
+    """One thread that does one thing after the other, begun with the first of them.
+
+    A process can end while it waits for a disk: those of an executor would be joined.
+    """
+
+    def __init__(self) -> None:
+        self._jobs: SimpleQueue[
+            tuple[Future[Written], Callable[[list[Entry]], Written], list[Entry]] | None
+        ] = SimpleQueue()
+        self._begun = False
+
+    def submit(
+        self, work: Callable[[list[Entry]], Written], entries: list[Entry]
+    ) -> Future[Written]:
+        done: Future[Written] = Future()
+        if not self._begun:
+            self._begun = True
+            threading.Thread(target=self._run, name="holdfast-log", daemon=True).start()
+        self._jobs.put((done, work, entries))
+        return done
+
+    def end(self) -> None:
+        """End once all is done."""
+        self._jobs.put(None)
+
+    def _run(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            done, work, entries = job
+            try:
+                done.set_result(work(entries))
+            except Exception as error:  # noqa: BLE001 - who asks for the result has it
+                done.set_exception(error)
+
+
 class AccessLog:
     """Writes the requests of one process. For the loop's thread.
 
@@ -87,10 +125,10 @@ class AccessLog:
         self._loop = loop
         self.ledger = ledger
         self._file = Appender(where, descriptor=2 if where == "stderr" else None)
-        self._thread = ThreadPoolExecutor(1, "holdfast-log")
+        self._thread = _Thread()
         self._waiting: list[Entry] = []
         self._timer: Timer | None = None
-        self._writing: Future[tuple[int, str]] | None = None
+        self._writing: Future[Written] | None = None
         self._failing = self._closed = False
 
     # -- on the loop -----------------------------------------------------------------------------
@@ -175,11 +213,11 @@ class AccessLog:
         elif self._waiting:
             self._timer = clock.call_later(self._loop, FLUSH_SECONDS, self._flush)
 
-    def _tell(self, done: Future[tuple[int, str]]) -> None:
+    def _tell(self, done: Future[Written]) -> None:
         with suppress(RuntimeError):  # the loop is closed: nobody counts any more
             self._loop.call_soon_threadsafe(self._written, done)
 
-    def _written(self, done: Future[tuple[int, str]]) -> None:
+    def _written(self, done: Future[Written]) -> None:
         self._writing = None
         dropped, why = done.result()
         self.ledger.lines_dropped += dropped
@@ -202,24 +240,36 @@ class AccessLog:
 
     def close(self) -> None:
         """Write the rest; waits for it for a moment."""
+        count = len(self._waiting)
+        try:
+            dropped, _ = self._end().result(CLOSE_SECONDS)
+        except TimeoutError:
+            dropped = count
+        self.ledger.lines_dropped += dropped
+
+    def leave(self) -> None:
+        """Write the rest, and wait for nothing: the loop goes on with another log."""
+        self._end().add_done_callback(self._tell)
+
+    def _end(self) -> Future[Written]:
         self._closed = True
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         entries, self._waiting = self._waiting, []
-        last = self._thread.submit(self._write, entries)
-        self._thread.shutdown(wait=False)
-        try:
-            dropped, _ = last.result(CLOSE_SECONDS)
-        except TimeoutError:
-            dropped = len(entries)
-        else:
-            self._file.close()
-        self.ledger.lines_dropped += dropped
+        last = self._thread.submit(self._write_last, entries)
+        self._thread.end()
+        return last
 
     # -- on the thread ---------------------------------------------------------------------------
 
-    def _write(self, entries: list[Entry]) -> tuple[int, str]:
+    def _write_last(self, entries: list[Entry]) -> Written:
+        try:
+            return self._write(entries)
+        finally:
+            self._file.close()
+
+    def _write(self, entries: list[Entry]) -> Written:
         """Write lines; return how many could not be written, and why."""
         lines = [line_of(entry) for entry in entries]
         try:
@@ -253,6 +303,7 @@ def log_of(
     Raises ConfigError if lines could not be written there.
     """
     check_log(config)
+    _path.cache_clear()  # a new key may stand in a path that was shown before
     if config.access_log == "off":
         return None
     return AccessLog(config.access_log, loop, ledger, sample=config.access_log_sample)
@@ -263,7 +314,9 @@ def continued(old: Log | None, new: Log | None, ledger: Ledger) -> Log | None:
     if isinstance(old, AccessLog) and isinstance(new, AccessLog) and old.where == new.where:
         old.sample = new.sample
         return old
-    if old is not None:
+    if isinstance(old, AccessLog):
+        old.leave()
+    elif old is not None:
         old.close()
     if isinstance(new, AccessLog):
         new.ledger = ledger
