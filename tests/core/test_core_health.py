@@ -331,6 +331,27 @@ def test_without_a_hint_a_cooldown_doubles_to_a_minute_and_an_answer_ends_the_ro
     assert cooldown.until - now == 1
 
 
+@pytest.mark.parametrize("hint", [0, -3600.0], ids=["none at all", "a date that is over"])
+def test_a_hint_that_is_over_is_none(hint):
+    cooldown = Cooldown()
+    now, seen = 0.0, []
+    for _ in range(4):
+        cooldown.throttled(now, hint)
+        seen.append(cooldown.until - now)
+        now = cooldown.until
+    assert seen == [1, 2, 4, 8]
+
+
+def test_a_short_hint_is_heeded_but_in_a_row_it_grows_to_a_second():
+    cooldown = Cooldown()
+    now, seen = 0.0, []
+    for _ in range(6):
+        cooldown.throttled(now, 0.25)
+        seen.append(round(cooldown.until - now, 6))
+        now = cooldown.until
+    assert seen == [0.25, 0.25, 0.4, 0.8, 1, 1]
+
+
 def test_many_that_are_refused_together_are_one_refusal():
     cooldown = Cooldown()
     for n in range(100):

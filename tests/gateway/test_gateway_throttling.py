@@ -70,6 +70,20 @@ def test_without_a_word_it_rests_one_second_then_two():
     run(main)
 
 
+def test_one_that_asks_to_be_asked_again_at_once_is_not():
+    async def main():
+        async with gateway(always(answer(429, b"{}", "Retry-After: 0"))) as (gw, (up,)):
+            one = asyncio.create_task(ask(gw.port))
+            await up.asked_first.wait()
+            await asyncio.sleep(0.2)
+            assert len(up.asked) == 1
+            assert gw.cluster.waiting == 1
+            one.cancel()
+            await asyncio.gather(one, return_exceptions=True)
+
+    run(main)
+
+
 @pytest.fixture
 def keys(monkeypatch):
     for name in ("one", "two", "three"):
@@ -282,6 +296,23 @@ def test_who_waits_for_a_place_is_served_in_turn_and_may_leave():
             assert [one[0] for n, one in enumerate(found) if n != 2] == [200] * 3
             assert order == ["/0", "/1", "/3"]
             assert up.connections <= 3
+
+    run(main)
+
+
+def test_who_finds_all_connections_in_use_waits_and_nobody_has_failed():
+    async def script(upstream, no, writer):
+        await asyncio.sleep(0.15)
+        writer.write(OK)
+
+    async def main():
+        settings = "connect_timeout = 0.1"
+        async with gateway(script, settings=settings, each="max_connections = 2") as (gw, (up,)):
+            found = await asyncio.gather(*(ask(gw.port, "GET") for _ in range(4)))
+            assert {status for status, _, _ in found} == {200}
+            assert len(up.asked) == 4
+            assert up.connections == 2
+            assert tiers(gw) == ["healthy"]
 
     run(main)
 

@@ -41,6 +41,7 @@ SLOW_LEAST = 0.05
 CLEAN = 10
 """So many good answers in a row bring a degraded endpoint back."""
 
+COOL_LEAST = 0.1
 COOL_FIRST = 1.0
 COOL_MOST = 60.0
 PROBE_FIRST = 1.0
@@ -121,7 +122,7 @@ class Mean:
 class Cooldown:
     """Until when somebody asked to be left alone. until: monotonic; -inf if never.
 
-    row: how often in a row it said so without naming a time.
+    row: how often in a row it said so without naming a time of 1 s or more.
     """
 
     __slots__ = ("row", "until")
@@ -133,14 +134,18 @@ class Cooldown:
     def throttled(self, now: float, retry_after: float | None) -> None:
         """Stay away for as long as was asked, else 1 s, doubled in a row up to 60 s.
 
+        A time that is over names none: to heed it would be to ask without a pause. One below
+        1 s is heeded, but it doubles in a row as well, up to that.
+
         What comes while it cools down already was sent before that: a hundred requests that are
         refused together are one refusal, not a hundred in a row.
         """
-        seconds = retry_after
-        if seconds is None:
+        seconds = 0.0 if retry_after is None else retry_after
+        if seconds < COOL_FIRST:
             if now < self.until:
                 return
-            seconds = doubled(COOL_FIRST, self.row, COOL_MOST)
+            first, most = (COOL_LEAST, COOL_FIRST) if seconds > 0 else (COOL_FIRST, COOL_MOST)
+            seconds = max(seconds, doubled(first, self.row, most))
             self.row += 1
         self.until = max(self.until, now + seconds)
 
