@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import tomllib
 from types import SimpleNamespace
 
 import pytest
@@ -361,3 +362,55 @@ async def test_labels_are_bounded_by_what_is_configured():
         assert b"path" not in body
         assert b"query" not in body
         assert body.count(b"holdfast_gateway_requests_total{") == 6
+
+
+# -- sites that a browser shows ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("origin", "status"),
+    [
+        ("http://evil.example:7860", 403),
+        ("https://evil.example", 403),
+        ("https://localhost.evil.example", 403),
+        ("null", 403),
+        ("", 403),
+        ("http://localhost:3000", 200),
+        ("https://127.0.0.1", 200),
+        ("http://[::1]:80", 200),
+        ("https://chat.example", 200),
+        ("vscode-webview://1fjhq", 200),
+        ("file://", 200),
+    ],
+)
+@pytest.mark.parametrize("path", ["/v1/messages", "/__qcc__x"])
+@runs
+async def test_without_tokens_no_site_may_ask_with_the_keys_of_the_owner(origin, status, path):
+    """Not even one whose name points here: DNS rebinding."""
+    async with gateway(always(answer()), settings='hosts = ["chat.example"]') as (gw, (up,)):
+        for _ in range(3):  # a head that is known by then, too
+            got, _, body = await ask(gw.port, "POST", path, b"{}", f"Origin: {origin}")
+            assert got == status
+            assert status == 200 or code_of(body) == "HF-3012"
+        assert len(up.asked) == (3 if status == 200 else 0)
+
+
+@runs
+async def test_two_origins_are_none_that_is_known():
+    async with gateway(always(answer())) as (gw, (up,)):
+        two = ["origin: http://localhost", "Origin: http://evil.example"]
+        assert (await ask(gw.port, "POST", "/v1/messages", b"{}", *two))[0] == 403
+        assert not up.asked
+
+
+@runs
+async def test_with_a_token_any_site_may_ask(token):
+    async with gateway(always(answer()), settings=TOKENS) as (gw, _):
+        fields = ["Origin: https://evil.example", f"Authorization: Bearer {token}"]
+        assert (await ask(gw.port, "POST", "/v1/messages", b"{}", *fields))[0] == 200
+
+
+def test_no_browser_asks_at_a_unix_socket(tmp_path):
+    tree = f'[gateway.g]\nlisten = "unix:{tmp_path}/s"\nendpoint = [{{url = "http://h"}}]'
+    config = read_gateways(tomllib.loads(tree)).value["g"]
+    assert Pages(SimpleNamespace(config=config), Tokens()).knows(b"https://chat.example")

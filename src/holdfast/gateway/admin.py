@@ -44,6 +44,7 @@ class Pages:
         self._tokens = tokens
         self._prefix = cluster.config.admin_prefix.encode()
         self._hosts = frozenset(host.lower().encode() for host in cluster.config.hosts)
+        self._for_sites = not all(one.path for one in cluster.config.listen)
         self._far = frozenset(one.port for one in cluster.config.listen if not one.is_local)
 
     @property
@@ -88,6 +89,17 @@ class Pages:
         if self._tokens.admits(head):
             return None
         return None if self._is_near(client) and not names & _BETWEEN else "HF-3009"
+
+    def knows(self, origin: bytes) -> bool:
+        """Say whether a page that a browser shows may ask without a token.
+
+        A site can only have an origin of HTTP, or `null`; others are those of programs, which
+        could leave the field out. To a Unix socket no browser connects.
+        """
+        scheme, is_whole, host = origin.lower().partition(b"://")
+        if not self._for_sites or (is_whole and scheme not in {b"http", b"https"}):
+            return True
+        return self._is_known(host)
 
     def _is_known(self, host: bytes) -> bool:
         host = host.lower()

@@ -118,7 +118,8 @@ class Cluster:
             Health(self.config.breaker.options(), keys=len(one.keys)),
             weight=one.weight,
             priority=one.priority,
-            max_in_flight=one.max_inflight or math.inf,
+            # Who would find no connection waits in line, where any endpoint may be the next.
+            max_in_flight=min(one.max_inflight or math.inf, one.max_connections),
             enabled=one.enabled,
         )
 
@@ -227,22 +228,29 @@ class Cluster:
         """Say whether a request is for one of our own pages, which have rules of their own."""
         return head.target.startswith(self._prefixes) and self._pages.covers(head)
 
-    def local(self, head: RequestHead, body: bytes, client: Client) -> bytes | None:
+    def knows(self, origin: bytes) -> bool:
+        """Say whether a site that a browser shows may ask without a token."""
+        return self._pages.knows(origin)
+
+    def local(self, head: RequestHead, body: bytes, client: Client, size: int) -> bytes | None:
         """Return the answer to what is answered here: our pages, and counts of tokens.
 
+        size: of the body in bytes, of which a large one is not here.
         None: the request is for an endpoint.
         """
         if head.target.startswith(self._prefixes):
             return self._pages.answer(head, client)
         if _COUNTED in head.target and self.counting.asks(head):
-            return self._count_here(head, body, client)
+            return self._count_here(head, body, client, size)
         return None
 
-    def _count_here(self, head: RequestHead, body: bytes, client: Client) -> bytes | None:
+    def _count_here(
+        self, head: RequestHead, body: bytes, client: Client, size: int
+    ) -> bytes | None:
         now = clock.monotonic()
         if not self.counting.is_ours(self.balancer.endpoints, now):
             return None
-        answer = counted(head, body, client)
+        answer = counted(head, body, client, size=size)
         self.ledger.answered(head, int(answer[9:12]), now, client.host, len(answer))
         return answer
 

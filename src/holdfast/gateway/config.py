@@ -290,7 +290,9 @@ class GatewayConfig:
     )
     forwarded: bool = setting(Flag(), False, "tell endpoints the client's address")
     hosts: tuple[str, ...] = setting(
-        Many(Text(), single=True), [], "names for the pages under admin_prefix, beside loopback"
+        Many(Text(), single=True),
+        [],
+        "names for the pages under admin_prefix, and of sites that may ask, beside loopback",
     )
     via: bool = setting(Flag(), True, "add a Via field, which also finds loops")
     expose: bool = setting(Flag(), True, "add x-holdfast-request, -endpoint and -attempts")

@@ -120,7 +120,12 @@ class Reader:
     @property
     def is_large(self) -> bool:
         """Whether the body is not to be read whole."""
-        return self.size + self._left > WHOLE
+        return self.known > WHOLE
+
+    @property
+    def known(self) -> int:
+        """Bytes of the body that have come or were announced."""
+        return self.size + self._left
 
     @property
     def expects(self) -> bool:
@@ -170,5 +175,9 @@ def check(head: RequestHead, cluster: Cluster) -> None:
         raise BadMessage(501, "a switch of protocols is not supported")
     if cluster.via and is_loop(head, cluster.via):
         raise BadMessage(508, "the request has been here before")
-    if cluster.tokens and not cluster.is_page(head) and not cluster.tokens.admits(head):
-        raise BadMessage(401, "a valid token is needed")
+    if cluster.tokens:
+        if not cluster.is_page(head) and not cluster.tokens.admits(head):
+            raise BadMessage(401, "a valid token is needed")
+    elif head.origin is not None and not (cluster.is_page(head) or cluster.knows(head.origin)):
+        # A browser on this machine asks for whatever site it shows: with our keys.
+        raise BadMessage(403, "that site is not one of `hosts`, and there are no tokens")

@@ -53,6 +53,7 @@ class RequestHead:
     length: of the body in bytes; None for a chunked one.
     keeps_alive: the client wants to go on on this connection.  upgrade: the protocols asked for.
     options: what its Connection fields name, in lower case.
+    origin: of the Origin field; None without one, and `null` if there are several.
     """
 
     method: bytes
@@ -65,6 +66,7 @@ class RequestHead:
     expect: Expect = ""
     upgrade: bytes = b""
     options: frozenset[bytes] = frozenset()
+    origin: bytes | None = None
 
 
 def parse_head(raw: bytes) -> RequestHead:
@@ -211,6 +213,9 @@ class _Judge:
         upgrade = self.head.upgrade
         self.head.upgrade = b"%b, %b" % (upgrade, value.lower()) if upgrade else value.lower()
 
+    def note_origin(self, value: bytes) -> None:
+        self.head.origin = value if self.head.origin is None else b"null"
+
 
 _NOTES = {
     b"content-length": _Judge.note_length,
@@ -219,6 +224,7 @@ _NOTES = {
     b"connection": _Judge.note_connection,
     b"expect": _Judge.note_expect,
     b"upgrade": _Judge.note_upgrade,
+    b"origin": _Judge.note_origin,
 }
 
 
