@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import json
 import os
@@ -28,6 +29,7 @@ from gateway_process import (
 from gateway_rig import ask
 
 from holdfast.gateway import workers
+from holdfast.gateway.control import Refused
 from holdfast.gateway.source import Source
 
 __all__ = ["gate"]  # a fixture
@@ -153,6 +155,129 @@ async def test_a_worker_that_is_started_again_has_the_configuration_of_now(gate)
         assert "x-holdfast" not in head
 
 
+async def one_that_serves(crew, count=2):
+    """Wait until so many workers answer."""
+    async with asyncio.timeout(20):
+        while (await crew.stats()).get("workers") != count:  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(0.02)
+
+
+@contextlib.asynccontextmanager
+async def crew_of(gate, *ports):
+    """Workers of this process, and what is said of them."""
+    gate.configure(*ports, settings=TWO)
+    said = []
+    crew = workers.Workers(Source(gate.file).load(), said.append)
+    await crew.start()
+    try:
+        yield crew, crew.sockets[0].getsockname()[1], said
+    finally:
+        await crew.stop()
+
+
+async def all_hide(port):
+    heads = [head for _, head, _ in await asyncio.gather(*(ask(port) for _ in range(20)))]
+    return not any("x-holdfast" in head for head in heads)
+
+
+@on_loop
+async def test_a_worker_that_starts_during_a_reload_has_the_configuration_of_now(gate):
+    async with serving(quick) as up, crew_of(gate, up) as (crew, port, _):
+        before = crew.pids
+        os.kill(before[0], signal.SIGKILL)
+        await gone(before[0])
+        async with asyncio.timeout(20):
+            while len(crew.pids) < 2 or crew.pids[0] == before[0]:  # noqa: ASYNC110
+                await asyncio.sleep(0.001)
+        gate.configure(up, settings=f"{TWO}\nexpose = false")
+        await crew.reload(Source(gate.file).load())
+        assert await all_hide(port)
+        await one_that_serves(crew)
+        assert await all_hide(port)
+
+
+@on_loop
+async def test_a_worker_that_does_not_take_a_reload_is_replaced_by_one_that_has_it(gate):
+    async with serving(quick) as up, crew_of(gate, up) as (crew, port, said):
+        victim = crew.pids[1]
+        os.kill(victim, signal.SIGSTOP)
+        gate.configure(up, settings=f"{TWO}\nexpose = false")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(workers, "RELOAD_SECONDS", 0.2)
+            await crew.reload(Source(gate.file).load())
+        await gone(victim)
+        assert await all_hide(port)
+        await one_that_serves(crew)
+        assert await all_hide(port)
+    assert said == [
+        "worker 2 has not taken the configuration; it is ended",
+        "worker 2 died (SIGKILL); it is started again",
+    ]
+
+
+@on_loop
+async def test_a_refusal_by_all_changes_nothing_and_ends_nobody(gate):
+    async with serving(quick) as up, crew_of(gate, up) as (crew, port, said):
+        before = crew.pids
+        gate.configure(up, settings=f"{TWO}\nexpose = false", each='keys = "env:HOLDFAST_NO_KEY"')
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("HOLDFAST_NO_KEY", "secret")  # the workers began without it
+            with pytest.raises(Refused, match="HOLDFAST_NO_KEY"):
+                await crew.reload(Source(gate.file).load())
+        assert crew.pids == before
+        assert not await all_hide(port)
+    assert said == []
+
+
+@on_loop
+async def test_statistics_are_empty_while_no_worker_has_answered(gate):
+    async with serving(quick) as up:
+        gate.configure(up, settings=TWO)
+        crew = workers.Workers(Source(gate.file).load(), [].append)
+        assert await crew.stats() == {}
+
+
+@on_loop
+async def test_a_signal_to_one_worker_ends_it_well_and_another_one_is_started(gate):
+    streams, fast = Streams(), False
+
+    async def upstream(reader, writer):
+        await (quick if fast else streams)(reader, writer)
+
+    async with serving(upstream) as up, crew_of(gate, up) as (crew, port, said):
+        before = crew.pids
+        listening = [asyncio.create_task(listen(port)) for _ in range(20)]
+        await until(lambda: streams.open == 20)
+        fast = True
+        os.kill(before[0], signal.SIGTERM)
+        await asyncio.sleep(0.3)
+        assert is_there(before[0])
+        answers = await asyncio.gather(*(ask(port) for _ in range(40)))
+        assert [status for status, _, _ in answers] == [200] * 40
+        streams.go.set()
+        assert all(one.count(b"data: ") == 2 for one in await asyncio.gather(*listening))
+        await gone(before[0])
+        for _ in range(6):  # nobody waits in the queue of the one that is gone
+            await asyncio.to_thread(page, port)
+        await one_that_serves(crew)
+        assert crew.pids[1] == before[1]
+    assert said == ["worker 1 has ended; it is started again"]
+
+
+@on_loop
+async def test_the_death_of_the_parent_shortens_a_drain(gate):
+    streams = Streams()
+    async with serving(streams) as up:
+        process, port = await run(gate, up, settings=f"{TWO}\ndrain_timeout = 0.2")
+        pids = await workers_of(gate)
+        listening = [asyncio.create_task(listen(port)) for _ in range(4)]
+        await until(lambda: streams.open == 4)
+        await asyncio.to_thread(gate, "drain", "--timeout", "600")
+        process.kill()
+        await gone(*pids, seconds=8)
+        assert all(b'"HF-3108"' in one for one in await asyncio.gather(*listening))
+
+
 @pytest.mark.parametrize("how", ["idle", "streams"])
 def test_the_death_of_the_parent_ends_the_workers(gate, how):
     async def main():
@@ -202,22 +327,14 @@ async def test_the_end_is_gentle_in_all_of_them_and_a_second_signal_cuts(gate):
 @on_loop
 async def test_a_worker_that_hangs_is_ended_and_replaced(gate):
     # In this process, so that it need not hang for half a minute.
-    gate.configure(9, settings=TWO)
-    said = []
-    crew = workers.Workers(Source(gate.file).load(), said.append)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(workers, "HUNG", 1)
-        await crew.start()
-        try:
+        async with crew_of(gate, 9) as (crew, _, said):
             before = crew.pids
             os.kill(before[0], signal.SIGSTOP)
             await gone(before[0])
-            async with asyncio.timeout(20):
-                while (await crew.stats())["workers"] < 2:  # noqa: ASYNC110 - nobody tells
-                    await asyncio.sleep(0.05)
+            await one_that_serves(crew)
             assert crew.pids[1] == before[1]
-        finally:
-            await crew.stop()
     assert said == [
         "worker 1 does not answer any more; it is ended",
         "worker 1 died (SIGKILL); it is started again",

@@ -16,8 +16,8 @@ from holdfast.gateway.control import Paths, Refused
 from holdfast.gateway.link import encoded, refusal
 from holdfast.gateway.pidfile import AlreadyRuns, PidFile, state_directory
 from holdfast.gateway.service import Service
+from holdfast.gateway.slots import python
 from holdfast.gateway.voice import Voice, date_of
-from holdfast.gateway.workers import python
 from holdfast.runtime.clock import clock
 
 if TYPE_CHECKING:

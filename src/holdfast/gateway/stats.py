@@ -49,6 +49,24 @@ def merged(snapshots: Sequence[Snapshot]) -> Snapshot:
     }
 
 
+def ended(snapshot: Snapshot) -> Snapshot:
+    """Return what a process that is gone has counted, without what it had in hand."""
+    calm = {
+        "inflight": 0,
+        "state": "healthy",
+        "tier": "healthy",
+        "cooling_until": None,
+        "ewma_ms": None,
+        "keys": [],
+    }
+    endpoints = [
+        {**one, **calm, "connections": {**one["connections"], "open": 0, "idle": 0}}
+        for one in snapshot["endpoints"]
+    ]
+    idle = {"inflight": 0, "streams": 0, "waiting": 0, "tokens": 0.0, "tier": "healthy"}
+    return {**snapshot, **idle, "endpoints": endpoints, "pid": 0, "draining": False}
+
+
 def shown(snapshots: Sequence[Snapshot]) -> dict[str, Any]:
     """Return the JSON of `/stats`, of all processes together and of each. One at least.
 

@@ -3,7 +3,8 @@
 Started by `workers` as a program of its own, not as a fork: a fork of a process with an event
 loop and threads has their locks and descriptors, and nobody who would ever free them.
 
-When its parent is gone it takes nobody new, ends what is asked, and goes too.
+When its parent is gone it takes nobody new, ends what is asked, and goes too. When it alone is told
+to end by SIGTERM it does the same, and its parent lets a neighbour serve its socket meanwhile.
 """
 
 from __future__ import annotations
@@ -21,10 +22,11 @@ from holdfast.gateway.link import Broken, Link
 from holdfast.gateway.listeners import ignore_newcomers
 from holdfast.gateway.source import of_table
 from holdfast.gateway.voice import Voice
+from holdfast.runtime.clock import clock
 from holdfast.runtime.loops import new_loop
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Coroutine
 
     Message = dict[str, Any]
 
@@ -44,6 +46,7 @@ class Worker:
         self._adopted: dict[int, list[asyncio.AbstractServer]] = {}
         self._others: list[Message] = []
         self._serving: asyncio.Task[None] | None = None
+        self._leaving = self._left = False
         self._tasks: set[asyncio.Task[Any]] = set()
         self._link = Link(self._answer)
         self._does: dict[str, Callable[[Message], Awaitable[Message]]] = {
@@ -64,22 +67,42 @@ class Worker:
         # The parent is told by its own signals, and tells us. A terminal signals the whole group.
         for number in (signal.SIGINT, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self._drain_by_signal)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self._end_by_signal)
         await self._link.open(sock)
         await self._link.run()
-        if self._serving is None:
+        if self._serving is None or self._left:
             return
         for one in self._sockets if self._ours else ():
             ignore_newcomers(one)
         await self._quiesce({})
-        await self._gateway.drain(min(ORPHANED, self._gateway.config.drain_timeout))
+        limit = min(ORPHANED, self._gateway.config.drain_timeout)
+        self._spawn(self._hurry_after(limit))  # a drain that is under way may have had more
+        await self._gateway.drain(limit)
         await self._serving
 
-    def _drain_by_signal(self) -> None:
-        if self._serving is not None:
-            task = asyncio.get_running_loop().create_task(self._drain({}))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+    async def _hurry_after(self, seconds: float) -> None:
+        await clock.asleep(seconds)
+        self._gateway.hurry()
+
+    def _end_by_signal(self) -> None:
+        """End, though the parent has not said so: it starts another one."""
+        if self._leaving:
+            self._gateway.hurry()
+        elif self._serving is not None:
+            self._leaving = True
+            self._link.tell({"do": "leaving"})
+            self._spawn(self._leave_well())
+
+    async def _leave_well(self) -> None:
+        # Sockets are left as they are: others serve them.
+        await self._gateway.drain()
+        self._left = True
+        self._link.close()
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _answer(self, message: Message) -> Message:
         does = self._does.get(str(message.get("do")))
@@ -135,7 +158,9 @@ class Worker:
 
     async def _adopt(self, message: Message) -> Message:
         slot = message["slot"]
-        if slot not in self._adopted and not self._gateway.draining:
+        if self._gateway.draining:
+            return {"ok": False}
+        if slot not in self._adopted:
             self._adopted[slot] = [await self._gateway.listen(one) for one in self._slots[slot]]
         return DONE
 

@@ -13,63 +13,40 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 import socket
 import subprocess
-import sys
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
+from dataclasses import asdict, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import holdfast
 from holdfast.core.errors import HoldfastError
 from holdfast.gateway.checking import check_reach, check_usable
 from holdfast.gateway.control import Refused
 from holdfast.gateway.link import Broken, Gone, Link
 from holdfast.gateway.listeners import bind_shared, ignore_newcomers, inherited, remove_dead
 from holdfast.gateway.reloading import Reloaded, now_usable
-from holdfast.gateway.stats import merged, shown
+from holdfast.gateway.slots import FIRST_WAIT, MOST_WAIT, Slot, how_ended, python
+from holdfast.gateway.stats import ended, merged, shown
 from holdfast.gateway.voice import Voice
 from holdfast.runtime.clock import clock
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from holdfast.gateway.source import Loaded
 
+    Answer = dict[str, Any] | None
+
 START_SECONDS = 60.0
+RELOAD_SECONDS = 20.0
 SHARE_SECONDS = 1.0
 """Each worker hears so often what the others have counted."""
 HUNG = 10
 """A worker that has not answered so many questions in a row, one each 3 s, is ended."""
-FIRST_WAIT, MOST_WAIT = 0.1, 30.0
-"""Seconds before a worker that died is started again: doubled while they die soon."""
 LIVED = 10.0
 """A worker that lived for so many seconds did not die of its configuration."""
 _LOOK = 0.01
-
-
-@dataclass(eq=False, slots=True)
-class Slot:
-    """The place of one worker.
-
-    missed: questions in a row that it has not answered.  gone: what those before it had counted.
-    """
-
-    number: int
-    sockets: list[socket.socket]
-    process: subprocess.Popen[bytes] | None = None
-    link: Link | None = None
-    serving: bool = False
-    missed: int = 0
-    waits: float = FIRST_WAIT
-    snapshot: dict[str, Any] | None = None
-    gone: dict[str, Any] | None = None
-    adopted_by: Slot | None = None
-    first: asyncio.Future[None] = field(
-        default_factory=lambda: asyncio.get_running_loop().create_future()
-    )
 
 
 class Workers:
@@ -137,13 +114,14 @@ class Workers:
                 if not slot.first.done():
                     slot.first.set_exception(error)
                     return
-                self._say(f"worker {slot.number + 1} does not start: {error}")
+                self._say(f"{slot.name} does not start: {error}")
                 code = None
             if self._is_over():
                 return
             self._bury(slot)
             if code is not None:
-                self._say(f"worker {slot.number + 1} died ({_how(code)}); it is started again")
+                how = "has ended" if slot.leaving else f"died ({how_ended(code)})"
+                self._say(f"{slot.name} {how}; it is started again")
             await self._find_neighbour(slot)
             slot.waits = FIRST_WAIT if clock.monotonic() - began > LIVED else slot.waits
             await clock.asleep(slot.waits)
@@ -162,7 +140,8 @@ class Workers:
             raise
         finally:
             there.close()
-        slot.link = link = Link(self._answer)
+        slot.leaving = False
+        slot.link = link = Link(partial(self._heard, slot))
         await link.open(here)
         reading = asyncio.get_running_loop().create_task(link.run())
         try:
@@ -187,10 +166,11 @@ class Workers:
         )
 
     async def _begin(self, slot: Slot, link: Link) -> None:
+        loaded = self._loaded
         message = {
             "do": "start",
-            "name": self._loaded.name,
-            "table": self._loaded.table,
+            "name": loaded.name,
+            "table": loaded.table,
             "slot": slot.number,
             "ours": self._ours,
             "voice": asdict(replace(self._voice, worker=slot.number + 1)),
@@ -199,8 +179,11 @@ class Workers:
         try:
             answer = await link.ask(message, START_SECONDS)
         except Gone:
-            raise Gone(f"worker {slot.number + 1} ended while it was starting") from None
+            raise Gone(f"{slot.name} ended while it was starting") from None
         _checked(answer)
+        while loaded is not self._loaded:  # there was a reload meanwhile
+            loaded = self._loaded
+            _checked(await link.ask(_reload(loaded.table), RELOAD_SECONDS))
         slot.serving = True
         if slot.adopted_by is not None:
             neighbour, slot.adopted_by = slot.adopted_by, None
@@ -221,9 +204,14 @@ class Workers:
         slot.process = None
         return process.returncode
 
-    @staticmethod
-    async def _answer(_: dict[str, Any]) -> dict[str, Any]:
-        return {"ok": False}  # workers ask for nothing
+    async def _heard(self, slot: Slot, message: dict[str, Any]) -> dict[str, Any]:
+        """Hear that a worker was told to end, though not by us; workers say nothing else."""
+        if message.get("do") != "leaving":
+            return {"ok": False}
+        slot.leaving = True
+        if not self._ending:
+            await self._find_neighbour(slot)
+        return {"ok": True}
 
     # -- a death ---------------------------------------------------------------------------------
 
@@ -232,14 +220,15 @@ class Workers:
         """Keep what a dead worker had counted, as far as it was heard."""
         if slot.snapshot is not None:
             known = [one for one in (slot.gone, slot.snapshot) if one is not None]
-            slot.gone = _ended(merged(known))
+            slot.gone = ended(merged(known))
             slot.snapshot = None
 
     async def _find_neighbour(self, slot: Slot) -> None:
         """Let another worker serve who is in the queue, and who comes."""
         for other in [*self._slots[slot.number + 1 :], *self._slots[: slot.number]]:
-            if other.serving and slot.adopted_by is None:
-                if await self._ask(other, {"do": "adopt", "slot": slot.number}):
+            if other.serving and not other.leaving and slot.adopted_by is None:
+                found = await self._ask(other, {"do": "adopt", "slot": slot.number})
+                if found is not None and found.get("ok"):
                     slot.adopted_by = other
             elif other.adopted_by is slot:
                 other.adopted_by = None  # it has died with us, so look for another one
@@ -263,35 +252,69 @@ class Workers:
         return [one for one in answers if one is not None]
 
     async def reload(self, loaded: Loaded) -> Reloaded:
-        """Give all workers another configuration. Raises ConfigError, Refused: nothing changes."""
+        """Give all workers another configuration. Raises ConfigError, Refused: nothing changes.
+
+        A worker that does not take it though another has is ended; the next one begins with it.
+        """
         usable, restart = now_usable(loaded.config, self.config)
         check_usable(usable)
         check_reach(usable, () if self._ours else self.sockets)
         table = {name: one for name, one in loaded.table.items() if name not in restart}
         before = self._loaded.table
         table |= {name: before[name] for name in restart if name in before}
-        answers = await self._all({"do": "reload", "table": table}, 30.0)
-        for one in answers:
-            _checked(one)
+        asked = {slot: slot.process for slot in self._slots if slot.serving}
+        answers = await self._give(table, asked)
+        good = [one for one in answers if one is not None and one["ok"]]
+        refused = [one for one in answers if one is not None and not one["ok"]]
+        if refused and not good:
+            self._end_those(asked, answers, but=refused)
+            raise Refused(refused[0])
         self._loaded, self.config = replace(loaded, table=table), usable
-        found = answers[0] if answers else {}
+        self._end_those(asked, answers)
+        late = {slot: slot.process for slot in self._slots if slot.serving and slot not in asked}
+        self._end_those(late, await self._give(table, late))  # those that began meanwhile
+        found = good[0] if good else {}
         kept, added, removed = (tuple(found.get(n, ())) for n in ("kept", "added", "removed"))
         return Reloaded(kept, added, removed, tuple(restart))
 
+    async def _give(self, table: Mapping[str, Any], slots: Iterable[Slot]) -> list[Answer]:
+        asking = (self._ask(slot, _reload(table), RELOAD_SECONDS) for slot in slots)
+        return list(await asyncio.gather(*asking))
+
+    def _end_those(
+        self,
+        asked: Mapping[Slot, subprocess.Popen[bytes] | None],
+        answers: Iterable[Answer],
+        but: Sequence[Answer] = (),
+    ) -> None:
+        """End processes that have not taken a configuration: what they have is not known."""
+        for (slot, process), answer in zip(asked.items(), answers, strict=True):
+            took = answer is not None and (answer["ok"] or answer in but)
+            if not took and process is not None and process is slot.process:
+                self._say(f"{slot.name} has not taken the configuration; it is ended")
+                process.kill()
+
     async def stats(self) -> dict[str, Any]:
-        """Return the sum of what all workers have counted, dead ones included."""
+        """Return the sum of what all workers have counted, dead ones included.
+
+        Empty if none of them has answered yet.
+        """
         await self._gather()
-        return shown(self._snapshots())
+        found = self._snapshots()
+        return shown(found) if found else {}
 
-    async def _gather(self) -> None:
-        async def of(slot: Slot) -> None:
-            found = await self._ask(slot, {"do": "snapshot"}, 2.0)
+    async def _gather(self) -> list[Slot]:
+        """Ask each what it has counted; return who serves and has not answered."""
+        answers = await asyncio.gather(
+            *(self._ask(slot, {"do": "snapshot"}, 2.0) for slot in self._slots)
+        )
+        silent: list[Slot] = []
+        for slot, found in zip(self._slots, answers, strict=True):
             if found is not None and found.get("ok"):
-                slot.snapshot, slot.missed = found["snapshot"], 0
+                slot.snapshot = found["snapshot"]
             elif slot.serving:
-                slot.missed += 1
-
-        await asyncio.gather(*(of(slot) for slot in self._slots))
+                silent.append(slot)
+        return silent
 
     def _snapshots(self, but: Slot | None = None) -> list[dict[str, Any]]:
         living = [one.snapshot for one in self._slots if one is not but]
@@ -301,10 +324,11 @@ class Workers:
     async def _share(self) -> None:
         """Tell each worker what the others have counted: any of them may be asked by a client."""
         while True:
-            await self._gather()
+            silent = await self._gather()
             for slot in self._slots:
+                slot.missed = slot.missed + 1 if slot in silent else 0
                 if slot.missed >= HUNG and slot.process is not None:
-                    self._say(f"worker {slot.number + 1} does not answer any more; it is ended")
+                    self._say(f"{slot.name} does not answer any more; it is ended")
                     slot.missed = 0
                     slot.process.kill()
                 if slot.link is not None and slot.serving:
@@ -366,46 +390,11 @@ class Workers:
         return {sock for slot in self._slots for sock in slot.sockets}
 
 
+def _reload(table: Mapping[str, Any]) -> dict[str, Any]:
+    return {"do": "reload", "table": table}
+
+
 def _checked(answer: dict[str, Any]) -> dict[str, Any]:
     if not answer.get("ok"):
         raise Refused(answer)
     return answer
-
-
-def _how(code: int) -> str:
-    if code >= 0:
-        return f"exit status {code}"
-    with suppress(ValueError):
-        return signal.Signals(-code).name
-    return f"signal {-code}"
-
-
-def _ended(snapshot: dict[str, Any]) -> dict[str, Any]:
-    """Return what a process that is gone has counted, without what it had in hand."""
-    calm = {
-        "inflight": 0,
-        "state": "healthy",
-        "tier": "healthy",
-        "cooling_until": None,
-        "ewma_ms": None,
-        "keys": [],
-    }
-    endpoints = [
-        {**one, **calm, "connections": {**one["connections"], "open": 0, "idle": 0}}
-        for one in snapshot["endpoints"]
-    ]
-    idle = {"inflight": 0, "streams": 0, "waiting": 0, "tokens": 0.0, "tier": "healthy"}
-    return {**snapshot, **idle, "endpoints": endpoints, "pid": 0, "draining": False}
-
-
-def python(module: str, *words: str) -> tuple[list[str], dict[str, str]]:
-    """Return what starts one of our modules as a program of its own, and its environment.
-
-    The directory that we happen to be in is no place to import from (`-P`), unless this very
-    package was found there.
-    """
-    env = dict(os.environ)
-    root = str(Path(holdfast.__file__).resolve().parents[1])
-    if root not in {str(Path(one).resolve()) for one in sys.path[1:] if one}:
-        env["PYTHONPATH"] = os.pathsep.join([root, *filter(None, [env.get("PYTHONPATH")])])
-    return [sys.executable, "-P", "-m", module, *words], env
