@@ -16,8 +16,10 @@ import pytest
 from gateway_process import with_socket
 from gateway_rig import always, answer, ask, gateway, hangs, read
 
+from holdfast.gateway import service, workers
 from holdfast.gateway.gateway import ConfigError, Gateway
 from holdfast.gateway.listeners import CannotListen, bind_shared, ignore_newcomers
+from holdfast.gateway.source import Source
 
 STREAM = b"HTTP/1.1 200 X\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
 EVENT = b'data: {"n":1}\n\n'
@@ -310,6 +312,19 @@ async def test_sockets_that_other_machines_reach_need_tokens(monkeypatch):
                 made.use(without.config)
         assert made.config.client_tokens
         made.use(without.config)
+
+
+@on_loop
+async def test_so_do_those_of_a_service_manager_whoever_serves(monkeypatch, tmp_path):
+    file = tmp_path / "holdfast.toml"
+    file.write_text('[[gateway.g.endpoint]]\nurl = "http://127.0.0.1:9"\n')
+    loaded = Source(file, flags={"listen": "127.0.0.1:0", "workers": 2}).load()
+    for module in (service, workers):
+        monkeypatch.setattr(module, "inherited", lambda: [socket_at("0.0.0.0")])
+    for site in (service.Alone(loaded.config), service.Crew(loaded, print)):
+        with pytest.raises(ConfigError, match="client_tokens"):
+            await site.start()
+        await site.stop()
 
 
 @on_loop
