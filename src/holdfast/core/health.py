@@ -100,13 +100,9 @@ class Mean:
         self._at = now
 
     def _take(self, now: float, seconds: float) -> None:
-        before = self.value
-        if before is None:
-            self.value = min(seconds, LONGEST_MEAN)
-        else:
-            keep = 0.5 ** (max(0.0, now - self._at) / HALF_LIFE)
-            self.value = min(before * keep + seconds * (1 - keep), LONGEST_MEAN)
-        self.rank = self.value
+        before, keep = self.value, 0.5 ** (max(0.0, now - self._at) / HALF_LIFE)
+        mixed = seconds if before is None else before * keep + seconds * (1 - keep)
+        self.value = self.rank = min(mixed, LONGEST_MEAN)
         self._at = now
 
     def fade(self, now: float) -> None:
@@ -135,10 +131,9 @@ class Cooldown:
         """Stay away for as long as was asked, else 1 s, doubled in a row up to 60 s.
 
         A time that is over names none: to heed it would be to ask without a pause. One below
-        1 s is heeded, but it doubles in a row as well, up to that.
-
-        What comes while it cools down already was sent before that: a hundred requests that are
-        refused together are one refusal, not a hundred in a row.
+        1 s is heeded, but it doubles in a row as well, up to that. What comes while
+        it cools down already was sent before that: a hundred requests that are refused together
+        are one refusal, not a hundred in a row.
         """
         seconds = 0.0 if retry_after is None else retry_after
         if seconds < COOL_FIRST:
