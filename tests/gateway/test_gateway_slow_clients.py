@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import time
 
 import pytest
@@ -264,5 +265,139 @@ def test_a_client_that_leaves_is_seen_while_others_of_its_requests_wait():
             writer.close()
             await until(lambda: not up.open, 0.5)
             assert len(up.asked) == 1
+
+    run(main)
+
+
+# -- clients that do not take what they are given --------------------------------------------
+
+
+BIG = answer(200, b"x" * 200_000, "Content-Type: application/json")
+GET = b"GET /big HTTP/1.1\r\nHost: a\r\n\r\n"
+POST = b"POST /v1/messages HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\n{}"
+
+
+async def deaf(gw):
+    """Return a connection that takes no more than it has room for."""
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    sock.settimeout(0)
+    await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", gw.port))
+    reader, writer = await asyncio.open_connection(sock=sock)
+    writer.transport.pause_reading()
+    await until(lambda: gw.clients)
+    return reader, writer, next(iter(gw.clients))
+
+
+async def let(client, gw):
+    """Let it be asked until it takes no more."""
+    await until(lambda: client.paused)
+    before = -1
+    while before != (before := gw.cluster.ledger.requests):  # noqa: ASYNC110 - nobody tells
+        await asyncio.sleep(0.03)
+
+
+@pytest.mark.parametrize("request_", [GET, POST], ids=["long way", "short way"])
+@pytest.mark.parametrize("at_once", [True, False])
+def test_no_request_begins_while_its_client_takes_nothing(request_, at_once):
+    async def main():
+        async with gateway(always(BIG)) as (gw, (up,)):
+            reader, writer, client = await deaf(gw)
+            for _ in range(60):
+                writer.write(request_)
+                if not at_once:
+                    await asyncio.sleep(0.002)
+            await let(client, gw)
+            assert client.unwritten < 600_000
+            assert len(up.asked) < 60
+            writer.transport.resume_reading()
+            found = [await read(reader) for _ in range(60)]
+            assert {(status, len(body)) for status, _, body in found} == {(200, 200_000)}
+            assert len(up.asked) == 60
+            assert (await ask(gw.port, keep=(reader, writer)))[0] == 200
+            writer.close()
+
+    run(main)
+
+
+def test_what_is_asked_meanwhile_is_read_up_to_a_limit():
+    async def main():
+        async with gateway(always(BIG)) as (gw, _):
+            reader, writer, client = await deaf(gw)
+            writer.write(GET * 40)
+            await let(client, gw)
+            large = b"POST /x HTTP/1.1\r\nHost: a\r\nContent-Length: 16777216\r\n\r\n"
+            writer.write(large + b"x" * (16 << 20))
+            await asyncio.sleep(0.1)
+            held = writer.transport.get_write_buffer_size()
+            assert held > 4 << 20
+            assert gw.cluster.room.used == 0
+            writer.transport.resume_reading()
+            for _ in range(41):
+                assert (await read(reader))[0] == 200
+            writer.close()
+
+    run(main)
+
+
+def test_who_takes_nothing_is_left_after_the_limit_however_much_it_asks():
+    async def main():
+        async with gateway(always(BIG), settings="write_timeout = 0.1") as (gw, _):
+            _, writer, client = await deaf(gw)
+            writer.write(GET * 40)
+            await let(client, gw)
+            began = time.monotonic()
+            while gw.clients and time.monotonic() - began < 2:
+                if not writer.transport.is_closing():
+                    writer.write(GET)
+                await asyncio.sleep(0.02)
+            assert not gw.clients
+            writer.transport.abort()
+
+    run(main)
+
+
+def test_who_has_not_taken_its_answer_makes_no_room():
+    async def main():
+        async with gateway(always(BIG), settings="max_connections = 1") as (gw, _):
+            reader, writer, client = await deaf(gw)
+            writer.write(GET * 40)
+            await let(client, gw)
+            other, its = await asyncio.open_connection("127.0.0.1", gw.port)
+            assert await refused(other) == (503, "HF-3103")
+            its.close()
+            writer.transport.resume_reading()
+            for _ in range(40):
+                assert len((await read(reader))[2]) == 200_000
+            writer.close()
+
+    run(main)
+
+
+def test_a_body_for_a_page_of_ours_leaves_the_room_as_it_was():
+    async def main():
+        async with gateway(always(OK)) as (gw, _):
+            reader, writer = await asyncio.open_connection("127.0.0.1", gw.port)
+            head = f"POST /__holdfast__/stats HTTP/1.1\r\nHost: 127.0.0.1:{gw.port}\r\n"
+            writer.write(head.encode() + b"Content-Length: 2000000\r\n\r\n" + b"x" * 100_000)
+            status, said, _ = await read(reader)
+            assert status >= 400
+            assert "Connection: close" in said
+            assert gw.cluster.room.used == 0
+            writer.close()
+
+    run(main)
+
+
+def test_a_refusal_of_a_head_has_no_body():
+    async def main():
+        async with gateway(always(OK)) as (gw, _):
+            reader, writer = await asyncio.open_connection("127.0.0.1", gw.port)
+            writer.write(b"HEAD / HTTP/1.1\r\nHost: a\r\nExpect: what\r\n\r\n")
+            said = await reader.read()
+            assert said.startswith(b"HTTP/1.1 417 ")
+            assert said.endswith(b"\r\n\r\n")
+            assert b"Content-Length: " in said
+            writer.close()
 
     run(main)

@@ -3,6 +3,8 @@
 Requests may be pipelined: one is in work, the others wait as bytes. Reading goes on meanwhile,
 so that a client that leaves is noticed at once. How bytes become requests is in `reading`.
 
+While a client takes less than it is given, no other request of it begins.
+
 A client that is slow has one limit at a time: for its head, for its body, for its next request,
 for taking what was written.
 """
@@ -13,6 +15,7 @@ import ipaddress
 import math
 from typing import TYPE_CHECKING
 
+from holdfast.gateway.counting import READ_MAX
 from holdfast.gateway.exchange import Exchange
 from holdfast.gateway.headers import NOBODY, told_of
 from holdfast.gateway.headers import Client as Identity
@@ -26,7 +29,6 @@ if TYPE_CHECKING:
 
     from holdfast.gateway.config import GatewayConfig
     from holdfast.gateway.reading import Reader
-    from holdfast.wire.requests import RequestHead
 
 MAX_AHEAD = 256 * 1024
 """Bytes of pipelined requests that are kept; then reading stops until one is answered."""
@@ -45,6 +47,9 @@ class Client(Talking):
         self.transport = transport
         self.transport.set_write_buffer_limits(high=UNWRITTEN_MOST)
         config = self._cluster.config
+        peer = transport.get_extra_info("peername")
+        if isinstance(peer, tuple):
+            self.host = peer[0]
         self._meet(config)
         self._site.clients[self] = None
         if self._site.lobby.enter(self, most=config.max_connections, of_host=config.max_per_ip):
@@ -54,17 +59,14 @@ class Client(Talking):
             self._refuse_bytes(BadMessage(503, "there are too many connections"))
 
     def _meet(self, config: GatewayConfig) -> None:
-        """Find out who it is, as far as anything depends on it."""
-        logged = config.access_log != "off"
-        if not (config.max_per_ip or config.forwarded or config.trusted_proxies or logged):
+        """Find out who it is for this configuration."""
+        self.identity = NOBODY
+        if not (config.trusted_proxies and self.host):
             return
-        peer = self.transport.get_extra_info("peername")
-        if not isinstance(peer, tuple):
-            return
-        self.host = peer[0]
         address = ipaddress.ip_address(self.host.partition("%")[0])
-        trusted = any(address in network for network in config.trusted_proxies)  # type: ignore[operator]  # networks, by its kind
-        if trusted:
+        # A socket for both families gives ::ffff:192.0.2.1 for 192.0.2.1.
+        address = getattr(address, "ipv4_mapped", None) or address
+        if any(address in network for network in config.trusted_proxies):  # type: ignore[operator]  # networks, by its kind
             self.identity = Identity(trusted=True)
 
     def data_received(self, data: bytes) -> None:
@@ -77,7 +79,7 @@ class Client(Talking):
         reader.ahead += data
         if self._upload is not None:
             self._read_on(self._upload)
-        elif self._exchange is None:
+        elif self._exchange is None and not self.paused:
             self._read()
         elif len(reader.ahead) > MAX_AHEAD:
             self.transport.pause_reading()
@@ -85,15 +87,16 @@ class Client(Talking):
     def _read_short(self, data: bytes) -> bool:
         """Begin with a request that came whole and alone, if its head is one that is known."""
         site = self._site
-        if self._reader.is_within or self._close or site.draining:
+        if self._reader.is_within or self._close or self.paused or site.draining:
             return False
         cluster = site.cluster
+        if cluster is not self._cluster:
+            return False  # it may have to be met again
         end = data.find(b"\r\n\r\n") + 4
         found = cluster.forms.find(data, end) if end > 4 else None
         if found is None or len(data) != end + found[1] or not cluster.line.calm:
             return False
         form, _ = found
-        self._cluster = cluster
         self._heading = False
         self._queued = self._written = 0
         site.lobby.waiting.pop(self, None)
@@ -111,7 +114,7 @@ class Client(Talking):
             return  # answered at once, from inside `_start`: the loop below goes on
         self._reading = True
         try:
-            while self._exchange is None and not self._close and self._read_request():
+            while not (self._exchange or self._close or self.paused) and self._read_request():
                 pass
         except BadMessage as bad:
             self._refuse_bytes(bad)
@@ -132,7 +135,7 @@ class Client(Talking):
             reader.begin_clock(now)
         elif reader.is_too_slow(now, self._cluster):
             raise _SLOW
-        if reader.is_large and not self._counts(reader.head):
+        if reader.is_large and not self._counts(reader):
             self._start(large=True)
             return True
         self._cluster.wheel.set(self, now + self._cluster.config.body_timeout)
@@ -141,7 +144,10 @@ class Client(Talking):
     def _read_head(self, reader: Reader) -> bool:
         if not reader.ahead:
             return False
-        self._cluster = cluster = self._site.cluster
+        cluster = self._site.cluster
+        if cluster is not self._cluster:
+            self._cluster = cluster
+            self._meet(cluster.config)
         if reader.take_head(cluster) is None:
             if not self._heading:
                 self._heading = True
@@ -153,9 +159,10 @@ class Client(Talking):
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         return True
 
-    def _counts(self, head: RequestHead | None) -> bool:
-        """Say whether all of a body is needed here."""
-        return head is not None and self._cluster.counting.asks(head)
+    def _counts(self, reader: Reader) -> bool:
+        """Say whether all of a body is needed here, and read."""
+        head = reader.head
+        return head is not None and reader.known <= READ_MAX and self._cluster.counting.asks(head)
 
     def _start(self, *, large: bool) -> None:
         """Begin with a request. large: the body is not read whole, but given on as it comes."""
@@ -164,7 +171,7 @@ class Client(Talking):
         if head is None:
             return
         now = clock.monotonic()
-        body, upload = b"", None
+        body, upload, size = b"", None, reader.known
         if large:
             upload = Upload(self, head.length, cluster.room, cluster.config.replay_max)
             self._upload = upload
@@ -176,8 +183,10 @@ class Client(Talking):
             cluster.wheel.set(self, math.inf)
             self._queued = self._queued + 1 if reader.ahead else 0
         self._written = 0
-        local = cluster.local(head, body, self)
+        local = cluster.local(head, body, self, size)
         if local is not None:
+            if upload is not None:
+                upload.close()
             self._out.append(local)
             self.answered(close=False, abort=False)
             return
@@ -210,7 +219,8 @@ class Client(Talking):
             self._upload = None
             reader_pieces = reader.pieces()
             reader.ended()
-            cluster.wheel.set(self, math.inf)
+            if not self.paused:
+                cluster.wheel.set(self, math.inf)
             upload.take(reader_pieces, whole=True)
             return
         cluster.wheel.set(self, now + cluster.config.body_timeout)
@@ -254,14 +264,27 @@ class Client(Talking):
         if close or self._close or (self._site.draining and not reader.ahead):
             self._end()
             return
-        cluster = self._cluster
+        self._site.lobby.waiting[self] = None
+        if not self.paused:
+            self._go_on()
+
+    def _go_on(self) -> None:
+        """Wait for the next request, or begin with it."""
+        reader, cluster = self._reader, self._cluster
         self._heading = bool(reader.ahead)
         wait = cluster.config.head_timeout if reader.ahead else cluster.config.client_idle
         cluster.wheel.set(self, clock.monotonic() + wait)
-        self._site.lobby.waiting[self] = None
         if reader.ahead:
-            self.transport.resume_reading()
             self._read()
+            upload = self._upload
+            if len(reader.ahead) <= MAX_AHEAD and (upload is None or not upload.waits):
+                self.transport.resume_reading()
+
+    def resume_writing(self) -> None:
+        """Let the endpoint go on, or the next request begin."""
+        super().resume_writing()
+        if self._exchange is None and not self._close and not self.transport.is_closing():
+            self._go_on()
 
     # -- the end -----------------------------------------------------------------------------------
 
@@ -308,7 +331,7 @@ class Client(Talking):
             self.transport.abort()
         elif self._upload is not None and not self.paused:
             self._break_off(_SLOW)
-        elif self._exchange is None and self._reader.is_within:
+        elif self._exchange is None and self._reader.is_within and not self.paused:
             self._refuse_bytes(_SLOW)
         elif unwritten and unwritten < self._unwritten:
             self._unwritten = unwritten  # it takes something

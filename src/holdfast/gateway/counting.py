@@ -85,16 +85,22 @@ class Counting:
         self._until = {name: until for name, until in before._until.items() if name in known}
 
 
-def estimate(body: bytes) -> int | None:
-    """Return how many tokens a request has, roughly; None if it is no JSON object."""
-    if len(body) > READ_MAX:
-        return _tokens(len(body))
+def estimate(body: bytes, size: int = 0) -> int | None:
+    """Return how many tokens a request has, roughly; None if it is no JSON object.
+
+    size: of the body in bytes, if it is too large to be here.
+    """
+    size = max(size, len(body))
+    if size > READ_MAX:
+        return _tokens(size)
     try:
         value = json.loads(body)
+        return _read(value) if isinstance(value, dict) else None
     except (ValueError, RecursionError):
         return None
-    if not isinstance(value, dict):
-        return None
+
+
+def _read(value: Mapping[str, Any]) -> int:
     messages = value.get("messages")
     parts = [one.get("content") for one in _dicts(messages)]
     tools = sum(_of_tool(one) for one in _dicts(value.get("tools")))
@@ -132,13 +138,15 @@ def _dicts(value: object) -> list[dict[str, Any]]:
     return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []
 
 
-def counted(head: RequestHead, body: bytes, client: Client, added: bytes = b"") -> bytes:
+def counted(
+    head: RequestHead, body: bytes, client: Client, added: bytes = b"", *, size: int = 0
+) -> bytes:
     """Return the whole answer with an estimate, or the error for what has no text to count.
 
-    added: lines of ours.
+    added: lines of ours.  size: of the body in bytes, if it is too large to be here.
     """
     close = client.closes(head, ends=False)
-    tokens = estimate(body)
+    tokens = estimate(body, size)
     if tokens is None:
         value = errors.body("HF-3001", "", text="the body is no JSON object", reason="malformed")
         return errors.answer("HF-3001", value, close=close)

@@ -185,7 +185,9 @@ class Exchange(Asking):
         cluster, now = self._cluster, clock.monotonic()
         if not cluster.counting.learned(self._head, self.endpoint_id, status, now):
             return False
-        answer = counted(self._head, self._body, self._client, cluster.added(self))
+        size = self._head.length or self.size
+        added = cluster.added(self)
+        answer = counted(self._head, self._body, self._client, added, size=size)
         self._client.write(answer)
         self.status = int(answer[9:12])
         self._over(outcome_of(self.status))

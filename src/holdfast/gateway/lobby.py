@@ -2,7 +2,8 @@
 
 Who has asked for nothing yet costs a place and gives nothing: a client whose request has not
 come, or one that keeps its connection for the next. The one that has been like that for longest
-goes; only if all are being served is the newcomer refused.
+goes; only if all are being served is the newcomer refused. One that has not taken all of its
+answer is being served.
 """
 
 from __future__ import annotations
@@ -44,7 +45,10 @@ class Lobby:
         return True
 
     def _make_room(self, host: str) -> bool:
-        oldest = next((one for one in self.waiting if not host or one.host == host), None)
+        oldest = next(
+            (one for one in self.waiting if (not host or one.host == host) and not one.unwritten),
+            None,
+        )
         if oldest is None:
             return False
         oldest.give_way()

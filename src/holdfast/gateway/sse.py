@@ -102,7 +102,7 @@ class Cutter:
 
 def _last_end(buffer: bytes) -> int:
     """Return where the last whole event ends, or -1. A CR at the very end may be half of CR LF."""
-    at = max(buffer.rfind(b"\n\n"), -1)
+    at = buffer.rfind(b"\n\n")
     found = at + 2 if at >= 0 else -1
     at = buffer.rfind(b"\r\n\r\n")
     found = max(found, at + 4 if at >= 0 else -1)
@@ -176,7 +176,7 @@ def meaning_of(event: bytes, profile: str) -> Meaning:
         return Meaning.END
     try:
         value = json.loads(data)
-    except ValueError:
+    except (ValueError, RecursionError):  # the latter: nested too deeply
         return Meaning.CONTENT
     if not isinstance(value, dict):
         return Meaning.CONTENT
@@ -188,7 +188,7 @@ def meaning_of(event: bytes, profile: str) -> Meaning:
 def _error_of(event: bytes) -> dict[str, Any]:
     try:
         value = json.loads(_parse(event)[1] or "")
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
 

@@ -55,7 +55,7 @@ class Site(Protocol):
 class Talking(asyncio.Protocol, Due):
     """One connection of a client.
 
-    identity: what endpoints are told of it.  host: its address, if that matters; else empty.
+    identity: what endpoints are told of it.  host: its address; empty at a Unix socket.
     chunked: content that is given gets our framing.
     terminator: what ends the body of the answer that is being given.
     serial: what the names of its requests begin with.
@@ -110,6 +110,12 @@ class Talking(asyncio.Protocol, Due):
     def written(self) -> int:
         """Bytes of the answer that is being given, as far as there are any."""
         return self._written + sum(map(len, self._out))
+
+    @property
+    def unwritten(self) -> int:
+        """Bytes that wait for the client to take them."""
+        size: int = self.transport.get_write_buffer_size()
+        return size
 
     @property
     def draining(self) -> bool:
@@ -205,12 +211,15 @@ class Talking(asyncio.Protocol, Due):
         )
         reason = "malformed" if bad.status == 400 else ""
         value = errors.body(code, self.serial.decode(), text=bad.reason, reason=reason)
-        answer = errors.answer(code, value, close=True, fields=errors.FIELDS.get(code, ()))
+        judged = self._reader.judged
+        is_head = judged is not None and judged.method == b"HEAD"
+        fields = errors.FIELDS.get(code, ())
+        answer = errors.answer(code, value, close=True, fields=fields, head=is_head)
         ledger = self._cluster.ledger
         if is_logged:
             ledger.refused(code)
         else:
-            ledger.turned_away(code, bad.status, self._reader.judged, self.host, len(answer))
+            ledger.turned_away(code, bad.status, judged, self.host, len(answer))
         self.transport.write(answer)
         self._end()
 
