@@ -417,6 +417,15 @@ def test_requests_have_their_time_though_nobody_reads_what_is_said(gate):
         assert process.wait(20) == 130
 
 
+def test_a_second_stop_shortens_a_drain_and_never_lengthens_it(gate):
+    with hanging(gate) as (client, pid):
+        gate("drain", "--timeout", "60")
+        assert json.loads(gate("drain", "--timeout", "600", "--json").stdout)["seconds"] <= 60
+        assert gate("stop", "--timeout", "0.2").returncode == 0
+        assert b'"HF-3107"' in client.recv(10_000)
+        assert not is_there(pid)
+
+
 def test_stop_by_force_cuts_at_once(gate):
     with hanging(gate) as (client, pid):
         assert gate("stop", "--force").returncode == 0

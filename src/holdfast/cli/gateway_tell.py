@@ -161,8 +161,9 @@ def _show(running: Running, answer: dict[str, Any], console: Console) -> None:
     line(f"gateway `{running.cluster}` {doing}: {', '.join(addresses)}")
     line(f"process {running.pid}, version {running.version}, since {began}")
     stats = answer.get("stats")
-    if stats is None:
-        console.note(f"  It does not answer: {answer.get('error')}")
+    if not stats:
+        why = answer.get("error", "none of its workers has answered yet")
+        console.note(f"  It does not answer: {why}")
         return
     if len(answer["pids"]) > 1:
         line(f"workers: {', '.join(map(str, answer['pids']))}")

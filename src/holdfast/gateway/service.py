@@ -151,6 +151,7 @@ class Service:
         self._paths: Paths
         self._asked = asyncio.Event()
         self._seconds: float | None = None
+        self._due: float | None = None
         self._interrupted = False
         self._reloading = asyncio.Lock()
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -246,7 +247,9 @@ class Service:
         under_way = stats.get("inflight", 0)
         text = f"it takes nobody new; requests under way: {under_way}"
         self._tell("Draining", {"inflight": under_way}, text)
-        cut = await self._site.drain(self._seconds)
+        limit = self._limit
+        self._due = clock.monotonic() + limit
+        cut = await self._site.drain(limit)
         text = f"ended; requests cut: {cut}" if cut else "ended; every request was answered"
         self._tell("Ended", {"cut": cut}, text)
 
@@ -313,13 +316,34 @@ class Service:
 
     async def _end_by_control(self, message: Mapping[str, Any]) -> dict[str, Any]:
         seconds = message.get("seconds")
-        if isinstance(seconds, int | float) and not self._asked.is_set():
-            self._seconds = max(0.0, float(seconds))
         stats = await self._site.told()
+        if isinstance(seconds, int | float):
+            self._give(max(0.0, float(seconds)))
         self._asked.set()
-        limit = self._site.config.drain_timeout if self._seconds is None else self._seconds
+        left = self._limit if self._due is None else max(0.0, self._due - clock.monotonic())
         under_way = {name: stats.get(name, 0) for name in ("inflight", "streams")}
-        return {"seconds": limit, **under_way}
+        return {"seconds": round(left, 3), **under_way}
+
+    @property
+    def _limit(self) -> float:
+        """Seconds of the drain."""
+        return self._site.config.drain_timeout if self._seconds is None else self._seconds
+
+    def _give(self, seconds: float) -> None:
+        """Let the drain have so many seconds from now on; one that was asked for, not more."""
+        if self._due is not None:
+            due = clock.monotonic() + seconds
+            if due < self._due:
+                self._due = due
+                self._spawn(self._hurry_after(seconds))
+        elif self._asked.is_set():
+            self._seconds = min(self._limit, seconds)
+        else:
+            self._seconds = seconds
+
+    async def _hurry_after(self, seconds: float) -> None:
+        await clock.asleep(seconds)
+        self._site.hurry()
 
     async def _hurry(self, _: Mapping[str, Any]) -> dict[str, Any]:
         if not self._asked.is_set():
