@@ -118,8 +118,7 @@ class Cluster:
             Health(self.config.breaker.options(), keys=len(one.keys)),
             weight=one.weight,
             priority=one.priority,
-            # Who would find no connection waits in line, where any endpoint may be the next.
-            max_in_flight=min(one.max_inflight or math.inf, one.max_connections),
+            max_in_flight=one.max_inflight or math.inf,
             enabled=one.enabled,
         )
 
