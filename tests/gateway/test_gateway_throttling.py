@@ -300,23 +300,6 @@ def test_who_waits_for_a_place_is_served_in_turn_and_may_leave():
     run(main)
 
 
-def test_who_finds_all_connections_in_use_waits_and_nobody_has_failed():
-    async def script(upstream, no, writer):
-        await asyncio.sleep(0.15)
-        writer.write(OK)
-
-    async def main():
-        settings = "connect_timeout = 0.1"
-        async with gateway(script, settings=settings, each="max_connections = 2") as (gw, (up,)):
-            found = await asyncio.gather(*(ask(gw.port, "GET") for _ in range(4)))
-            assert {status for status, _, _ in found} == {200}
-            assert len(up.asked) == 4
-            assert up.connections == 2
-            assert tiers(gw) == ["healthy"]
-
-    run(main)
-
-
 def test_one_that_failed_here_and_finds_the_other_full_holds_nobody_up():
     async def script(upstream, no, writer):
         writer.write(answer(500) if "/fails" in upstream.asked[-1][0] else OK)
