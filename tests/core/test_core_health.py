@@ -55,6 +55,31 @@ def test_a_tenth_of_failures_degrades_even_when_none_follows_another():
     assert health.tier(3) is Tier.DEGRADED
 
 
+def test_the_successes_of_calm_times_count_in_the_share():
+    health, now, degraded = Health(), 0.0, 0
+    for n in range(10_000):
+        now = n / 10
+        if n % 10 == 0:
+            health.look(now)
+        answer(health, now, FAILED if n > 300 and n % 33 == 0 else OK)
+        degraded += health.tier(now) is not Tier.HEALTHY
+    assert degraded == 0
+
+
+def test_two_failures_with_a_success_of_calm_times_between_are_no_row():
+    health = Health()
+    for n in range(30):
+        answer(health, n / 10)
+    answer(health, 3, FAILED)
+    for n in range(100):
+        health.look(4 + n)
+        answer(health, 4 + n)
+    for n in range(20):
+        answer(health, 104 + n / 10)
+    answer(health, 106, FAILED)
+    assert health.tier(106) is Tier.HEALTHY
+
+
 def test_one_failure_of_four_is_too_little_to_judge():
     health = Health()
     for result in (OK, FAILED, OK, OK):

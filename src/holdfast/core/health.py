@@ -189,8 +189,6 @@ class Health:
         self._probe_failed = False
         self._probes = 0  # since it was well last
         self._probe_most = PROBE_MOST
-        self._calls = self._failures = 0  # of this period
-        self._period_ends = -math.inf
         self._row = 0
         self._clean = 0
 
@@ -328,6 +326,7 @@ class Health:
         if not self.calm or permit.gen != breaker.gen:
             return False
         self.in_flight -= 1
+        self._row = 0
         if now < breaker.calm_until:
             breaker.tally += 1
         else:
@@ -349,15 +348,13 @@ class Health:
         if self.is_degraded:
             if self._clean >= CLEAN:
                 self.is_degraded = False
-                self._period_ends = -math.inf  # what was before must not degrade it again
             return
-        if now >= self._period_ends:
-            self._calls = self._failures = 0
-            self._period_ends = now + self.breaker.options.window
-        self._calls += 1
-        self._failures += failed
-        often = self._calls >= DEGRADED_CALLS and self._failures >= DEGRADED_SHARE * self._calls
-        self.is_degraded = slow or self._row >= DEGRADED_ROW or (failed and often)
+        self.is_degraded = slow or (failed and (self._row >= DEGRADED_ROW or self._is_often(now)))
+
+    def _is_often(self, now: float) -> bool:
+        """Whether too large a share has failed lately, of all calls: also those of calm times."""
+        calls, failures, _ = self.breaker.counts(now)
+        return calls >= DEGRADED_CALLS and failures >= DEGRADED_SHARE * calls
 
     # -- probes --------------------------------------------------------------------------------
 
