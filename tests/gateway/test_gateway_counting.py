@@ -170,6 +170,37 @@ def test_hostile_bodies_cost_little():
     assert estimate(b"\xff\xfe") is None
 
 
+@pytest.mark.parametrize("depth", [300, 500, 900, 50_000])
+def test_a_body_that_is_nested_too_deeply_is_none(depth):
+    content = b'[{"content":' * depth + b'"x"' + b"}]" * depth
+    nested = b'{"messages":[{"content":%b}]}' % content
+    assert estimate(nested) in {None, 10}
+
+
+@runs
+async def test_a_body_too_large_to_be_read_is_not_held_but_sent_on():
+    size = READ_MAX + 1
+    unable = always(answer(404, b"{}"))
+    came = asyncio.Event()
+
+    async def early(upstream, no, writer):
+        came.set()
+
+    unable.early = early
+    async with gateway(unable) as (gw, (up,)):
+        for _ in range(2):  # the second is not asked any more
+            reader, writer = await asyncio.open_connection("127.0.0.1", gw.port)
+            writer.write(b"POST %b HTTP/1.1\r\nHost: gw\r\n" % PATH.encode())
+            writer.write(b"Content-Length: %d\r\n\r\n" % size + b"x" * (size // 2))
+            await asyncio.wait_for(came.wait(), 5)  # before the body is there
+            writer.write(b"x" * (size - size // 2))
+            status, _, found = await read(reader)
+            assert (status, json.loads(found)) == (200, {"input_tokens": int(size * 0.35) + 10})
+            writer.close()
+            assert gw.cluster.room.used == 0
+        assert len(up.asked) == 1
+
+
 def test_what_was_learned_goes_over_to_another_configuration():
     class Named:
         def __init__(self, name):

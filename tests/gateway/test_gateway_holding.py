@@ -6,7 +6,7 @@ import asyncio
 import time
 
 import pytest
-from gateway_rig import answer, ask, gateway, hangs, reset
+from gateway_rig import answer, ask, events, gateway, hangs, reset
 
 JSON = "Content-Type: application/json"
 TEXT = "Content-Type: text/plain"
@@ -86,6 +86,26 @@ def test_how_much_is_held_is_a_setting():
         settings = 'buffer_max = "1KiB"'
         async with gateway(slowly(data, len(data) - 10, 0.3), settings=settings) as (gw, _):
             assert await first_bytes(gw) < 0.2
+
+    run(main)
+
+
+def test_the_beginning_of_a_stream_is_held_no_longer_than_that():
+    empty = {"choices": [{"delta": {"role": "assistant"}}]}
+
+    async def script(upstream, no, writer):
+        writer.write(events(*[empty] * 100))
+        await hangs(upstream, no, writer)
+
+    async def main():
+        async with gateway(script, settings='buffer_max = "4KiB"') as (gw, _):
+            reader, writer = await asyncio.open_connection("127.0.0.1", gw.port)
+            writer.write(
+                b"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n"
+            )
+            head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 1)
+            assert head.startswith(b"HTTP/1.1 200 ")
+            writer.close()
 
     run(main)
 

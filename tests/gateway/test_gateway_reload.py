@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import re
 import tomllib
 from urllib.parse import urlsplit
 
 import pytest
-from gateway_rig import always, answer, ask, gateway, read
+from gateway_rig import always, answer, ask, gateway, read, until
 
 import holdfast as hf
 from holdfast.core.breaker import State
+from holdfast.gateway.client import Client
 from holdfast.gateway.config import read_gateways
 from holdfast.gateway.gateway import ConfigError, Gateway
 
@@ -55,6 +57,49 @@ async def test_new_requests_take_the_new_rules_on_connections_that_are_open():
         _, head, _ = await ask(made.port, keep=keep)
         assert "x-holdfast-request" not in head
         keep[1].close()
+
+
+@on_loop
+async def test_what_is_told_of_a_client_that_is_connected_is_told_by_the_new_rules():
+    said = ("X-Forwarded-For: 1.2.3.4",)
+    trusts = 'trusted_proxies = ["127.0.0.0/8"]'
+    async with gateway(always(answer()), settings="forwarded = true") as (made, (up,)):
+        keep = await asyncio.open_connection("127.0.0.1", made.port)
+        for settings, told in [
+            ("", []),
+            (trusts, ["1.2.3.4"]),
+            (f"forwarded = true\n{trusts}", ["1.2.3.4", "127.0.0.1"]),
+            ("", []),
+            ("forwarded = true\nmax_per_ip = 1", ["127.0.0.1"]),
+        ]:
+            await ask(made.port, "POST", "/v1/messages", b"{}", *said, keep=keep)
+            await made.reload(config(("a", port_of(made, "a")), settings=settings))
+            for _ in range(2):
+                await ask(made.port, "POST", "/v1/messages", b"{}", *said, keep=keep)
+                assert re.findall("X-Forwarded-For: (.*)\r", up.asked[-1][1]) == told
+        keep[1].close()
+        await until(lambda: not made.clients)
+        assert made.lobby.count == 0
+        assert (await ask(made.port))[0] == 200
+
+
+@on_loop
+async def test_an_ipv4_client_at_a_socket_for_both_families_is_its_address():
+    class Peer(asyncio.Transport):
+        def get_extra_info(self, name, default=None):
+            return ("::ffff:192.0.2.7", 4711, 0, 0) if name == "peername" else default
+
+        def set_write_buffer_limits(self, high=None, low=None):
+            pass
+
+    async with gateway(always(answer()), settings='trusted_proxies = ["192.0.2.0/24"]') as (
+        made,
+        _,
+    ):
+        client = Client(made, "x")
+        client.connection_made(Peer())
+        assert client.identity.trusted
+        client.connection_lost(None)
 
 
 @on_loop

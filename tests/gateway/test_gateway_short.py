@@ -317,6 +317,19 @@ def test_what_is_told_of_clients_is_told_each_time(ways, settings, short):
     assert bool(ways["there"]) is short
 
 
+def test_a_get_without_a_body_says_nothing_of_one_however_often_it_comes(ways):
+    async def main():
+        async with gateway(always(OK)) as (gw, (up,)):
+            reader, writer = await asyncio.open_connection("127.0.0.1", gw.port)
+            for _ in range(3):
+                writer.write(b"GET /v1/models HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n")
+                assert (await read(reader))[0] == 200
+            writer.close()
+            assert not any("content-length" in head.lower() for _, head, _ in up.asked)
+
+    run(main)
+
+
 def test_a_log_is_no_reason_for_the_long_way(ways, tmp_path):
     async def main():
         settings = f'access_log = "{tmp_path}/log"'

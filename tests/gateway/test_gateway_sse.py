@@ -133,6 +133,11 @@ def test_an_error_may_come_after_the_preamble():
     assert watch.begin(sse({"type": "error", "error": {}})) is Meaning.ERROR
 
 
+def test_an_event_that_is_nested_too_deeply_is_content():
+    deep = b"data: " + b'{"a":' * 60_000 + b"1" + b"}" * 60_000
+    assert meaning_of(deep, "openai") is Meaning.CONTENT
+
+
 def test_of_an_unknown_api_everything_is_content_and_any_end_is_one():
     watch = Watch("generic")
     assert watch.begin(b"x") is Meaning.CONTENT

@@ -118,13 +118,13 @@ class Exchange(Asking):
             self._whole(passage)
         elif meaning is not None:
             self._commit(passage)
+        elif passage.size > self._cluster.config.buffer_max:
+            self._held_enough(passage)
         elif passage.watched:
             content = self._sent_at + self._cluster.config.first_content_timeout
             self._limit(min(content, now + self._idle_timeout))
         elif passage.is_stream and passage.head.status < 400:
             self._commit(passage)
-        elif passage.size > self._cluster.config.buffer_max:
-            self._held_enough(passage)
         elif passage.is_json:
             self._limit(now + self._idle_timeout)
         else:
@@ -201,6 +201,8 @@ class Exchange(Asking):
         self.given_at = now
         self.streaming = True
         cluster.ledger.streams += 1
+        if self._pick is not None:
+            cluster.prove(self._pick, now, self._first_byte - self._sent_at)
         if passage.is_stream:
             whole = cluster.config.stream_timeout
             self._deadline = now + whole if whole else math.inf

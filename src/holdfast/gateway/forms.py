@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from holdfast.gateway.headers import NOBODY, request_head, wants_events
+from holdfast.gateway.headers import BODYLESS, NOBODY, request_head, wants_events
 from holdfast.gateway.reading import WHOLE, check
 from holdfast.wire.requests import parse_head
 from holdfast.wire.strict import BadMessage
@@ -123,7 +123,7 @@ class Forms:
         except BadMessage:
             return None  # it is refused where all are read
         plain = head.minor and head.keeps_alive and not head.expect and not head.upgrade
-        if not plain or head.method == b"HEAD" or wants_events(head) or cluster.is_local(head):
+        if not plain or head.method in BODYLESS or wants_events(head) or cluster.is_local(head):
             return None
         config = cluster.config
         if config.forwarded or len(raw) > config.head_max - _DIGITS or config.body_max < WHOLE:

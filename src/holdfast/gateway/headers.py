@@ -125,7 +125,7 @@ def request_head(
         out.append(b"Accept-Encoding: identity\r\n")
     if length is None:
         out.append(b"Transfer-Encoding: chunked\r\n")
-    elif length or head.method not in _BODYLESS:
+    elif length or head.method not in BODYLESS:
         out.append(b"Content-Length: %d\r\n" % length)
     out.append(b"\r\n")
     return b"".join(out)
@@ -136,7 +136,8 @@ def _named(options: Iterable[bytes]) -> set[bytes]:
     return {one for one in options if one not in _KEPT and not one.startswith(b"x-forwarded-")}
 
 
-_BODYLESS = frozenset({b"GET", b"HEAD", b"OPTIONS", b"DELETE"})
+BODYLESS = frozenset({b"GET", b"HEAD", b"OPTIONS", b"DELETE"})
+"""Methods of requests that mostly have no body: then they say nothing of its length."""
 
 
 def _pass_on(
