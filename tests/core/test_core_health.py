@@ -210,6 +210,41 @@ def test_probes_are_never_further_apart_than_configured():
     assert health.probe_at == 1007
 
 
+def test_an_answer_that_has_begun_makes_place_for_the_next_and_counts_once():
+    health = opened()
+    now = health.breaker.until
+    begun = []
+    for _ in range(3):
+        assert health.breaker.state is not State.CLOSED
+        permit = health.begin(now, 600, 0.5)
+        assert isinstance(permit, Permit)
+        assert health.begin(now, 600, 0.5) == 600
+        health.prove(permit, now, 0.5, seconds=0.1)
+        begun.append(permit)
+        if len(begun) == 1:
+            extra = health.begin(now, 600, 0.5)
+            assert isinstance(extra, Permit)
+            health.settle(begun[0], OK, now, 0.5, seconds=0.1)
+            health.settle(extra, NEUTRAL, now, 0.5, seconds=0.1)
+            assert health.breaker.state is State.HALF_OPEN
+    assert health.breaker.state is State.CLOSED
+    assert health.in_flight == 2
+    for permit in begun[1:]:
+        health.settle(permit, OK, now, 0.5, seconds=0.1)
+    assert (health.in_flight, health.breaker.state) == (0, State.CLOSED)
+
+
+def test_an_answer_that_has_begun_and_is_cut_counts_as_a_bad_probe():
+    health = opened()
+    now = health.breaker.until
+    permit = health.begin(now, 600, 0.5)
+    assert isinstance(permit, Permit)
+    health.prove(permit, now, 0.5, seconds=0.1)
+    assert health.breaker.state is State.HALF_OPEN
+    health.settle(permit, FAILED, now, 0.5, seconds=0.1)
+    assert health.breaker.state is State.OPEN
+
+
 def test_when_fewer_successes_are_to_close_than_came_already_one_more_closes():
     health = opened()
     now = health.breaker.until

@@ -11,6 +11,7 @@ from gateway_rig import (
     always,
     answer,
     ask,
+    events,
     gateway,
     hangs,
     health,
@@ -19,6 +20,8 @@ from gateway_rig import (
     tiers,
     until,
 )
+
+from holdfast.core.breaker import State
 
 OK = answer()
 
@@ -481,6 +484,36 @@ def test_a_half_open_endpoint_gets_one_request_of_a_hundred():
             gate.set()
             found = await asyncio.gather(*crowd)
             assert {status for status, _, _ in found} == {200}
+
+    run(main)
+
+
+def test_a_stream_that_has_begun_keeps_a_half_open_endpoint_from_nobody():
+    async def main():
+        gate = asyncio.Event()
+        state = {"bad": True}
+
+        async def script(upstream, no, writer):
+            if state["bad"]:
+                reset(writer)
+                return False
+            writer.write(events({"n": 1}))
+            await gate.wait()
+            return False
+
+        settings = "breaker = {open_for = 0.1, consecutive = 1}\nattempts = 1"
+        async with gateway(script, settings=settings) as (gw, (up,)):
+            await ask(gw.port)
+            state["bad"] = False
+            await until(lambda: tiers(gw) == ["unhealthy"])
+            before = len(up.asked)
+            crowd = [asyncio.create_task(ask(gw.port, "GET", "/events")) for _ in range(5)]
+            await until(lambda: len(up.asked) == before + 5)
+            assert health(gw).in_flight == 5
+            assert health(gw).breaker.state is State.CLOSED
+            gate.set()
+            await asyncio.gather(*crowd)
+            assert health(gw).in_flight == 0
 
     run(main)
 

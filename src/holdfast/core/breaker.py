@@ -242,6 +242,8 @@ class BreakerState:
         slow_after = self.options.slow_after
         slow = slow_after is not None and result is Result.OK and seconds > slow_after
         if self.state is State.HALF_OPEN:
+            if not permit.probe and result is Result.OK:
+                return  # it was counted when it began to answer
             self._count_probe(good=result is Result.OK and not slow, now=now, u=u)
         else:
             self._count(failed=result is Result.FAILED, slow=slow, now=now, u=u)

@@ -320,6 +320,12 @@ class Health:
         self._judge(failed=failed, slow=self._is_slow(median), now=now)
         self._plan_probe(now)
 
+    def prove(self, permit: Permit, now: float, u: float, *, seconds: float) -> None:
+        """Let an answer that has begun make place for the next probe; `settle` follows."""
+        if permit.probe:
+            self.breaker.settle(permit, Result.OK, seconds, now, u)
+            permit.probe, permit.gen = False, self.breaker.gen  # a cut counts on its own
+
     def settle_calm(self, permit: Permit, now: float, seconds: float, median: float | None) -> bool:
         """Take a success, as `settle` does, if nothing is wrong; False: nothing was done."""
         breaker = self.breaker
@@ -349,12 +355,9 @@ class Health:
             if self._clean >= CLEAN:
                 self.is_degraded = False
             return
-        self.is_degraded = slow or (failed and (self._row >= DEGRADED_ROW or self._is_often(now)))
-
-    def _is_often(self, now: float) -> bool:
-        """Whether too large a share has failed lately, of all calls: also those of calm times."""
         calls, failures, _ = self.breaker.counts(now)
-        return calls >= DEGRADED_CALLS and failures >= DEGRADED_SHARE * calls
+        often = calls >= DEGRADED_CALLS and failures >= DEGRADED_SHARE * calls
+        self.is_degraded = slow or self._row >= DEGRADED_ROW or (failed and often)
 
     # -- probes --------------------------------------------------------------------------------
 

@@ -262,19 +262,19 @@ class Cluster:
 
     def settle(self, pick: Pick, result: Result, now: float, seconds: float) -> None:
         """Tell an endpoint's health of an attempt."""
-        health = pick.endpoint.health
+        health, median = pick.endpoint.health, self.balancer.median
         health.settle(
-            pick.permit,
-            result,
-            now,
-            rng.draw(),
-            seconds=seconds,
-            median=self.balancer.median,
-            key=pick.key,
+            pick.permit, result, now, rng.draw(), seconds=seconds, median=median, key=pick.key
         )
         if result is Result.FAILED:
             self._probes.look(health)
         if self.watch.is_busy or not health.calm:
+            self.watch.look(pick.endpoint, now)
+
+    def prove(self, pick: Pick, now: float, seconds: float) -> None:
+        """Tell an endpoint's health that the answer to a probe has begun well."""
+        if pick.permit.probe:
+            pick.endpoint.health.prove(pick.permit, now, rng.draw(), seconds=seconds)
             self.watch.look(pick.endpoint, now)
 
     def settle_well(self, pick: Pick, now: float, seconds: float) -> None:

@@ -201,7 +201,7 @@ class Exchange(Asking):
         self.given_at = now
         self.streaming = True
         cluster.ledger.streams += 1
-        if self._pick is not None:
+        if self._pick is not None and self.status < 400:
             cluster.prove(self._pick, now, self._first_byte - self._sent_at)
         if passage.is_stream:
             whole = cluster.config.stream_timeout
