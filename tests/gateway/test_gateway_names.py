@@ -142,11 +142,14 @@ async def test_one_that_succeeds_another_knows_what_that_one_knew(sim):
     server = Server(sim, "10.0.0.1")
     before, names = Names(sim.loop), Names(sim.loop)
     await before.addresses("a", 80)
-    names.succeed(before)
+    await before.addresses("b", 80)
+    names.succeed(before, {("a", 80)})
     server.addresses = ()
     await asyncio.sleep(100)
     assert await names.addresses("a", 80) == ["10.0.0.1"]
-    assert server.asked == 2
+    assert server.asked == 3
+    with pytest.raises(socket.gaierror):  # who is asked no more is forgotten
+        await names.addresses("b", 80)
 
 
 @simulated

@@ -213,8 +213,10 @@ class Balancer:
     def _begin(one: Endpoint, now: float, u: float, limit: float) -> Pick | None:
         health = one.health
         key, tier = health.next_key(now), health.tier(now)
+        if key is None:
+            return None
         permit = health.begin(now, limit, u)
-        if key is None or isinstance(permit, float | int):
+        if isinstance(permit, float | int):
             return None
         key.used_at = now
         return Pick(one, key, permit, tier)

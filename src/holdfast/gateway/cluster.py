@@ -365,7 +365,8 @@ class Cluster:
         self._tokens = min(before._tokens, self.config.retry_reserve)
         self.balancer.median = before.balancer.median
         self._probes.succeed(before._probes)
-        self._names.succeed(before._names)
+        dialers = [one.pool.dialer for one in self._upstreams.values()]
+        self._names.succeed(before._names, {(one.host, one.port) for one in dialers})
         self.watch.succeed(before.watch)
         before.watch = self.watch  # for requests that go on there
 

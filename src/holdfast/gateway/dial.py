@@ -128,8 +128,9 @@ class Dialer:
         return None
 
     def _put_last(self, addresses: Iterable[str]) -> None:
-        until = clock.monotonic() + LAST_SECONDS
-        self._last.update(dict.fromkeys(addresses, until))
+        now = clock.monotonic()
+        self._last = {one: until for one, until in self._last.items() if now < until}
+        self._last.update(dict.fromkeys(addresses, now + LAST_SECONDS))
 
     async def _secured(self, transport: asyncio.Transport, factory: Callable[[], P]) -> P:
         """Give a TCP connection to its protocol, after the handshake if there is one."""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from holdfast.runtime.clock import clock
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
 
     Asked = tuple[str, int]
 
@@ -95,9 +95,9 @@ class Names:
         known.until = clock.monotonic() + AGAIN_SECONDS
         return known.found
 
-    def succeed(self, before: Names) -> None:
-        """Know what another one knows: a name server may be away when it is asked anew."""
-        self._known |= before._known
+    def succeed(self, before: Names, asked: Collection[Asked]) -> None:
+        """Know what another one knows of some: a name server may be away when it is asked anew."""
+        self._known |= {one: known for one, known in before._known.items() if one in asked}
 
     def close(self) -> None:
         """Give up all look-ups."""

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from holdfast.runtime.wheel import Wheel
 
 MAX_IDLE = 64
+"""Idle connections that a pool keeps."""
 
 
 class Pool(Due):
@@ -152,14 +153,15 @@ class Pool(Due):
         if connection.transport.is_closing():
             connection.close()
             return
-        while self.waiting:
+        lifetime = self.lifetime
+        while self.waiting and (lifetime.limit() or not connection.uses):
             asker = self.waiting.popleft().asker
             if asker is not None:
                 connection.rested = 0.0
                 asker.send(connection)
                 return
-        lifetime = self.lifetime
-        if self._retired or not lifetime.keeps(now) or (self._idle and not lifetime.limit()):
+        spare = (self._idle or self.waiting) and not lifetime.limit()
+        if self._retired or not lifetime.keeps(now) or spare:
             connection.close()  # where reuse is off, one is kept for the next trial
             return
         if len(self._idle) >= MAX_IDLE:
