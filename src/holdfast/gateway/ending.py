@@ -121,7 +121,7 @@ class Ending(Short):
             self._counted = (*self._counted, pick.endpoint)
         self._cluster.settle(pick, result, now, seconds)
         self._first_byte = math.nan
-        self._upstream = None if result is not Result.OK else self._upstream
+        self._upstream = None  # so that nothing settles it twice
 
     def _release(self) -> None:
         """Give the connection back, if it is still good."""
