@@ -48,6 +48,8 @@ FIRST_BYTE_FACTOR = 8.0
 FIRST_BYTE_LEAST = 2.0
 FIRST_BYTE_STREAM_MOST = 30.0
 FIRST_BYTE_SAMPLES = 100
+"""The wait for a first byte: so many times what 99 % take, seconds at least, seconds at most for
+a stream; the most until there are so many samples."""
 
 
 class Cluster:

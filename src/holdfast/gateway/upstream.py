@@ -101,10 +101,6 @@ class Upstream:
         """Make a connection for one who wants it, or put it into the line for one."""
         self.pool.connect(asker)
 
-    def give(self, connection: Connection) -> None:
-        """Take a connection back after a whole answer."""
-        connection.pool.give(connection)
-
     @property
     def lifetime(self) -> Lifetime:
         """What is known of how long idle connections live."""

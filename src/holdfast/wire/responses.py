@@ -137,7 +137,7 @@ class Answer:
     method: of its request.  raw: asked, when the head is there, whether a chunked body keeps its
     framing (see `strict.Chunks`); by default it does.
     head: None until it is whole; answers of 1xx before it are passed over.
-    done: all of it has come.  started: at least one byte has come.
+    done: all of it has come.
     """
 
     __slots__ = ("_chunks", "_head", "_interim", "_left", "_method", "_raw", "done", "head")
