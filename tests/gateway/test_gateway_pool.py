@@ -224,19 +224,6 @@ async def test_who_waits_for_a_place_gets_it_in_turn(world):
     assert world.made == 3
 
 
-@simulated(most=1, keepalive=0.0)
-async def test_where_nothing_is_used_twice_who_waits_gets_a_new_connection(world):
-    first = await world.ask()
-    second = asyncio.create_task(world.ask())
-    await asyncio.sleep(0.1)
-    assert len(world.pool.waiting) == 1
-    first.give()
-    second = await second
-    assert second.connection is not first.connection
-    assert (world.made, second.connection.uses) == (2, 1)
-    second.connection.close()
-
-
 @simulated(most=1)
 async def test_one_that_leaves_the_line_gets_nothing(world):
     busy = await world.ask()

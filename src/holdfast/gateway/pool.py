@@ -153,15 +153,14 @@ class Pool(Due):
         if connection.transport.is_closing():
             connection.close()
             return
-        lifetime = self.lifetime
-        while self.waiting and (lifetime.limit() or not connection.uses):
+        while self.waiting:
             asker = self.waiting.popleft().asker
             if asker is not None:
                 connection.rested = 0.0
                 asker.send(connection)
                 return
-        spare = (self._idle or self.waiting) and not lifetime.limit()
-        if self._retired or not lifetime.keeps(now) or spare:
+        lifetime = self.lifetime
+        if self._retired or not lifetime.keeps(now) or (self._idle and not lifetime.limit()):
             connection.close()  # where reuse is off, one is kept for the next trial
             return
         if len(self._idle) >= MAX_IDLE:
