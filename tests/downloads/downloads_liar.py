@@ -106,6 +106,8 @@ class Liar:
                 sock, _ = self._listener.accept()
             except OSError:
                 return
+            # What waits here counts as served, also what nobody takes any more.
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 64 * 1024)
             self._start(self._serve, sock)
 
     def _serve(self, sock: socket.socket) -> None:

@@ -97,7 +97,7 @@ def test_eight_hours_of_waits_cost_neither_bytes_nor_threads(tmp_path: Path) -> 
             d.add(server.url("/x"), sha256=hashlib.sha256(content).hexdigest())
             report = d.run()
         assert clock.monotonic() - began > 8 * 3600
-        assert threading.active_count() == threads
+        assert threading.active_count() <= threads  # some of other tests may have ended
     assert (report.exit_code, report.fetched) == (0, len(content))
     assert origin.requests == 119
     assert (tmp_path / "x").read_bytes() == content

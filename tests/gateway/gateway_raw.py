@@ -28,11 +28,13 @@ class Expected:
     """What the gateway should do.
 
     passed: heads and bodies that go to an endpoint.  status: of the refusal that ends it; 0: none.
+    refused: the method of what is refused, if its head could be read.
     closes: the connection ends after that.  waits: a request has begun and is not whole.
     """
 
     passed: list[tuple[RequestHead, bytes]] = field(default_factory=list)
     status: int = 0
+    refused: str = ""
     closes: bool = False
     waits: bool = False
 
@@ -43,11 +45,13 @@ def expect(data: bytes, head_max: int = 32 * 1024) -> Expected:
     heads, ahead = Heads(head_max), bytearray(data)
     try:
         while ahead and not found.closes and not found.waits:
+            found.refused = ""
             raw = heads.take(ahead)
             if raw is None:
                 found.waits = bool(ahead)
                 break
             head = parse_head(raw)
+            found.refused = head.method.decode()
             _serve(head)
             body, found.waits = _take_body(head, ahead)
             if not found.waits:
@@ -131,7 +135,7 @@ async def _judge(reader, writer, expected):
         if status != 200:
             return f"{status} for a request that is fine"
     if expected.status:
-        status, head, _ = await final(reader)
+        status, head, _ = await final(reader, expected.refused)
         if status != expected.status:
             return f"{status} instead of {expected.status}"
         if "connection: close" not in head.lower():
