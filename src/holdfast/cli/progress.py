@@ -82,6 +82,7 @@ class Display:
 
     def __init__(self, console: Console) -> None:
         self._console = console
+        self._is_piped = not console.out.isatty()  # a call of the system: not for every file
         self._lock = threading.Lock()
         self._board = Board()
         self._said_at = clock.monotonic()
@@ -174,7 +175,7 @@ class Display:
 
     def _result(self, text: str, live: LiveDisplay | None) -> None:
         """Write a line of result; on a terminal only if there are few of them."""
-        if not self._console.out.isatty() or live is None:
+        if self._is_piped or live is None:
             self._console.line(text)
         elif (self._board.files or 0) <= FEW:
             live.line(text)
