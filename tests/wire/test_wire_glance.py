@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from holdfast.gateway.headers import response_head
 from holdfast.wire.glance import KNOWN_MOST, Glance
-from holdfast.wire.responses import Answer
+from holdfast.wire.onward import HOP
+from holdfast.wire.responses import READ, Answer
 from holdfast.wire.strict import BadMessage
 
 START = b"HTTP/1.1 200 OK\r\n"
@@ -116,6 +117,62 @@ def test_what_is_seen_is_what_the_reader_reads(fields: list[bytes], start: bytes
 
 GLANCE = Glance()
 """One for all examples, so that lines recur in it."""
+
+
+# -- names of fields ---------------------------------------------------------------------------
+
+VIA = b"Via: 1.1 gw\r\n"
+SPECIAL = sorted(HOP | READ | {b"via"})
+OTHERS = [
+    b"Server", b"Set-Cookie", b"Date", b"x-request-id", b"Proxy-Authenticate", b"Proxy", b"proxy-",
+    b"under_score", b"_", b"keep_alive", b"Content_Length", b"Connections", b"x-te", b"Trailers",
+]  # fmt: skip
+VALUES = [b"x", b"", b"4", b"no", b"close", b"keep-alive", b"chunked", b"text/plain", b"1.1 other"]
+
+
+def cased(name: bytes) -> st.SearchStrategy[bytes]:
+    """Draw a name in one of its cases."""
+    masks = st.lists(st.booleans(), min_size=len(name), max_size=len(name))
+    return masks.map(
+        lambda mask: b"".join(
+            bytes([one]).upper() if up else bytes([one]).lower()
+            for one, up in zip(name, mask, strict=True)
+        )
+    )
+
+
+NAMES = st.one_of(
+    st.sampled_from(SPECIAL + OTHERS).flatmap(cased),
+    st.from_regex(rb"(?i)\A(?:proxy-|x-|te|via|_)?[!#$%&'*+.^_`|~0-9a-z-]{1,8}\Z"),
+)
+
+
+def both_ways(name: bytes, value: bytes) -> bool:
+    """Say whether a field is seen at a glance; if so, it goes on as it does the long way."""
+    data = whole(name + b": " + value)
+    seen = Glance().look(data)
+    if seen is None:
+        return False
+    answer, out = Answer(b"POST"), []
+    answer.feed(data, out)
+    assert answer.head is not None
+    made = response_head(answer.head, length=4, via=b"gw")
+    assert b"".join([*seen.lines, VIA, b"Content-Length: 4\r\n\r\n"]) == made
+    return True
+
+
+@given(NAMES, st.sampled_from(VALUES))
+def test_every_name_goes_on_or_not_both_ways_alike(name: bytes, value: bytes):
+    # Only what is read, dropped or written anew may be left to the long way.
+    assert both_ways(name, value) or name.lower() in SPECIAL
+
+
+@pytest.mark.parametrize("name", SPECIAL + OTHERS)
+@pytest.mark.parametrize("value", VALUES)
+def test_each_special_name_is_the_same_in_all_cases(name: bytes, value: bytes):
+    ways = {both_ways(one, value) for one in (name.lower(), name.upper(), name.title())}
+    assert len(ways) == 1
+    assert ways == {True} or name in SPECIAL
 
 
 @given(st.lists(FIELDS, max_size=8), st.binary(max_size=12), st.integers(0, 200))

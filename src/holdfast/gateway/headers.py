@@ -1,8 +1,6 @@
 """Heads as they go on: what belongs to one connection is dropped, the rest is left as it is.
 
-    dropped both ways   Connection and what it names, Keep-Alive, Proxy-*, TE, Trailer,
-                        Transfer-Encoding, Upgrade, and names with `_` (a server that turns them
-                        into variables cannot tell them from names with `-`)
+    dropped both ways   what is of one connection (see `wire.onward`), and what Connection names
     to the endpoint     Host is the endpoint's; the client's credentials give way to the
                         endpoint's key; who the client is, is told only if that was wished
     to the client       framing is ours; Via and the request's id are added
@@ -16,6 +14,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from holdfast.wire.onward import HOP, goes_on
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -24,18 +24,7 @@ if TYPE_CHECKING:
 
     Fields = Iterable[tuple[bytes, bytes]]
 
-_HOP = frozenset(
-    {
-        b"connection",
-        b"keep-alive",
-        b"te",
-        b"trailer",
-        b"transfer-encoding",
-        b"upgrade",
-        b"content-length",  # framing is ours, in both directions
-    }
-)
-_TO_ENDPOINT = _HOP | {b"host", b"expect", b"x-request-timeout-ms"}
+_TO_ENDPOINT = HOP | {b"host", b"expect", b"x-request-timeout-ms"}
 _CREDENTIALS = frozenset({b"authorization", b"x-api-key", b"api-key"})
 _FORWARDED = b"forwarded"
 _KEPT = frozenset({b"host", b"content-length", b"transfer-encoding", b"forwarded", b"via"})
@@ -145,7 +134,7 @@ def _pass_on(
 ) -> None:
     for name, value in fields:
         lower = name.lower()
-        if lower in dropped or b"_" in name or lower.startswith(b"proxy-"):
+        if not goes_on(lower, dropped):
             continue
         if not forwarding and (lower == _FORWARDED or lower.startswith(b"x-forwarded-")):
             continue
@@ -206,9 +195,9 @@ def response_head(
     length, chunked: our framing; neither for an answer without a body, or one that ends with
     the connection.  close: the connection ends afterwards.  added: whole lines of ours.
     """
-    dropped = _HOP
+    dropped = HOP
     if head.options and not _PLAIN.issuperset(head.options):
-        dropped = _HOP | _named(head.options)
+        dropped = HOP | _named(head.options)
     if via:
         dropped |= {b"via"}
     out = [b"HTTP/1.1 %d " % head.status, head.reason, b"\r\n"]

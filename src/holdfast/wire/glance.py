@@ -15,7 +15,8 @@ import re
 from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from holdfast.wire.responses import MAX_HEAD
+from holdfast.wire.onward import HOP, goes_on
+from holdfast.wire.responses import MAX_HEAD, READ
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,18 +30,8 @@ _START = re.compile(rb"HTTP/1\.1 (2[0-9]{2})(?: ([\t\x20-\x7e\x80-\xff]*))?\Z")
 _FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([\t\x20-\x7e\x80-\xff]*)\Z")
 _DIGITS = re.compile(rb"[0-9]{1,18}\Z")
 _BODYLESS = frozenset({b"204", b"205"})
-_DROPPED = frozenset({b"connection", b"keep-alive"})
-_ODD_NAMES = frozenset(
-    {
-        b"content-length",
-        b"transfer-encoding",
-        b"via",
-        b"trailer",
-        b"upgrade",
-        b"te",
-        b"x-accel-buffering",
-    }
-)
+# What is read, dropped or written anew; but for what a glance makes out itself.
+_ODD_NAMES = (READ | HOP | {b"via"}) - {b"connection", b"keep-alive", b"content-type"}
 _JSON = b"application/json"
 _PASSING = re.compile(rb".*(?:stream|ndjson|jsonl|json-seq)")
 
@@ -159,8 +150,7 @@ def _read(line: bytes) -> _Note:
         return _Length(int(value))
     if name in _ODD_NAMES or (name == b"connection" and value.lower() != b"keep-alive"):
         return _ODD
-    dropped = name in _DROPPED or b"_" in name or name.startswith(b"proxy-")
-    return b"" if dropped else out
+    return out if goes_on(name) else b""
 
 
 def _typed(out: bytes, media: bytes) -> _Note:

@@ -129,6 +129,8 @@ _LISTS = {
     b"content-type": _TYPE,
     b"x-accel-buffering": _ACCEL,
 }
+READ = frozenset(_LISTS)
+"""Names of the fields that mean something here, in lower case."""
 
 
 class Answer:
