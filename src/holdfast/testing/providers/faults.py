@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Final
 
 from holdfast.chaos import HttpFault
 from holdfast.chaos.fault import check
+from holdfast.chaos.faults.status import ErrorAnswer
 from holdfast.testing.providers import anthropic, openai
 from holdfast.testing.providers.api import api_of, as_stream, parts_of, refusal, written
 from holdfast.testing.providers.content import Bad
 
 if TYPE_CHECKING:
     from holdfast.chaos.fault import HttpTarget
+    from holdfast.chaos.message import Answer, Request
 
 MESSAGES: Final = {
     429: "This request would exceed your rate limit",
@@ -23,7 +25,7 @@ MESSAGES: Final = {
 
 
 @dataclass(frozen=True, slots=True)
-class ApiError(HttpFault):
+class ApiError(ErrorAnswer):
     """Answer with an error, in the shape of the API that was asked; nothing is executed.
 
     status: 400 to 599; 529 by default, which is Anthropic's "overloaded".
@@ -33,31 +35,18 @@ class ApiError(HttpFault):
     """
 
     status: int = 529
-    retry_after: float | str | None = None
     should_retry: str = ""
     error_kind: str = ""
     code: str = ""
 
-    def __post_init__(self) -> None:
-        """Check the ranges."""
-        HttpFault.__post_init__(self)
-        check(self, "status", low=400, high=599)
-
-    @property
-    def kind(self) -> str:
-        """Counted by its number: `http 529`."""
-        return f"http {self.status}"
-
-    def prepare(self, on: HttpTarget) -> None:
-        """Answer in place of the route."""
+    def answer(self, request: Request) -> Answer:
+        """Return the error in the words of the API."""
         message = MESSAGES.get(self.status, f"The provider says {self.status}")
         bad = Bad(self.status, message, kind=self.error_kind, code=self.code)
-        answer = refusal(on.request, bad)
-        if self.retry_after is not None:
-            answer.headers["Retry-After"] = str(self.retry_after)
+        answer = refusal(request, bad)
         if self.should_retry:
             answer.headers["x-should-retry"] = self.should_retry
-        on.respond(answer)
+        return answer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
