@@ -1,4 +1,4 @@
-"""Where and with what a benchmark ran: stored with every result."""
+"""Where and with what a benchmark ran, stored with every result, and how that gets into a page."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
 
 def machine(packages: Iterable[str]) -> dict[str, str]:
@@ -30,3 +30,27 @@ def machine(packages: Iterable[str]) -> dict[str, str]:
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
         "command": " ".join(["python", script, *sys.argv[1:]]),
     }
+
+
+def show(about: dict[str, str]) -> None:
+    """Print the facts of a run, a line each."""
+    for what, text in about.items():
+        print(f"{what + ':':10} {text}")
+
+
+def facts(about: dict[str, str]) -> list[str]:
+    """Return the facts of a run as the lines of a table."""
+    return ["| run | |", "|---|---|", *(f"| {what} | {text} |" for what, text in about.items())]
+
+
+def put_into(document: Path, marks: tuple[str, str], parts: Iterable[Sequence[str]]) -> None:
+    """Put paragraphs and tables between two marks of a document, in place of what is there.
+
+    parts: the lines of each; a blank one is put between them.
+    """
+    before, begin, rest = document.read_text("utf-8").partition(marks[0])
+    _, end, after = rest.partition(marks[1])
+    if not (begin and end):
+        raise SystemExit(f"error: `{document}`: it has no `{marks[0]}` with `{marks[1]}`")
+    text = "\n\n".join("\n".join(part) for part in parts)
+    document.write_text(f"{before}{begin}\n{text}\n{end}{after}", "utf-8")

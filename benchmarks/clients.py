@@ -22,11 +22,9 @@ import argparse
 import asyncio
 import gc
 import json
-import subprocess
-import sys
 import time
 import warnings
-from contextlib import AsyncExitStack, ExitStack, contextmanager
+from contextlib import AsyncExitStack, ExitStack
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -39,14 +37,15 @@ import httpx2
 import httpx_retries
 import requests
 import urllib3
-from about import machine
+from about import machine, show
 from botocore import UNSIGNED
 from botocore.config import Config
+from processes import Script
 
 import holdfast as hf
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
+    from collections.abc import Awaitable, Callable
 
     Fetch = Callable[[], Any]
     AsyncFetch = Callable[[], Awaitable[Any]]
@@ -70,19 +69,6 @@ def full_policy() -> hf.Policy:
         hf.Breaker(),
         hf.Timeout(10),
     )
-
-
-@contextmanager
-def answering() -> Iterator[str]:
-    """Run the server; give its address."""
-    script = Path(__file__).with_name("answering.py")
-    with subprocess.Popen(
-        [sys.executable, str(script), str(SIZE)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as server:
-        assert server.stdout is not None
-        yield f"http://127.0.0.1:{int(server.stdout.readline())}/"
-        assert server.stdin is not None
-        server.stdin.close()
 
 
 # -- subjects --------------------------------------------------------------------------
@@ -275,10 +261,10 @@ def main() -> None:
     args = parser.parse_args()
     warnings.simplefilter("ignore")
     about = machine(PACKAGES)
-    for what, text in about.items():
-        print(f"{what + ':':10} {text}")
+    show(about)
     print(f"rounds:    {args.rounds} of {args.requests} requests, interleaved; medians\n")
-    with answering() as url:
+    with Script("answering.py", SIZE) as server:
+        url = f"http://127.0.0.1:{server.said}/"
         results = {
             client: measure(client, url, args.rounds, args.requests)
             for client in args.only or CLIENTS

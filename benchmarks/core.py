@@ -26,7 +26,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from about import machine
+from about import machine, show
 from subjects import PACKAGES, Subject, full_policy, subjects
 
 import holdfast as hf
@@ -332,8 +332,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all results there")
     args = parser.parse_args()
     about = machine(PACKAGES)
-    for what, text in about.items():
-        print(f"{what + ':':10} {text}")
+    show(about)
     results = measure(max(1, args.rounds))
     print(f"rounds:    {args.rounds}; best (median)\n")
     lines = table(results, list(results["sync"]))

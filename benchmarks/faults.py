@@ -30,7 +30,6 @@ The machine may be busy, so only the ratios are worth comparing, not the seconds
 from __future__ import annotations
 
 import argparse
-import contextlib
 import hashlib
 import json
 import os
@@ -43,13 +42,25 @@ import time
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING
 
-from about import machine
-from faults_clients import CLIENTS, Asked, Client, piece_sums, version
+from about import machine, put_into, show
+from faults_clients import CLIENTS, Asked, Client, piece_sums, version_of
 from faults_origin import PATH, md5_of
 from faults_programs import TARGET
-from faults_results import FAILED, FAULTS, RIGHT, SILENT, Cell, Results, goals, page, table
+from faults_results import (
+    FAILED,
+    FAULTS,
+    MARKS,
+    RIGHT,
+    SILENT,
+    Cell,
+    Results,
+    goals,
+    page,
+    table,
+)
+from processes import Running, Script, note_missing
 
 from holdfast.chaos import Content
 
@@ -93,29 +104,7 @@ def versions(size: int, seed: int) -> Versions:
 # -- processes -------------------------------------------------------------------------------
 
 
-class Running:
-    """A process with its children; all of them are gone after the block."""
-
-    def __init__(self, command: Sequence[str], **options: Any) -> None:
-        self.process = subprocess.Popen(command, start_new_session=True, **options)
-
-    def kill(self) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.kill()
-        for stream in (self.process.stdin, self.process.stdout):
-            if stream is not None:
-                with contextlib.suppress(OSError):
-                    stream.close()
-
-
-class Origin(Running):
+class Origin(Script):
     """`faults_origin` in its own process."""
 
     def __init__(self, right: Versions, fault: str, *, s3: bool) -> None:
@@ -126,22 +115,12 @@ class Origin(Running):
             "s3": s3,
             "etags": right.md5 if s3 else {},
         }
-        script = Path(__file__).with_name("faults_origin.py")
-        super().__init__(
-            [sys.executable, str(script), json.dumps(asked)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        assert self.process.stdout is not None
-        self.url = f"http://127.0.0.1:{int(self.process.stdout.readline())}{PATH}"
+        super().__init__("faults_origin.py", asked)
+        self.url = f"http://127.0.0.1:{self.said}{PATH}"
 
     def stats(self) -> dict[str, int]:
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.process.stdin.write("?\n")
-        self.process.stdin.flush()
-        told: dict[str, int] = json.loads(self.process.stdout.readline())
+        """Return what it has counted."""
+        told: dict[str, int] = self.ask()
         return told
 
 
@@ -243,13 +222,9 @@ def there(clients: Iterable[Client]) -> tuple[list[Client], dict[str, str]]:
     """Return the clients that can run, and the versions of their tools; name the others."""
     here, tools = [], {}
     for client in clients:
-        number = version(client.tool)
+        number = version_of(client.tool)
         if number is None:
-            print(
-                f"note: {client.tool} is missing, so the row `{client.name}` is left out. "
-                f"To have it: {client.install}",
-                file=sys.stderr,
-            )
+            note_missing(client.tool, client.name, client.install)
         else:
             here.append(client)
             tools[client.tool] = number
@@ -299,8 +274,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what runs is ended
     clients, tools = there(c for c in CLIENTS if args.only is None or c.name in args.only)
     about = {**machine(()), "tools": ", ".join(f"{name} {n}" for name, n in tools.items())}
-    for what, text in about.items():
-        print(f"{what + ':':10} {text}")
+    show(about)
     print(f"object:    {args.size:g} MiB; rounds: {args.rounds}; seed: {args.seed}\n")
     results = measure(clients, args)
     lines = table(results, args.fault)
@@ -310,7 +284,7 @@ def main() -> None:
     for client, fault, text, met in aims:
         print(f"| {client} | {fault} | {text} | {'met' if met else 'not met'} |")
     if args.page is not None:
-        args.page.write_text(page(args.page.read_text("utf-8"), about, lines), "utf-8")
+        put_into(args.page, MARKS, page(about, lines))
     if args.json is not None:
         told = {
             name: {fault: [asdict(cell) for cell in cells] for fault, cells in row.items()}

@@ -9,15 +9,13 @@ import hashlib
 import importlib.metadata
 import importlib.util
 import json
-import re
-import shutil
-import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from faults_programs import LIMIT, TARGET, place
+from processes import found, version
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -54,13 +52,7 @@ class Client:
         return self.name.startswith("holdfast")
 
 
-def found(tool: str) -> str | None:
-    """Return the path of a program: beside this Python (PyPI), else in PATH (Debian)."""
-    beside = Path(sys.executable).with_name(tool)
-    return str(beside) if beside.exists() else shutil.which(tool)
-
-
-def version(tool: str) -> str | None:
+def version_of(tool: str) -> str | None:
     """Return the version of a program or package; None if it is missing."""
     if tool in _PACKAGES:
         there = importlib.util.find_spec(tool) is not None
@@ -68,10 +60,7 @@ def version(tool: str) -> str | None:
     path = found(tool)
     if path is None:
         return None
-    option = "version" if tool in {"rclone", "s5cmd"} else "--version"
-    told = subprocess.run([path, option], capture_output=True, text=True, check=False).stdout
-    match = re.search(r"\d+\.\d+(\.\d+)?", told)
-    return match[0] if match else "unknown"
+    return version(path, "version" if tool in {"rclone", "s5cmd"} else "--version")
 
 
 _PACKAGES = ("holdfast", "boto3", "obstore")

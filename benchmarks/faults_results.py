@@ -21,7 +21,7 @@ FAULTS = {
     "flipped": "byte flipped",
     "kill": "kill -9, again",
 }
-BEGIN, END = "<!-- measured -->", "<!-- end of what was measured -->"
+MARKS = ("<!-- measured -->", "<!-- end of what was measured -->")
 RIGHT, FAILED, SILENT = "right", "F", "S"
 _WORSE = (RIGHT, FAILED, SILENT)
 
@@ -119,15 +119,7 @@ def goals(results: Results) -> Iterator[tuple[str, str, str, bool]]:
         yield "holdfast", FAULTS["stall"], f"<= aria2c, s: {a:.1f} / {b:.1f}", a <= b
 
 
-def page(text: str, about: dict[str, str], lines: Sequence[str]) -> str:
-    """Return a document with the results of a run between its marks. Raises ValueError."""
-    before, first, rest = text.partition(BEGIN)
-    _, last, after = rest.partition(END)
-    if not (first and last):
-        raise ValueError(f"the page has no `{BEGIN}` with an `{END}` behind it")
-    facts = [
-        f"`{about['command']}`",
-        f"{about['date']}; {about['machine']}; {about['python']}; {about['tools']}",
-    ]
-    block = "\n\n".join(["", *facts, "\n".join(lines), ""])
-    return before + first + block + last + after
+def page(about: dict[str, str], lines: Sequence[str]) -> list[list[str]]:
+    """Return what a document says of a run."""
+    told = f"{about['date']}; {about['machine']}; {about['python']}; {about['tools']}"
+    return [["", f"`{about['command']}`"], [told], [*lines, ""]]

@@ -33,9 +33,9 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import uvloop
-from about import machine
+from about import facts, machine, put_into, show
 from gateway_load import Load, Seen, quantile
-from gateway_peers import Peer, Proxy, Upstreams, put_into, there, versions
+from gateway_peers import Peer, Proxy, Upstreams, there, versions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -289,8 +289,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what runs is ended
     peers = there(args.only or NAMES)
     about = {**machine(()), "programs": versions(peers)}
-    for what, text in about.items():
-        print(f"{what + ':':10} {text}")
+    show(about)
     results = measure(peers, args)
     lines, aims = table(results, args.fault), list(goals(results))
     print("\n".join(["", *lines, "", *goal_table(aims)]))
@@ -306,7 +305,7 @@ def main() -> None:
         args.json.write_text(json.dumps(told, indent=2) + "\n")
     if args.page is not None:
         about["rounds"] = f"{args.rounds}, seed {args.seed}; medians"
-        put_into(args.page, MARKS, about, [lines, goal_table(aims)])
+        put_into(args.page, MARKS, [facts(about), lines, goal_table(aims)])
 
 
 if __name__ == "__main__":

@@ -3,35 +3,26 @@
 Each is started with one worker, as its manual would have it in front of three upstreams, with
 connections to the upstreams kept; what else differs from its defaults stands in the configuration
 here. Who is not installed is left out, and said to be.
-
-CPU is what the scheduler has booked (utime + stime) to all threads of all processes of a proxy:
-it is of the nanosecond where /proc tells so, else of the clock's tick.
 """
 
 from __future__ import annotations
 
-import contextlib
 import importlib.metadata
 import json
 import os
-import re
 import resource
-import shutil
-import signal
-import socket
 import subprocess
 import sys
 import tempfile
-import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
+
+from processes import HERE, Running, Script, found, free_ports, note_missing, version
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-HERE = Path(__file__).parent
-STARTING = 20.0
 LOGS = "GATEWAY_LOGS"
 """A variable of the environment: with it, what a proxy writes is shown."""
 
@@ -64,10 +55,7 @@ class Peer:
 
     def path(self) -> str | None:
         """Return where its program is; None if it is not installed."""
-        beside = Path(sys.executable).parent / self.program
-        if beside.exists():
-            return str(beside)
-        return shutil.which(self.program, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
+        return found(self.program)
 
     def version(self) -> str:
         """Return the version that it says it has."""
@@ -75,9 +63,7 @@ class Peer:
             name = "holdfast" if self.is_ours else self.name.partition("+")[0]
             return importlib.metadata.version(name)
         flag = {"nginx": "-v", "haproxy": "-v"}.get(self.program, "--version")
-        told = subprocess.run([str(self.path()), flag], capture_output=True, text=True, check=False)
-        found = re.search(r"\d+\.\d+(\.\d+)+", told.stdout + told.stderr)
-        return found[0] if found else "?"
+        return version(str(self.path()), flag)
 
 
 # -- configurations ----------------------------------------------------------------------------
@@ -290,19 +276,15 @@ PEERS = (
 
 def there(names: Iterable[str]) -> list[Peer]:
     """Return those of the named that can run; name the others on stderr."""
-    found = []
+    here = []
     for peer in PEERS:
         if peer.name not in names:
             continue
         if peer.path() is None:
-            print(
-                f"note: {peer.program} is missing, so `{peer.name}` is left out. "
-                f"To have it: {peer.install}",
-                file=sys.stderr,
-            )
+            note_missing(peer.program, peer.name, peer.install)
         else:
-            found.append(peer)
-    return found
+            here.append(peer)
+    return here
 
 
 def versions(peers: Sequence[Peer]) -> str:
@@ -314,96 +296,12 @@ def versions(peers: Sequence[Peer]) -> str:
 # -- processes -----------------------------------------------------------------------------------
 
 
-class Running:
-    """A process with its children, in a session of its own; all are gone after the block."""
-
-    def __init__(self, command: Sequence[str], core: int | None = None, **options: Any) -> None:
-        pinned = ["taskset", "-c", str(core), *command] if core is not None else list(command)
-        self.process: subprocess.Popen[str] = subprocess.Popen(
-            pinned, start_new_session=True, text=True, **options
-        )
-
-    def kill(self) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.kill()
-        for stream in (self.process.stdin, self.process.stdout):
-            if stream is not None:
-                with contextlib.suppress(OSError):
-                    stream.close()
-
-    def pids(self) -> list[int]:
-        """Return all processes of the session."""
-        own = self.process.pid
-        entries = Path("/proc").glob("[0-9]*")
-        return [int(entry.name) for entry in entries if _session(entry) == own]
-
-    def cpu(self) -> float:
-        """Return the seconds of CPU that its processes have used."""
-        return sum(map(cpu_of, self.pids()))
-
-    def memory(self) -> int:
-        """Return the bytes that are resident in its processes."""
-        pages = 0
-        for pid in self.pids():
-            with contextlib.suppress(OSError):
-                pages += int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-        return pages * os.sysconf("SC_PAGE_SIZE")
-
-
-def _session(entry: Path) -> int:
-    try:
-        return int((entry / "stat").read_text().rpartition(") ")[2].split()[3])
-    except OSError:
-        return -1
-
-
-def cpu_of(pid: int) -> float:
-    """Return the seconds of CPU that a process has used, all its threads."""
-    try:
-        spent = [
-            int((task / "schedstat").read_text().split()[0])
-            for task in Path(f"/proc/{pid}/task").iterdir()
-        ]
-        return sum(spent) / 1e9
-    except OSError:
-        return _ticks(pid)
-
-
-def _ticks(pid: int) -> float:
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
-    except OSError:
-        return 0.0
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-class Upstreams(Running):
+class Upstreams(Script):
     """`gateway_upstream`. ports: of the upstreams, one per fault."""
 
     def __init__(self, faults: Sequence[str], core: int | None = None, **asked: Any) -> None:
-        script = str(HERE / "gateway_upstream.py")
-        told = json.dumps({"faults": list(faults), **asked})
-        super().__init__(
-            [sys.executable, script, told], core, stdin=subprocess.PIPE, stdout=subprocess.PIPE
-        )
-        assert self.process.stdout is not None
-        self.ports = tuple(json.loads(self.process.stdout.readline()))
-
-    def ask(self, line: str = "?") -> list[dict[str, int]]:
-        """Return what each has counted. line: `?`, or new faults, which begin all counts anew."""
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.process.stdin.write(line + "\n")
-        self.process.stdin.flush()
-        told: list[dict[str, int]] = json.loads(self.process.stdout.readline())
-        return told
+        super().__init__("gateway_upstream.py", {"faults": list(faults), **asked}, core)
+        self.ports = tuple(self.said)
 
     def total(self, what: str) -> int:
         """Return one count, of all upstreams."""
@@ -419,7 +317,7 @@ class Proxy(Running):
         self._home = tempfile.TemporaryDirectory(prefix="holdfast-gateway-")
         home = Path(self._home.name)
         home.chmod(0o755)  # nginx gives up root before it opens its folders
-        self.port = free_port()
+        (self.port,) = free_ports(1)
         told = Setup(home, self.port, tuple(upstreams), **setup)
         command = peer.command(told)
         program = sys.executable if peer.program == "python" else str(peer.path())
@@ -430,49 +328,12 @@ class Proxy(Running):
             env={**os.environ, **peer.environment(told)},
         )  # fmt: skip
         try:
-            self._await()
+            self.await_port(self.port, f"with {LOGS}=1 it says why")
         except BaseException:
             self.__exit__()
             raise
         self.idle_memory = self.memory()
 
-    def _await(self) -> None:
-        until = time.monotonic() + STARTING
-        while time.monotonic() < until:
-            if self.process.poll() is not None:
-                raise RuntimeError(
-                    f"`{' '.join(map(str, self.process.args))}` ended with "  # type: ignore[arg-type]
-                    f"{self.process.returncode}; with {LOGS}=1 it says why"
-                )
-            with contextlib.suppress(OSError):
-                socket.create_connection(("127.0.0.1", self.port), 1).close()
-                return
-            time.sleep(0.02)
-        raise RuntimeError(f"`{self.process.args}` does not listen after {STARTING:g} s")
-
     def __exit__(self, *exc: object) -> None:
         super().__exit__(*exc)
         self._home.cleanup()
-
-
-def free_port() -> int:
-    """Return a port that nobody listens at."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
-
-
-# -- the page ------------------------------------------------------------------------------------
-
-
-def put_into(
-    document: Path, marks: tuple[str, str], about: dict[str, str], parts: Sequence[list[str]]
-) -> None:
-    """Put facts and tables between two marks of a document, in place of what is there."""
-    before, begin, rest = document.read_text().partition(marks[0])
-    _, end, after = rest.partition(marks[1])
-    if not (begin and end):
-        raise SystemExit(f"error: `{document}`: it has no `{marks[0]}` with `{marks[1]}`")
-    facts = ["| run | |", "|---|---|", *(f"| {what} | {text} |" for what, text in about.items())]
-    text = "\n\n".join("\n".join(part) for part in [facts, *parts])
-    document.write_text(f"{before}{begin}\n{text}\n{end}{after}")

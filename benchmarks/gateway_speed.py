@@ -27,7 +27,6 @@ import asyncio
 import contextlib
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -38,10 +37,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import uvloop
-from about import machine
+from about import facts, machine, put_into, show
 from gateway_load import Load, Seen, body_of, open_slow, open_streams, quantile
-from gateway_peers import Peer, Proxy, Upstreams, put_into, there, versions
+from gateway_peers import Peer, Proxy, Upstreams, there, versions
 from gateway_speed_results import goal_table, judged, tables
+from processes import version
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -317,12 +317,7 @@ def arguments() -> argparse.Namespace:
 
 def tool_versions() -> str:
     """Return the versions of what makes the load."""
-    found = []
-    for command in (["wrk", "-v"], ["h2load", "--version"]):
-        told = subprocess.run(command, capture_output=True, text=True, check=False)
-        number = re.search(r"\d+\.\d+(\.\d+)*", told.stdout + told.stderr)
-        found.append(f"{command[0]} {number[0] if number else '?'}")
-    return ", ".join(found)
+    return f"wrk {version('wrk', '-v')}, h2load {version('h2load', '--version')}"
 
 
 def all_peers(args: argparse.Namespace) -> Iterator[tuple[str, list[Peer]]]:
@@ -341,8 +336,7 @@ def main() -> None:
     programs = list(dict.fromkeys(peer for peers in chosen.values() for peer in peers))
     about = {**machine(("uvloop", "httptools")),
              "programs": f"{versions(programs)}, {tool_versions()}"}  # fmt: skip
-    for what, text in about.items():
-        print(f"{what + ':':10} {text}")
+    show(about)
     samples: Samples = {name: measure(name, peers, args) for name, peers in chosen.items()}
     if {"latency", "streams"} & set(samples):
         for name, found in direct(args).items():
@@ -359,7 +353,7 @@ def main() -> None:
         args.json.write_text(json.dumps(told, indent=2) + "\n")
     if args.page is not None:
         about["rounds"] = f"{args.rounds} of {args.seconds:g} s, interleaved; medians"
-        put_into(args.page, MARKS, about, [*shown.values(), goal_table(aims)])
+        put_into(args.page, MARKS, [facts(about), *shown.values(), goal_table(aims)])
 
 
 if __name__ == "__main__":

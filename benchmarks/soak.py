@@ -25,13 +25,13 @@ import sys
 import tempfile
 import threading
 import time
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any, Self
 
 from about import machine
+from processes import Script, memory_of
 from soak_origin import FAULTS, content, fault_of, name_of
 
 import holdfast as hf
@@ -39,8 +39,6 @@ from holdfast.downloads.lists import Entry
 from holdfast.transfer.plane import Timeouts
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from holdfast.downloads.items import ItemEvent
 
 EVERY = 0.1
@@ -95,12 +93,11 @@ class Watcher:
             self._look()
 
     def _look(self) -> None:
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
         found = Sample(
             time.monotonic() - self._began,
             time.process_time(),
             self._done,
-            pages * os.sysconf("SC_PAGE_SIZE"),
+            memory_of(os.getpid()),
             len(list(Path("/proc/self/fd").iterdir())),
             threading.active_count(),
         )
@@ -140,24 +137,10 @@ def fetch(url: str, into: str, objects: int, plane: str) -> dict[str, Any]:
     }
 
 
-@contextmanager
-def origin(share: float, seed: int) -> Iterator[str]:
-    """Run the origin in a process of its own; give its address."""
-    script = Path(__file__).with_name("soak_origin.py")
-    with subprocess.Popen(
-        [sys.executable, str(script), str(share), str(seed)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    ) as server:
-        assert server.stdout is not None
-        assert server.stdin is not None
-        yield f"http://127.0.0.1:{int(server.stdout.readline())}"
-        server.stdin.close()
-
-
 def soak(objects: int, share: float, seed: int, plane: str, into: str) -> dict[str, Any]:
     """Fetch in a fresh process, look at every file, and return the outcome."""
-    with origin(share, seed) as url:
+    with Script("soak_origin.py", [share, seed]) as origin:
+        url = f"http://127.0.0.1:{origin.said}"
         words = [sys.executable, __file__, "--fetch", url, "--into", into]
         words += ["--objects", str(objects), "--plane", plane]
         done = subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True)

@@ -1,6 +1,6 @@
 """The origin of the soak: small objects on kept-alive connections, some of them struck once.
 
-    python soak_origin.py SHARE SEED      prints its port; ends when stdin is closed
+    python soak_origin.py '[SHARE, SEED]'      prints its port; ends when stdin is closed
 
 A raw protocol, because it has to be faster than what it serves: on one CPU it answers some
 20,000 requests per second, with uvloop where that is installed. What an object holds, and which
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 import socket
 import struct
 import sys
@@ -125,7 +126,7 @@ async def serve(share: float, seed: int) -> None:
 
 def main() -> None:
     """Run it."""
-    share, seed = float(sys.argv[1]), int(sys.argv[2])
+    share, seed = json.loads(sys.argv[1])
     try:
         import uvloop  # noqa: PLC0415 - optional
     except ImportError:

@@ -29,20 +29,18 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
-import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
-from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
 
-from about import machine
+from about import facts, machine, put_into, show
+from processes import found, kill_session, version
 from throughput_peers import LOADS, SUBJECTS, Job, Load, Subject
 from throughput_site import Site, serving
 
@@ -155,23 +153,18 @@ def _environment(job: Job) -> dict[str, str]:
 
 def _waited(process: subprocess.Popen[bytes]) -> os.struct_rusage:  # type: ignore[name-defined]
     """Wait for the end of a process, and return what it used."""
-    timer = threading.Timer(LONGEST, _kill, [process])
+    timer = threading.Timer(LONGEST, kill_session, [process.pid])
     timer.start()
     try:
         _, status, usage = os.wait4(process.pid, 0)
     except BaseException:
-        _kill(process)
+        kill_session(process.pid)
         process.wait()
         raise
     finally:
         timer.cancel()
     process.returncode = os.waitstatus_to_exitcode(status)
     return usage
-
-
-def _kill(process: subprocess.Popen[bytes]) -> None:
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
 
 
 def _own_seconds(text: str) -> float:
@@ -270,31 +263,9 @@ def goal_table(goals: Sequence[dict[str, object]]) -> list[str]:
     return lines
 
 
-def page(
-    about: dict[str, str],
-    titles: dict[str, str],
-    tables: dict[str, list[str]],
-    goals: list[str],
-) -> str:
-    """Return all of it as a part of a document."""
-    parts = [["| run | |", "|---|---|", *(f"| {what} | {text} |" for what, text in about.items())]]
-    parts += [[f"**{name}**: {titles[name]}", "", *lines] for name, lines in tables.items()]
-    parts.append(["The goals, and what was reached:", "", *goals])
-    return "\n\n".join("\n".join(part) for part in parts)
-
-
 def titled(load: Load) -> str:
     """Say what a load is."""
     return f"{load.count:,} x {load.size:,} bytes, {load.workers} connections"
-
-
-def put_into(document: Path, text: str) -> None:
-    """Replace what stands between the marks of a document."""
-    before, mark, rest = document.read_text().partition(MARKS[0])
-    _, end, after = rest.partition(MARKS[1])
-    if not (mark and end):
-        raise SystemExit(f"error: `{document}`: it has no `{MARKS[0]}` with `{MARKS[1]}`")
-    document.write_text(f"{before}{mark}\n{text}\n{end}{after}")
 
 
 # -- the program -----------------------------------------------------------------------------
@@ -302,25 +273,21 @@ def put_into(document: Path, text: str) -> None:
 
 def present(wanted: Sequence[str] | None) -> dict[str, Subject]:
     """Return the subjects that can run, and say of the others how to get them."""
-    found = {}
+    here = {}
     for name, subject in SUBJECTS.items():
         if wanted and name not in wanted:
             continue
         if subject.program() is None:
             print(f"absent: {name}: not measured (install: {subject.install})")
         else:
-            found[name] = subject
-    return found
+            here[name] = subject
+    return here
 
 
 def versions(subjects: dict[str, Subject], *others: tuple[str, ...]) -> str:
     """Return the version that each program says it has."""
-    said = []
     asked = [one.version for one in subjects.values() if one.version]
-    for command in [*asked, *others]:
-        told = subprocess.run(command, capture_output=True, text=True, check=False)
-        found = re.search(r"\d+(\.\d+)+", told.stdout + told.stderr)
-        said.append(f"{Path(command[0]).name} {found[0] if found else '?'}")
+    said = [f"{Path(one[0]).name} {version(*one)}" for one in [*asked, *others]]
     return ", ".join(said)
 
 
@@ -349,10 +316,10 @@ def scaled(load: Load, share: float) -> Load:
 
 def program(name: str, install: str) -> str:
     """Return where a program is that nothing works without."""
-    found = shutil.which(name) or shutil.which(name, path="/usr/sbin:/sbin")
-    if found is None:
+    path = found(name)
+    if path is None:
         raise SystemExit(f"error: `{name}` is not installed\n  {install}")
-    return found
+    return path
 
 
 def main() -> None:
@@ -364,8 +331,7 @@ def main() -> None:
     subjects = present(args.only)
     about = machine(("boto3", "obstore"))
     about["programs"] = versions(subjects, (nginx, "-v"), (openssl, "version"))
-    for what, text in about.items():
-        print(f"{what + ':':10} {text}")
+    show(about)
     print(f"rounds:    {args.rounds}, interleaved; medians", flush=True)
     results: dict[str, dict[str, list[Sample]]] = {}
     goals: list[dict[str, object]] = []
@@ -396,7 +362,9 @@ def main() -> None:
         args.json.write_text(text + "\n")
     if args.page is not None:
         about["rounds"] = f"{args.rounds}, interleaved; medians"
-        put_into(args.page, page(about, titles, tables, lines))
+        shown = [[f"**{name}**: {titles[name]}", "", *rows] for name, rows in tables.items()]
+        aims = ["The goals, and what was reached:", "", *lines]
+        put_into(args.page, MARKS, [facts(about), *shown, aims])
 
 
 def _measured(

@@ -9,15 +9,14 @@ from __future__ import annotations
 import hashlib
 import random
 import shutil
-import signal
-import socket
 import subprocess
 import tempfile
-import time
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from processes import Running, free_ports
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -136,15 +135,6 @@ def _is_same(folder: Path, served: Served) -> bool:
     return digest.hexdigest() == served.sha256
 
 
-def free_ports(count: int) -> list[int]:
-    """Return ports that nobody listens on."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [sock.getsockname()[1] for sock in sockets]
-    for sock in sockets:
-        sock.close()
-    return ports
-
-
 @contextmanager
 def serving(nginx: str, openssl: str) -> Iterator[Site]:
     """Run nginx over a folder in memory, and remove both at the end."""
@@ -155,15 +145,11 @@ def serving(nginx: str, openssl: str) -> Iterator[Site]:
         _certify(openssl, home)
         (home / "www").mkdir()
         (home / "nginx.conf").write_text(CONF.format(home=home, plain=plain, tls=tls))
-        with subprocess.Popen(
-            [nginx, "-p", str(home), "-e", str(home / "error.log"), "-c", str(home / "nginx.conf")],
-            start_new_session=True,  # Ctrl-C is for us; we end it
-        ) as server:
-            try:
-                _await(server, plain)
-                yield Site(home, plain, tls)
-            finally:
-                _end(server)
+        log = str(home / "error.log")
+        command = [nginx, "-p", str(home), "-e", log, "-c", str(home / "nginx.conf")]
+        with Running(command) as server:
+            server.await_port(plain)
+            yield Site(home, plain, tls)
     finally:
         shutil.rmtree(home, ignore_errors=True)
 
@@ -173,21 +159,3 @@ def _certify(openssl: str, home: Path) -> None:
     command += ["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"]
     command += ["-keyout", str(home / "key.pem"), "-out", str(home / "cert.pem")]
     subprocess.run(command, check=True, capture_output=True)
-
-
-def _await(server: subprocess.Popen[bytes], port: int) -> None:
-    for _ in range(100):
-        if server.poll() is not None:
-            raise SystemExit(f"error: nginx ended at once (exit code: {server.returncode})")
-        with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
-            return
-        time.sleep(0.05)
-    raise SystemExit("error: nginx does not answer")
-
-
-def _end(server: subprocess.Popen[bytes]) -> None:
-    server.send_signal(signal.SIGTERM)  # its master ends its workers
-    try:
-        server.wait(5)
-    except subprocess.TimeoutExpired:
-        server.kill()

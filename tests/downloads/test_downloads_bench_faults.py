@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from benchmark_runs import BENCHMARKS, assert_ends_clean
+
 if TYPE_CHECKING:
     from types import ModuleType
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 SIZE = 2 << 20
 NAIVE = "curl, one try"
 
@@ -100,7 +101,7 @@ def test_the_worst_round_is_the_one_that_is_shown(faults: ModuleType) -> None:
 
 def test_a_process_and_its_children_end_with_the_block(faults: ModuleType) -> None:
     command = ["/bin/sh", "-c", "sleep 60 & echo $!; wait"]
-    with faults.Running(command, stdout=subprocess.PIPE, text=True) as running:
+    with faults.Running(command, stdout=subprocess.PIPE) as running:
         child = int(running.process.stdout.readline())
         os.kill(child, 0)
     until = time.monotonic() + 5
@@ -120,38 +121,10 @@ def is_alive(pid: int) -> bool:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc")
 @pytest.mark.skipif(which("curl") is None, reason="curl is not installed")
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_ends_all_that_was_started(number: int, code: int, tmp_path: Path) -> None:
-    seed = str(int.from_bytes(os.urandom(6)))  # to find what was started
-    script = BENCHMARKS / "faults.py"
-    command = [sys.executable, str(script), "--only", NAIVE, "--fault", "stall", "--size", "2"]
-    environment = {**os.environ, "TMPDIR": str(tmp_path)}
-    with subprocess.Popen(
-        [*command, "--seed", seed], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    ) as process:
-        until = time.monotonic() + 20
-        while not started(seed) and time.monotonic() < until:
-            time.sleep(0.02)
-        assert started(seed)
-        time.sleep(0.3)
-        process.send_signal(number)
-        process.communicate(timeout=10)
-    assert process.returncode == code
-    assert started(seed) == []
-    assert list(tmp_path.iterdir()) == []
-
-
-def started(seed: str) -> list[int]:
-    """Return the origins of a run."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        try:
-            line = (entry / "cmdline").read_bytes() if entry.name.isdigit() else b""
-        except OSError:
-            continue
-        if b"faults_origin.py" in line and f'"seed": {seed},'.encode() in line:
-            found.append(int(entry.name))
-    return found
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_all_that_was_started(number: int, tmp_path: Path) -> None:
+    words = ["faults.py", "--only", NAIVE, "--fault", "stall", "--size", "2"]
+    assert_ends_clean(words, "faults_origin.py", number, tmp_path)
 
 
 def test_results_name_machine_versions_and_command(tmp_path: Path) -> None:

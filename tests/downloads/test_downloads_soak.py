@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from downloads_rig import downloads, quick_policy
 
 import holdfast as hf
+from benchmark_runs import BENCHMARKS
 from holdfast.chaos.line import Plain
 from holdfast.chaos.message import Answer, text_answer
 from holdfast.runtime.clock import clock
@@ -18,9 +18,9 @@ from holdfast.runtime.random import SeededRandom
 from holdfast.transfer.plane import Timeouts
 
 if TYPE_CHECKING:
+    from pathlib import Path
     from types import ModuleType
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 KIB = 1024
 
 

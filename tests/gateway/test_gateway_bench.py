@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import subprocess
 import sys
-import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
+from benchmark_runs import BENCHMARKS, assert_ends_clean
 
 pytest.importorskip("uvloop")
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc")
 
 
@@ -145,12 +144,12 @@ def test_holdfast_hides_the_fault_of_one_upstream(fault: str) -> None:
 
 @LINUX
 def test_the_cpu_of_a_process_and_its_children_is_counted() -> None:
-    import gateway_peers  # noqa: PLC0415 - see `upstreams`
+    import processes  # noqa: PLC0415 - see `upstreams`
 
     burn = "import time\nend = time.process_time() + 0.3\nwhile time.process_time() < end: pass\n"
     child = f"import subprocess, sys\nsubprocess.Popen([sys.executable, '-c', {burn!r}])\n{burn}"
     wait = "import time; print(1, flush=True); time.sleep(60)"
-    with gateway_peers.Running(
+    with processes.Running(
         [sys.executable, "-c", f"{child}\n{wait}"], stdout=subprocess.PIPE
     ) as running:
         assert running.process.stdout is not None
@@ -162,36 +161,8 @@ def test_the_cpu_of_a_process_and_its_children_is_counted() -> None:
 
 @LINUX
 def test_a_signal_ends_all_that_was_started(tmp_path: Path) -> None:
-    seed = str(int.from_bytes(os.urandom(6)))  # to find what was started
-    script = str(BENCHMARKS / "gateway_faults.py")
-    command = [sys.executable, script, "--only", "holdfast", "--fault", "429", "--seed", seed]
-    environment = {**os.environ, "TMPDIR": str(tmp_path)}
-    with subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    ) as process:
-        until = time.monotonic() + 20
-        while not started(seed) and time.monotonic() < until:
-            time.sleep(0.02)
-        assert started(seed)
-        time.sleep(0.5)
-        process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=10)
-    assert process.returncode == 143
-    assert started(seed) == []
-    assert list(tmp_path.iterdir()) == []
-
-
-def started(seed: str) -> list[int]:
-    """Return the upstreams of a run."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        try:
-            line = (entry / "cmdline").read_bytes() if entry.name.isdigit() else b""
-        except OSError:
-            continue
-        if b"gateway_upstream.py" in line and f'"seed": {seed}'.encode() in line:
-            found.append(int(entry.name))
-    return found
+    words = ["gateway_faults.py", "--only", "holdfast", "--fault", "429"]
+    assert_ends_clean(words, "gateway_upstream.py", signal.SIGTERM, tmp_path)
 
 
 # -- tables, goals -------------------------------------------------------------------------------
