@@ -17,30 +17,20 @@ from holdfast.runtime.wheel import Wheel
 from holdfast.testing import gateway_drawn
 from holdfast.testing.scenarios.gateway import SCENARIO
 from holdfast.testing.simulation import run_scenario, sim_run
+from seeds import run_seeds
 
 OK = answer()
 
 
-def again(seed):
-    return f"python -m holdfast.testing.sim gateway --seed {seed}"
-
-
 @pytest.mark.parametrize("first", range(0, 60, 15))
 def test_no_invariant_breaks_whatever_goes_wrong(first):
-    faults = 0
-    for seed in range(first, first + 15):
-        result = run_scenario(SCENARIO, seed)
-        assert result.violations == [], again(seed)
-        faults += result.faults
-    assert faults >= 400
+    assert sum(run_seeds(SCENARIO, first, 15)) >= 400
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("first", range(1000, 3000, 100))
 def test_two_thousand_seeds_of_a_gateway(first):
-    for seed in range(first, first + 100):
-        result = run_scenario(SCENARIO, seed)
-        assert result.violations == [], again(seed)
+    run_seeds(SCENARIO, first, 100)
 
 
 def test_every_kind_of_fault_and_outcome_comes_up():

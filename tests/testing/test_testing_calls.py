@@ -1,6 +1,7 @@
 """Policies before a flaky backend, thousands of calls: every invariant, and who would find what."""
 
 import asyncio
+from operator import attrgetter
 
 import pytest
 
@@ -12,39 +13,33 @@ from holdfast.runtime.timers import Alarm
 from holdfast.testing.scenarios import calls, calls_sync, scripts
 from holdfast.testing.sim import shrunk
 from holdfast.testing.simulation import run_scenario
+from seeds import kinds_in as found
+from seeds import run_seeds
 
-SCENARIOS = {s.name: s for s in (calls.SCENARIO, calls_sync.SCENARIO, scripts.SCENARIO)}
 
-
-def run_seeds(name, first, count):
+def run(scenario, first, count):
     """Run seeds; return how many calls and faults there were."""
-    made = faults = 0
-    for seed in range(first, first + count):
-        result = run_scenario(SCENARIOS[name], seed)
-        assert result.violations == [], (
-            f"python -m holdfast.testing.sim {name} --seed {seed}"  # the command that repeats it
-        )
-        made, faults = made + result.calls, faults + result.faults
-    return made, faults
+    seen = run_seeds(scenario, first, count, attrgetter("calls", "faults"))
+    return map(sum, zip(*seen, strict=True))
 
 
 @pytest.mark.parametrize("first", range(0, 500, 50))
 def test_asynchronous_calls_keep_every_promise(first):
-    made, faults = run_seeds("calls", first, 50)
+    made, faults = run(calls.SCENARIO, first, 50)
     assert made >= 50 * 180
     assert faults >= 50 * 30
 
 
 @pytest.mark.parametrize("first", range(0, 500, 100))
 def test_synchronous_calls_keep_every_promise(first):
-    made, faults = run_seeds("calls_sync", first, 100)
+    made, faults = run(calls_sync.SCENARIO, first, 100)
     assert made >= 100 * 200
     assert faults >= 100 * 20
 
 
 @pytest.mark.parametrize("first", range(0, 1500, 300))
 def test_both_drivers_give_one_trace(first):
-    made, _ = run_seeds("scripts", first, 300)
+    made, _ = run(scripts.SCENARIO, first, 300)
     assert made >= 300 * 6
 
 
@@ -53,11 +48,11 @@ def test_both_drivers_give_one_trace(first):
 @pytest.mark.long
 @pytest.mark.parametrize("first", range(1000, 11_000, 250))
 def test_ten_thousand_seeds(first):
-    made, faults = run_seeds("calls", first, 250)
+    made, faults = run(calls.SCENARIO, first, 250)
     assert made >= 1_000_000 / 40
     assert faults >= 100_000 / 40
-    run_seeds("calls_sync", first, 250)
-    run_seeds("scripts", first + 1000, 250)
+    run_seeds(calls_sync.SCENARIO, first, 250)
+    run_seeds(scripts.SCENARIO, first + 1000, 250)
 
 
 # -- planted defects ------------------------------------------------
@@ -70,10 +65,6 @@ def first_failure(wanted="", seeds=300):
         if any(wanted in text for text in result.violations):
             return result
     raise AssertionError(f"not found in {seeds} seeds")
-
-
-def found(result):
-    return {text.partition(":")[0] for text in result.violations}
 
 
 def test_a_cancelled_call_that_keeps_its_permit_is_found_and_shrunk(monkeypatch):

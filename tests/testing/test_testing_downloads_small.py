@@ -8,52 +8,31 @@ from holdfast.downloads.group import Group
 from holdfast.runtime.clock import clock
 from holdfast.testing.baton import Baton
 from holdfast.testing.scenarios import downloads_small
-from holdfast.testing.simulation import run_scenario, sim_run
+from holdfast.testing.simulation import sim_run
 from holdfast.transfer.plane_async import Line
+from seeds import assert_repeats, kinds_found, run_seeds
 
 SCENARIO = downloads_small.SCENARIO
 
 
-def again(seed):
-    return f"python -m holdfast.testing.sim downloads_small --seed {seed}"
-
-
 @pytest.mark.parametrize("first", range(0, 60, 20))
 def test_small_files_are_right_or_in_the_failed_list(first):
-    faults = 0
-    for seed in range(first, first + 20):
-        result = run_scenario(SCENARIO, seed)
-        assert result.violations == [], again(seed)
-        faults += result.faults
-    assert faults >= 100
+    assert sum(run_seeds(SCENARIO, first, 20)) >= 100
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("first", range(1000, 3000, 100))
 def test_two_thousand_seeds_of_small_files(first):
-    for seed in range(first, first + 100):
-        result = run_scenario(SCENARIO, seed)
-        assert result.violations == [], again(seed)
+    run_seeds(SCENARIO, first, 100)
 
 
 def test_the_same_seed_gives_the_same_trace():
-    for seed in (3, 24):
-        first, second = (run_scenario(SCENARIO, seed) for _ in range(2))
-        assert first.trace == second.trace
-        assert first.faults == second.faults > 3
-
-
-def found(seeds=40):
-    """Return the kinds of violation that the seeds bring up."""
-    kinds = set()
-    for seed in range(seeds):
-        kinds |= {text.partition(":")[0] for text in run_scenario(SCENARIO, seed).violations}
-    return kinds
+    assert all(result.faults > 3 for result in assert_repeats(SCENARIO, 3, 24))
 
 
 def test_a_group_that_is_not_synced_is_caught(monkeypatch):
     monkeypatch.setattr(Group, "_sync", lambda *_: None)
-    assert "wrong bytes" in found()
+    assert "wrong bytes" in kinds_found(SCENARIO, 40)
 
 
 def test_a_group_that_is_renamed_before_it_is_committed_is_caught(monkeypatch):
@@ -62,7 +41,7 @@ def test_a_group_that_is_renamed_before_it_is_committed_is_caught(monkeypatch):
         self._ended([done for done, _ in pairs])
 
     monkeypatch.setattr(Group, "_finish", finish)
-    assert found(20)
+    assert kinds_found(SCENARIO, 20)
 
 
 def test_a_body_that_is_taken_though_it_was_cut_is_caught(monkeypatch):
@@ -77,7 +56,7 @@ def test_a_body_that_is_taken_though_it_was_cut_is_caught(monkeypatch):
 
     original = Line._broken
     monkeypatch.setattr(Line, "_broken", broken)
-    assert "wrong bytes" in found()
+    assert "wrong bytes" in kinds_found(SCENARIO, 40)
 
 
 def test_an_answer_that_is_not_the_object_is_caught(monkeypatch):
@@ -85,7 +64,7 @@ def test_an_answer_that_is_not_the_object_is_caught(monkeypatch):
         "holdfast.downloads.small.is_plain", lambda head, _: head.status in {200, 503}
     )
     monkeypatch.setattr("holdfast.downloads.small.wants", lambda _: True)
-    assert "wrong bytes" in found()
+    assert "wrong bytes" in kinds_found(SCENARIO, 40)
 
 
 # -- the baton -------------------------------------------------------------------------------------

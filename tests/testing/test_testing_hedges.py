@@ -8,17 +8,13 @@ from holdfast.core.hedge import HedgeState, enter_at_once
 from holdfast.runtime import hedging
 from holdfast.testing.scenarios import hedges
 from holdfast.testing.simulation import run_scenario
+from seeds import assert_repeats, kinds_in, run_seeds
 
 
 @pytest.mark.parametrize("first", range(0, 500, 50))
 def test_hedged_calls_keep_every_promise(first):
-    made = hedged = 0
-    for seed in range(first, first + 50):
-        result = run_scenario(hedges.SCENARIO, seed)
-        assert result.violations == [], (
-            f"python -m holdfast.testing.sim hedges --seed {seed}"  # the command that repeats it
-        )
-        made, hedged = made + result.calls, hedged + result.value["hedges"]
+    seen = run_seeds(hedges.SCENARIO, first, 50, lambda one: (one.calls, one.value["hedges"]))
+    made, hedged = map(sum, zip(*seen, strict=True))
     assert made >= 50 * 110
     assert hedged >= 50 * 5
 
@@ -26,16 +22,11 @@ def test_hedged_calls_keep_every_promise(first):
 @pytest.mark.long
 @pytest.mark.parametrize("first", range(1000, 6000, 250))
 def test_five_thousand_seeds_of_hedged_calls(first):
-    for seed in range(first, first + 250):
-        result = run_scenario(hedges.SCENARIO, seed)
-        assert result.violations == [], f"python -m holdfast.testing.sim hedges --seed {seed}"
+    run_seeds(hedges.SCENARIO, first, 250)
 
 
 def test_the_same_seed_gives_the_same_trace():
-    for seed in range(5):
-        first, second = (run_scenario(hedges.SCENARIO, seed) for _ in range(2))
-        assert first.trace == second.trace
-        assert first.value == second.value
+    assert_repeats(hedges.SCENARIO, *range(5))
 
 
 # -- planted defects ---------------------------------------------------------------------
@@ -43,11 +34,7 @@ def test_the_same_seed_gives_the_same_trace():
 
 def finds(*kinds, seeds=60):
     """Say whether one of the seeds has a violation of one of these kinds."""
-    for seed in range(seeds):
-        violations = run_scenario(hedges.SCENARIO, seed).violations
-        if any(text.partition(":")[0] in kinds for text in violations):
-            return True
-    return False
+    return any(kinds_in(run_scenario(hedges.SCENARIO, seed)) & {*kinds} for seed in range(seeds))
 
 
 def test_a_loser_that_is_not_cancelled_is_found(monkeypatch):
