@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import boto3
 from botocore.config import Config
-from clients_server import Asked, answer
 
 import holdfast as hf
+from scripted import Asked, answer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -9,9 +9,9 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import requests
-from clients_server import Listening, fields_of
 
 import holdfast as hf
+from scripted import Listening, fields_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from clients_server import Listening, answer, body_of, request_head, reset_at_close
+from scripted import Listening, answer, body_of, request_head, reset_at_close
 
 if TYPE_CHECKING:
     import socket

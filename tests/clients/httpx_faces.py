@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 import httpx2
-from clients_server import Listening, body_of, request_head, reset_at_close
 
 import holdfast as hf
+from scripted import Listening, body_of, request_head, reset_at_close
 
 if TYPE_CHECKING:
     import socket

@@ -21,9 +21,10 @@ from botocore.exceptions import (
     ResponseStreamingError,
 )
 from clients_botocore_rig import attached, bare, etag, object_answer, s3_error
-from clients_server import FIN, HOLE, RST, answer, attempts_of, listening, serving
+from clients_server import attempts_of, listening, serving
 
 import holdfast as hf
+from scripted import FIN, HOLE, RST, answer
 
 FAST = hf.Exponential(base=0.001, cap=0.002)
 CONTENT = hashlib.shake_128(b"content").digest(300_000)

@@ -20,9 +20,10 @@ from botocore.exceptions import (
 from botocore.parsers import ResponseParserError
 from botocore.stub import Stubber
 from clients_botocore_rig import attached, bare, json_error, object_answer, s3_error
-from clients_server import FIN, HOLE, RST, answer, attempts_of, listening, serving
+from clients_server import attempts_of, listening, serving
 
 import holdfast as hf
+from scripted import FIN, HOLE, RST, answer
 
 FAST = hf.Exponential(base=0.001, cap=0.002)
 BODY = b"x" * 1000

@@ -15,7 +15,7 @@ import pytest
 from botocore.config import Config
 from botocore.exceptions import ClientError, EndpointConnectionError
 from clients_botocore_rig import attached, bare
-from clients_server import FIN, HOLE, RST, serving
+from clients_server import serving
 from clients_shapes import (
     BODY,
     FAULTS,
@@ -33,6 +33,7 @@ from clients_shapes import (
 )
 
 import holdfast as hf
+from scripted import FIN, HOLE, RST
 
 DEADLINE = 0.25
 POLICY = hf.policy(

@@ -15,9 +15,10 @@ import zlib
 import pytest
 from botocore.exceptions import ConnectionClosedError, SSLError
 from clients_botocore_rig import attached, object_answer
-from clients_server import FIN, RST, answer, certificate, serving
+from clients_server import certificate, serving
 
 import holdfast as hf
+from scripted import FIN, RST, answer
 
 FAST = hf.Exponential(base=0.001, cap=0.002)
 CONTENT = hashlib.shake_128(b"tls").digest(200_000)

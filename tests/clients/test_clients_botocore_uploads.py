@@ -9,9 +9,10 @@ import pytest
 from botocore import UNSIGNED
 from botocore.exceptions import ConnectionClosedError, EndpointConnectionError
 from clients_botocore_rig import attached
-from clients_server import FIN, HOLE, RST, answer, serving
+from clients_server import serving
 
 import holdfast as hf
+from scripted import FIN, HOLE, RST, answer
 
 FAST = hf.Exponential(base=0.001, cap=0.002)
 CONTENT = bytes(range(256)) * 800

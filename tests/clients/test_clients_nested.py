@@ -16,9 +16,9 @@ import pytest
 import requests
 from botocore import UNSIGNED
 from botocore.config import Config
-from clients_server import Listening
 
 import holdfast as hf
+from scripted import Listening
 
 CALLS = 1000
 DOWN = b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 4\r\n\r\ndown"

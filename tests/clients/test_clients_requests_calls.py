@@ -18,11 +18,12 @@ import pytest
 import requests
 import urllib3
 from clients_requests_rig import NOW, chunks, mounted
-from clients_server import FIN, HOLE, RST, Listening, answer, attempts_of, listening, serving
+from clients_server import attempts_of, listening, serving
 from urllib3.util import Retry as InnerRetry
 from urllib3.util import Timeout as InnerTimeout
 
 import holdfast as hf
+from scripted import FIN, HOLE, RST, Listening, answer
 
 OK = answer(200, b"fine")
 BUSY = answer(503, b"busy")

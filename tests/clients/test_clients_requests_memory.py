@@ -13,7 +13,9 @@ from functools import cache
 
 import pytest
 from clients_requests_rig import chunks
-from clients_server import answer, serving
+from clients_server import serving
+
+from scripted import answer
 
 GIB, MIB = 1 << 30, 1 << 20
 LIMIT = 32 * MIB

@@ -10,18 +10,10 @@ import time
 import pytest
 import requests
 from clients_requests_rig import NOW, mounted, proxying
-from clients_server import (
-    FIN,
-    HOLE,
-    Listening,
-    answer,
-    attempts_of,
-    certificate,
-    listening,
-    serving,
-)
+from clients_server import attempts_of, certificate, listening, serving
 
 import holdfast as hf
+from scripted import FIN, HOLE, Listening, answer
 
 OK = answer(200, b"fine")
 

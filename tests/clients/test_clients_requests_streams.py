@@ -14,9 +14,10 @@ import pytest
 import requests
 import urllib3
 from clients_requests_rig import NOW, chunks, mounted
-from clients_server import FIN, HOLE, RST, answer, attempts_of, listening, serving
+from clients_server import attempts_of, listening, serving
 
 import holdfast as hf
+from scripted import FIN, HOLE, RST, answer
 
 CutOff, Damaged = (
     requests.exceptions.ChunkedEncodingError,

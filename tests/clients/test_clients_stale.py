@@ -22,9 +22,9 @@ import pytest
 import requests
 from botocore import UNSIGNED
 from botocore.config import Config
-from clients_server import Listening
 
 import holdfast as hf
+from scripted import Listening
 
 REQUESTS = 2000
 THREADS = 8

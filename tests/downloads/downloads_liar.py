@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import socket
-import threading
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
+
+from scripted import FIN, Asked, Scripted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 DATE = "Tue, 14 Nov 2023 22:13:20 GMT"
 
@@ -69,83 +70,41 @@ def honest(body: bytes, ask: Ask) -> Reply:
     return Reply("206 Partial Content", body[ask.start : ask.end], {"Content-Range": given})
 
 
-class Liar:
-    """Answers as `answer` says. asked: the Range fields, "" for none; served: bytes of bodies."""
+class Liar(Scripted):
+    """Answers as `answer` says. ranges: the Range fields, "" for none; served: bytes of bodies."""
 
     def __init__(self, size: int, answer: Callable[[Ask], Reply]) -> None:
-        self.asked: list[str] = []
         self.served = 0
         self._size = size
         self._answer = answer
-        self._lock = threading.Lock()
-        self._ranged = 0
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self._threads: list[threading.Thread] = []
+        super().__init__(self._reply)
 
-    def __enter__(self) -> Self:
-        self._start(self._accept)
-        return self
+    @property
+    def ranges(self) -> list[str]:
+        return [one.headers.get("range", "") for one in self.asked]
 
-    def __exit__(self, *_: object) -> None:
-        self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-        for thread in list(self._threads):
-            thread.join(10)
+    def serve(self, sock: socket.socket) -> None:
+        # What waits here counts as served, also what nobody takes any more.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 64 * 1024)
+        super().serve(sock)
 
-    def url(self, path: str = "/data.nc") -> str:
-        return f"http://127.0.0.1:{self._listener.getsockname()[1]}{path}"
-
-    def _start(self, run: Callable[..., None], *args: object) -> None:
-        thread = threading.Thread(target=run, args=args, daemon=True)
-        self._threads.append(thread)
-        thread.start()
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                sock, _ = self._listener.accept()
-            except OSError:
-                return
-            # What waits here counts as served, also what nobody takes any more.
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 64 * 1024)
-            self._start(self._serve, sock)
-
-    def _serve(self, sock: socket.socket) -> None:
-        try:
-            with sock:
-                data = b""
-                while b"\r\n\r\n" not in data:
-                    more = sock.recv(65536)
-                    if not more:
-                        return
-                    data += more
-                head, body = self._answer(self._read(data.decode("latin-1"))), b""
-                first, body = head.encoded()
-                sock.sendall(first)
-                self._send(sock, head, body)
-        except OSError:
-            pass  # the client had enough
-
-    def _send(self, sock: socket.socket, reply: Reply, body: bytes) -> None:
+    def _reply(self, asked: Asked) -> Iterator[bytes | str]:
+        reply = self._answer(self._read(asked))
+        head, body = reply.encoded()
+        yield head
         step = 256 * 1024
         for at in range(0, len(body), step):
             piece = body[at : at + step]
-            data = b"%x\r\n%s\r\n" % (len(piece), piece) if reply.chunked else piece
-            sock.sendall(data)
+            yield b"%x\r\n%s\r\n" % (len(piece), piece) if reply.chunked else piece
             with self._lock:
                 self.served += len(piece)
         if reply.chunked and reply.ended:
-            sock.sendall(b"0\r\n\r\n")
+            yield b"0\r\n\r\n"
+        yield FIN
 
-    def _read(self, text: str) -> Ask:
-        lines = text.split("\r\n")[1:]
-        headers = {k.lower(): v.strip() for k, _, v in (line.partition(":") for line in lines)}
-        asked = headers.get("range", "")
-        first, _, last = asked.removeprefix("bytes=").partition("-")
-        with self._lock:
-            self.asked.append(asked)
-            if asked:
-                self._ranged += 1
-            number = self._ranged if asked else 0
+    def _read(self, asked: Asked) -> Ask:
+        ranges = self.ranges[: asked.no]
+        first, _, last = ranges[-1].removeprefix("bytes=").partition("-")
+        number = sum(map(bool, ranges)) if ranges[-1] else 0
         end = min(self._size, int(last) + 1) if last else self._size
-        return Ask(headers, self._size, int(first or 0), end, number)
+        return Ask(asked.headers, self._size, int(first or 0), end, number)

@@ -135,7 +135,7 @@ def outcome(
         ScriptServer(scripts) as server,
         downloads(into, plane=plane, policy=quick_policy(3), timeouts=timeouts) as d,
     ):
-        d.add(server.url("/x"), path=path, **promised)
+        d.add(server.url + "/x", path=path, **promised)
         report = d.run()
         (item,) = d.status().items
         asked = server.count("/x")
@@ -195,11 +195,11 @@ def test_a_page_behind_a_redirect_ends_as_on_the_threads(path: str, tmp_path: Pa
     found = []
     for plane in ("threads", "asyncio"):
         with ScriptServer(dict(scripts)) as server:
-            port = server.url("").rpartition(":")[2].encode()
+            port = str(server.port).encode()
             said = scripts["/x"][0].data.replace(b"PORT", port)
             server.scripts["/x"] = [Say(said)]
             with downloads(tmp_path / plane, plane=plane, policy=quick_policy(2)) as d:
-                d.add(server.url("/x"), path=path)
+                d.add(server.url + "/x", path=path)
                 report = d.run()
         found.append((report.done, [(item.reason, item.attempts) for item in report.failed]))
     assert found[0] == found[1]
@@ -288,12 +288,12 @@ def test_a_connection_that_the_server_closed_meanwhile_is_nobodys_failure(
     """Each answer promises to keep the connection, and then it is closed."""
     scripts = {f"/{n}": [Say(GOOD.data, "fin")] for n in range(60)}
     with ScriptServer(scripts) as server, downloads(tmp_path, plane=plane, workers=2) as d:
-        d.add_many([server.url(path) for path in scripts])
+        d.add_many([server.url + path for path in scripts])
         report = d.run()
         assert report.done == 60
         assert [item.attempts for item in d.status().items] == [0] * 60
         assert server.connections == 60
-        assert len(server.requests) <= 60
+        assert len(server.asked) <= 60
 
 
 def test_missing_files_are_asked_for_once_and_the_others_come(plane: str, tmp_path: Path) -> None:
@@ -452,9 +452,9 @@ def test_one_that_stalls_can_be_stopped_and_the_others_are_done(
         ScriptServer(stalled(50)) as server,
         downloads(tmp_path, plane=plane, timeouts=PATIENT) as d,
     ):
-        ids = d.add_many([server.url(path) for path in server.scripts])
+        ids = d.add_many([server.url + path for path in server.scripts])
         running = Running(d)
-        until(lambda: len(server.requests) == 50)
+        until(lambda: len(server.asked) == 50)
         before = time.monotonic()
         assert getattr(d, wish)(ids[0]) == 1
         report = running.join()
@@ -470,9 +470,9 @@ def test_a_stop_is_obeyed_and_the_next_run_goes_on(plane: str, tmp_path: Path) -
         ScriptServer(stalled(50)) as server,
         downloads(tmp_path, plane=plane, timeouts=PATIENT) as d,
     ):
-        d.add_many([server.url(path) for path in server.scripts])
+        d.add_many([server.url + path for path in server.scripts])
         running = Running(d)
-        until(lambda: len(server.requests) == 50)
+        until(lambda: len(server.asked) == 50)
         before = time.monotonic()
         d.stop()
         report = running.join()
