@@ -14,6 +14,11 @@ from holdfast.gateway.config import read_gateways
 from holdfast.gateway.gateway import Gateway
 
 
+def run(main, seconds=30):
+    """Run a coroutine function to its end; return what it does."""
+    return asyncio.run(asyncio.wait_for(main(), seconds))
+
+
 class Upstream:
     """Answers by `script(self, no, head, body, writer)`; asked: (request line, head, body)."""
 
@@ -112,6 +117,13 @@ async def gateway(*scripts, settings="", each="", secure=None):
         await asyncio.sleep(0.02)
 
 
+async def connect(gw, data=b"", **options):
+    """Return the streams of a connection to a gateway, on which something was sent."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", gw.port, **options)
+    writer.write(data)
+    return reader, writer
+
+
 async def ask(port, method="POST", path="/v1/messages", body=b"{}", *fields, keep=None):
     """Return (status, head, body) of one request on a connection of its own."""
     reader, writer = keep or await asyncio.open_connection("127.0.0.1", port)
@@ -140,14 +152,18 @@ async def read(reader, method="GET"):
     return status, head, await reader.read()
 
 
+async def each_chunk(reader):
+    """Give each chunk of a body when it is there."""
+    while size := int((await reader.readline()).strip(), 16):
+        piece = await reader.readexactly(size)
+        await reader.readexactly(2)
+        yield piece
+    await reader.readline()
+
+
 async def chunks(reader):
     """Return the content of a chunked body."""
-    body = b""
-    while size := int((await reader.readline()).strip(), 16):
-        body += await reader.readexactly(size)
-        await reader.readexactly(2)
-    await reader.readline()
-    return body
+    return b"".join([piece async for piece in each_chunk(reader)])
 
 
 def events(*values, ends=b"", head=()):
@@ -159,6 +175,11 @@ def events(*values, ends=b"", head=()):
 def event(value):
     text = value if isinstance(value, str) else json.dumps(value)
     return b"data: %b\n\n" % text.encode()
+
+
+def code(body):
+    """Return the code of an error of ours."""
+    return json.loads(body)["error"]["code"]
 
 
 def tiers(made):

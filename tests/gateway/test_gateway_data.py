@@ -5,13 +5,9 @@ import json
 import time
 
 import pytest
-from gateway_rig import always, answer, ask, gateway, in_turn, read, reset
+from gateway_rig import always, answer, ask, connect, each_chunk, gateway, in_turn, read, reset, run
 
 OK = answer()
-
-
-def run(main):
-    asyncio.run(asyncio.wait_for(main(), 30))
 
 
 async def resets(upstream, no, writer):
@@ -129,13 +125,11 @@ def test_a_stream_passes_event_by_event():
 
     async def main():
         async with gateway(streams) as (gw, _):
-            reader, writer = await asyncio.open_connection("127.0.0.1", gw.port)
-            writer.write(b"GET /v1/other HTTP/1.1\r\nHost: a\r\n\r\n")
+            reader, writer = await connect(gw, b"GET /v1/other HTTP/1.1\r\nHost: a\r\n\r\n")
             await reader.readuntil(b"\r\n\r\n")
             times, seen = [], b""
-            while size := int((await reader.readline()).strip(), 16):
-                seen += await reader.readexactly(size)
-                await reader.readexactly(2)
+            async for piece in each_chunk(reader):
+                seen += piece
                 times.append(time.monotonic())
             assert seen == b"".join(events)
             assert len(times) == 6
@@ -174,8 +168,7 @@ def test_a_client_that_leaves_ends_its_request_upstream():
 
     async def main():
         async with gateway(hangs) as (gw, (up,)):
-            _, writer = await asyncio.open_connection("127.0.0.1", gw.port)
-            writer.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+            _, writer = await connect(gw, b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
             await up.asked_first.wait()
             writer.close()
             for _ in range(100):
@@ -198,8 +191,9 @@ def test_pipelined_requests_are_answered_in_order():
             writer.write(answer(200, path))
 
         async with gateway(by_path, by_path) as (gw, _):
-            reader, writer = await asyncio.open_connection("127.0.0.1", gw.port)
-            writer.write(b"".join(b"GET /%d HTTP/1.1\r\nHost: a\r\n\r\n" % n for n in range(1, 6)))
+            reader, writer = await connect(
+                gw, b"".join(b"GET /%d HTTP/1.1\r\nHost: a\r\n\r\n" % n for n in range(1, 6))
+            )
             assert [(await read(reader))[2] for _ in range(5)] == [b"/%d" % n for n in range(1, 6)]
             writer.close()
 
@@ -231,8 +225,7 @@ def test_malformed_requests_are_refused_and_nothing_goes_upstream():
                 (b"TRACE / HTTP/1.1\r\nHost: a\r\n\r\n", 405),
                 (b"GET / HTTP/2.0\r\nHost: a\r\n\r\n", 505),
             ):
-                reader, writer = await asyncio.open_connection("127.0.0.1", gw.port)
-                writer.write(data)
+                reader, writer = await connect(gw, data)
                 found, head, body = await read(reader)
                 assert (found, "Connection: close" in head) == (status, True)
                 assert json.loads(body)["error"]["type"] == "invalid_request_error"

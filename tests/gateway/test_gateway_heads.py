@@ -8,21 +8,16 @@ import json
 import tomllib
 
 import pytest
-from gateway_rig import always, answer, ask, gateway, read
+from gateway_rig import always, answer, ask, code, connect, gateway, read, run
 
 from holdfast.gateway.config import read_gateways
 
 OK = answer()
 
 
-def run(main):
-    asyncio.run(asyncio.wait_for(main(), 30))
-
-
 async def raw(gw, data):
     """Return (status, head, body, whether the connection ends then)."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", gw.port)
-    writer.write(data)
+    reader, writer = await connect(gw, data)
     status, head, body = await read(reader)
     try:
         ends = await asyncio.wait_for(reader.read(1), 0.1) == b""
@@ -30,10 +25,6 @@ async def raw(gw, data):
         ends = False
     writer.close()
     return status, head, body, ends
-
-
-def code(body):
-    return json.loads(body)["error"]["code"]
 
 
 # -- versions, methods, upgrades -------------------------------------------------------------

@@ -6,14 +6,10 @@ import asyncio
 import time
 
 import pytest
-from gateway_rig import answer, ask, events, gateway, hangs, reset
+from gateway_rig import answer, ask, connect, events, gateway, hangs, reset, run
 
 JSON = "Content-Type: application/json"
 TEXT = "Content-Type: text/plain"
-
-
-def run(main):
-    asyncio.run(asyncio.wait_for(main(), 30))
 
 
 def slowly(data, at, wait, then="rest"):
@@ -34,7 +30,7 @@ def slowly(data, at, wait, then="rest"):
 
 async def first_bytes(gw):
     """Return the seconds until anything of an answer was there."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", gw.port)
+    reader, writer = await connect(gw)
     began = time.monotonic()
     writer.write(b"POST /v1/messages HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n")
     await reader.readexactly(1)
@@ -99,7 +95,7 @@ def test_the_beginning_of_a_stream_is_held_no_longer_than_that():
 
     async def main():
         async with gateway(script, settings='buffer_max = "4KiB"') as (gw, _):
-            reader, writer = await asyncio.open_connection("127.0.0.1", gw.port)
+            reader, writer = await connect(gw)
             writer.write(
                 b"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n"
             )

@@ -6,7 +6,20 @@ import asyncio
 import re
 
 import pytest
-from gateway_rig import always, answer, ask, gateway, hangs, in_turn, read, reset, tiers, until
+from gateway_rig import (
+    always,
+    answer,
+    ask,
+    connect,
+    gateway,
+    hangs,
+    in_turn,
+    read,
+    reset,
+    run,
+    tiers,
+    until,
+)
 
 from holdfast.gateway.answering import Passage
 from holdfast.gateway.forms import MOST
@@ -14,10 +27,6 @@ from holdfast.gateway.short import Short
 
 JSON = "Content-Type: application/json"
 OK = answer(200, b'{"a": 1}', JSON, "Date: now", "Keep-Alive: timeout=9", "X_Y: 1")
-
-
-def run(main):
-    asyncio.run(asyncio.wait_for(main(), 30))
 
 
 @pytest.fixture
@@ -42,7 +51,7 @@ def ways(monkeypatch):
 
 async def several(gw, n, *fields, path="/v1/messages", body=b'{"b": 2}', split=False):
     """Ask on one connection; split: in two pieces, which is what the long way is for."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", gw.port)
+    reader, writer = await connect(gw)
     found = []
     for _ in range(n):
         lines = [f"POST {path} HTTP/1.1", "Host: gw", *fields, f"Content-Length: {len(body)}"]
@@ -123,7 +132,7 @@ def test_lengths_may_differ_and_bodies_are_not_mixed_up(ways):
 
     async def main():
         async with gateway(echo) as (gw, _):
-            keep = await asyncio.open_connection("127.0.0.1", gw.port)
+            keep = await connect(gw)
             for size in (5, 50, 0, 1, 5000, 7):
                 body = bytes([65 + size % 26]) * size
                 status, _, given = await ask(gw.port, body=body, keep=keep)
@@ -178,7 +187,7 @@ def first_short(ways, script, settings=""):
             return found
 
     met = []
-    return asyncio.run(asyncio.wait_for(main(), 30))
+    return run(main)
 
 
 def test_a_kept_connection_that_had_died_costs_nothing(ways):
@@ -209,18 +218,21 @@ def test_one_that_hangs_is_given_up_when_its_time_is_over(ways):
     assert ways["there"] > ways["back"]
 
 
-def test_a_client_that_leaves_takes_its_request_along(ways):
-    async def then_hangs(upstream, no, writer):
-        if no > 1:
-            return await hangs(upstream, no, writer)
-        writer.write(OK)
-        return True
+async def then_hangs(upstream, no, writer):
+    """Answer the first request, and no other."""
+    if no > 1:
+        return await hangs(upstream, no, writer)
+    writer.write(OK)
+    return True
 
+
+def test_a_client_that_leaves_takes_its_request_along(ways):
     async def main():
         async with gateway(then_hangs) as (gw, (up,)):
             await several(gw, 1)
-            _, writer = await asyncio.open_connection("127.0.0.1", gw.port)
-            writer.write(b"POST /v1/messages HTTP/1.1\r\nHost: gw\r\nContent-Length: 2\r\n\r\n{}")
+            _, writer = await connect(
+                gw, b"POST /v1/messages HTTP/1.1\r\nHost: gw\r\nContent-Length: 2\r\n\r\n{}"
+            )
             await until(lambda: len(up.asked) == 2)
             assert ways["there"] == 1
             writer.transport.abort()
@@ -234,12 +246,6 @@ def test_a_client_that_leaves_takes_its_request_along(ways):
 
 
 def test_one_that_runs_is_cut_when_the_gateway_ends(ways):
-    async def then_hangs(upstream, no, writer):
-        if no > 1:
-            return await hangs(upstream, no, writer)
-        writer.write(OK)
-        return True
-
     async def main():
         async with gateway(then_hangs) as (gw, (up,)):
             await several(gw, 1)
@@ -270,8 +276,7 @@ def test_what_is_refused_is_refused_each_time(ways, request_):
         async with gateway(always(OK)) as (gw, (up,)):
             await several(gw, 2)
             for _ in range(3):
-                reader, writer = await asyncio.open_connection("127.0.0.1", gw.port)
-                writer.write(request_)
+                reader, writer = await connect(gw, request_)
                 status, _, _ = await read(reader)
                 assert status == 400
                 writer.close()
@@ -283,7 +288,7 @@ def test_what_is_refused_is_refused_each_time(ways, request_):
 def test_a_head_that_never_comes_again_is_not_kept_for_long(ways):
     async def main():
         async with gateway(always(OK)) as (gw, (up,)):
-            keep = await asyncio.open_connection("127.0.0.1", gw.port)
+            keep = await connect(gw)
             for number in range(2 * MOST):
                 status, _, _ = await ask(
                     gw.port, "POST", "/v1/messages", b"{}", f"X-Trace: {number}", keep=keep
@@ -320,7 +325,7 @@ def test_what_is_told_of_clients_is_told_each_time(ways, settings, short):
 def test_a_get_without_a_body_says_nothing_of_one_however_often_it_comes(ways):
     async def main():
         async with gateway(always(OK)) as (gw, (up,)):
-            reader, writer = await asyncio.open_connection("127.0.0.1", gw.port)
+            reader, writer = await connect(gw)
             for _ in range(3):
                 writer.write(b"GET /v1/models HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n")
                 assert (await read(reader))[0] == 200
@@ -393,7 +398,7 @@ def streamed(*pieces, ends=b"0\r\n\r\n", minor=1):
 
     async def main():
         async with gateway(script) as (gw, _):
-            reader, writer = await asyncio.open_connection("127.0.0.1", gw.port)
+            reader, writer = await connect(gw)
             body = b'{"stream": true}'
             writer.write(
                 b"POST /v1/messages HTTP/1.%d\r\nHost: gw\r\nConnection: close\r\n"
@@ -403,7 +408,7 @@ def streamed(*pieces, ends=b"0\r\n\r\n", minor=1):
             writer.close()
             return given.partition(b"\r\n\r\n")[2]
 
-    return asyncio.run(asyncio.wait_for(main(), 30))
+    return run(main)
 
 
 def test_events_that_come_one_by_one_pass_as_they_come(passed):

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import socket
 import time
 
 import pytest
-from gateway_rig import always, answer, ask, gateway, hangs, read, until
+from gateway_rig import always, answer, ask, code, connect, gateway, hangs, read, run, until
 
 OK = answer()
 HEAD = b"POST /v1/messages HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n"
-
-
-def run(main):
-    asyncio.run(asyncio.wait_for(main(), 30))
 
 
 async def refused(reader):
@@ -23,7 +18,7 @@ async def refused(reader):
     status, head, body = await read(reader)
     assert "Connection: close" in head
     assert await reader.read() == b""
-    return status, json.loads(body)["error"]["code"]
+    return status, code(body)
 
 
 # -- time ------------------------------------------------------------------------------------
@@ -34,8 +29,7 @@ def test_a_head_that_does_not_come_has_a_limit(begun):
     async def main():
         async with gateway(always(OK), settings="head_timeout = 0.15") as (gw, (up,)):
             began = time.monotonic()
-            reader, writer = await asyncio.open_connection("127.0.0.1", gw.port)
-            writer.write(begun)
+            reader, writer = await connect(gw, begun)
             if begun:
                 assert await refused(reader) == (408, "HF-3005")
             else:
@@ -51,7 +45,7 @@ def test_a_head_that_comes_in_drops_has_the_same_limit():
     async def main():
         async with gateway(always(OK), settings="head_timeout = 0.2") as (gw, (up,)):
             began = time.monotonic()
-            reader, writer = await asyncio.open_connection("127.0.0.1", gw.port)
+            reader, writer = await connect(gw)
 
             async def drip():
                 for one in HEAD:
@@ -72,7 +66,7 @@ def test_the_next_head_has_its_own_limit_from_its_first_byte():
     async def main():
         settings = "head_timeout = 0.15\nclient_idle = 10"
         async with gateway(always(OK), settings=settings) as (gw, _):
-            keep = reader, writer = await asyncio.open_connection("127.0.0.1", gw.port)
+            keep = reader, writer = await connect(gw)
             assert (await ask(gw.port, keep=keep))[0] == 200
             await asyncio.sleep(0.25)
             assert (await ask(gw.port, keep=keep))[0] == 200
@@ -88,7 +82,7 @@ def test_the_next_head_has_its_own_limit_from_its_first_byte():
 def test_an_idle_connection_is_closed_without_a_word():
     async def main():
         async with gateway(always(OK), settings="client_idle = 0.1") as (gw, _):
-            keep = reader, writer = await asyncio.open_connection("127.0.0.1", gw.port)
+            keep = reader, writer = await connect(gw)
             assert (await ask(gw.port, keep=keep))[0] == 200
             assert await asyncio.wait_for(reader.read(), 0.5) == b""
             writer.close()
@@ -99,8 +93,7 @@ def test_an_idle_connection_is_closed_without_a_word():
 def test_a_body_may_not_stop_for_long():
     async def main():
         async with gateway(always(OK), settings="body_timeout = 0.15") as (gw, (up,)):
-            reader, writer = await asyncio.open_connection("127.0.0.1", gw.port)
-            writer.write(HEAD + b"x" * 50)
+            reader, writer = await connect(gw, HEAD + b"x" * 50)
             assert await refused(reader) == (408, "HF-3005")
             assert not up.connections
             writer.close()
@@ -112,7 +105,7 @@ def test_a_body_may_not_come_too_slowly():
     async def main():
         settings = 'body_timeout = 0.3\nbody_min_rate = "1KiB"'
         async with gateway(always(OK), settings=settings) as (gw, (up,)):
-            reader, writer = await asyncio.open_connection("127.0.0.1", gw.port)
+            reader, writer = await connect(gw)
             began = time.monotonic()
             writer.write(HEAD)
 
@@ -135,8 +128,7 @@ def test_a_body_that_is_slow_but_fast_enough_arrives():
     async def main():
         settings = "body_timeout = 0.3\nbody_min_rate = 10"
         async with gateway(always(OK), settings=settings) as (gw, (up,)):
-            reader, writer = await asyncio.open_connection("127.0.0.1", gw.port)
-            writer.write(HEAD)
+            reader, writer = await connect(gw, HEAD)
             for _ in range(10):
                 writer.write(b"x" * 10)
                 await asyncio.sleep(0.04)
@@ -166,8 +158,7 @@ def test_while_an_answer_is_waited_for_a_client_has_no_limit():
 async def served(gw, up):
     """Return a connection whose request is being served."""
     before = len(up.asked)
-    reader, writer = await asyncio.open_connection("127.0.0.1", gw.port)
-    writer.write(b"GET /x HTTP/1.1\r\nHost: a\r\n\r\n")
+    reader, writer = await connect(gw, b"GET /x HTTP/1.1\r\nHost: a\r\n\r\n")
     await until(lambda: len(up.asked) > before)
     return reader, writer
 
@@ -177,9 +168,9 @@ def test_when_there_are_too_many_the_one_goes_that_asked_for_nothing_for_longest
     async def main():
         async with gateway(hangs, settings=limit) as (gw, (up,)):
             busy = await served(gw, up)
-            old = await asyncio.open_connection("127.0.0.1", gw.port)
+            old = await connect(gw)
             await until(lambda: len(gw.clients) == 2)
-            young = await asyncio.open_connection("127.0.0.1", gw.port)
+            young = await connect(gw)
             young[1].write(b"GET /")
             await until(lambda: len(gw.clients) == 3)
             new = await served(gw, up)
@@ -187,7 +178,7 @@ def test_when_there_are_too_many_the_one_goes_that_asked_for_nothing_for_longest
             newer = await served(gw, up)
             assert await asyncio.wait_for(young[0].read(), 1) == b""
             # All three are being served now.
-            reader, writer = await asyncio.open_connection("127.0.0.1", gw.port)
+            reader, writer = await connect(gw)
             assert await refused(reader) == (503, "HF-3103")
             writer.close()
             busy[1].close()
@@ -206,7 +197,7 @@ def test_when_there_are_too_many_the_one_goes_that_asked_for_nothing_for_longest
 def test_a_connection_kept_for_its_next_request_makes_room():
     async def main():
         async with gateway(always(OK), settings="max_connections = 1") as (gw, _):
-            keep = reader, writer = await asyncio.open_connection("127.0.0.1", gw.port)
+            keep = reader, writer = await connect(gw)
             assert (await ask(gw.port, keep=keep))[0] == 200
             assert (await ask(gw.port))[0] == 200
             assert await reader.read() == b""
@@ -219,9 +210,7 @@ def test_many_slow_heads_hold_nobody_up():
     async def main():
         settings = "head_timeout = 0.3\nmax_connections = 50"
         async with gateway(always(OK), settings=settings) as (gw, _):
-            slow = await asyncio.gather(
-                *(asyncio.open_connection("127.0.0.1", gw.port) for _ in range(100))
-            )
+            slow = await asyncio.gather(*(connect(gw) for _ in range(100)))
             for _, writer in slow:
                 writer.write(b"GET / HTTP/1.1\r\nX")
             found = [(await ask(gw.port))[0] for _ in range(20)]
@@ -239,8 +228,7 @@ def test_many_slow_heads_hold_nobody_up():
 def test_a_hundred_requests_may_wait_and_the_connection_ends_after_them():
     async def main():
         async with gateway(always(OK)) as (gw, (up,)):
-            reader, writer = await asyncio.open_connection("127.0.0.1", gw.port)
-            writer.write(b"GET /x HTTP/1.1\r\nHost: a\r\n\r\n" * 150)
+            reader, writer = await connect(gw, b"GET /x HTTP/1.1\r\nHost: a\r\n\r\n" * 150)
             found = []
             while True:
                 status, head, _ = await read(reader)
@@ -259,8 +247,7 @@ def test_a_hundred_requests_may_wait_and_the_connection_ends_after_them():
 def test_a_client_that_leaves_is_seen_while_others_of_its_requests_wait():
     async def main():
         async with gateway(hangs) as (gw, (up,)):
-            _, writer = await asyncio.open_connection("127.0.0.1", gw.port)
-            writer.write(b"GET /x HTTP/1.1\r\nHost: a\r\n\r\n" * 20)
+            _, writer = await connect(gw, b"GET /x HTTP/1.1\r\nHost: a\r\n\r\n" * 20)
             await until(lambda: up.asked)
             writer.close()
             await until(lambda: not up.open, 0.5)
@@ -363,7 +350,7 @@ def test_who_has_not_taken_its_answer_makes_no_room():
             reader, writer, client = await deaf(gw)
             writer.write(GET * 40)
             await let(client, gw)
-            other, its = await asyncio.open_connection("127.0.0.1", gw.port)
+            other, its = await connect(gw)
             assert await refused(other) == (503, "HF-3103")
             its.close()
             writer.transport.resume_reading()
@@ -377,7 +364,7 @@ def test_who_has_not_taken_its_answer_makes_no_room():
 def test_a_body_for_a_page_of_ours_leaves_the_room_as_it_was():
     async def main():
         async with gateway(always(OK)) as (gw, _):
-            reader, writer = await asyncio.open_connection("127.0.0.1", gw.port)
+            reader, writer = await connect(gw)
             head = f"POST /__holdfast__/stats HTTP/1.1\r\nHost: 127.0.0.1:{gw.port}\r\n"
             writer.write(head.encode() + b"Content-Length: 2000000\r\n\r\n" + b"x" * 100_000)
             status, said, _ = await read(reader)
@@ -392,8 +379,9 @@ def test_a_body_for_a_page_of_ours_leaves_the_room_as_it_was():
 def test_a_refusal_of_a_head_has_no_body():
     async def main():
         async with gateway(always(OK)) as (gw, _):
-            reader, writer = await asyncio.open_connection("127.0.0.1", gw.port)
-            writer.write(b"HEAD / HTTP/1.1\r\nHost: a\r\nExpect: what\r\n\r\n")
+            reader, writer = await connect(
+                gw, b"HEAD / HTTP/1.1\r\nHost: a\r\nExpect: what\r\n\r\n"
+            )
             said = await reader.read()
             assert said.startswith(b"HTTP/1.1 417 ")
             assert said.endswith(b"\r\n\r\n")

@@ -11,12 +11,15 @@ from gateway_rig import (
     always,
     answer,
     ask,
+    connect,
+    each_chunk,
     event,
     events,
     gateway,
     hangs,
     health,
     reset,
+    run,
     tiers,
     until,
 )
@@ -46,10 +49,6 @@ def token(said):
 
 ANTHROPIC = (START, PING, BLOCK, text("Hi"), text("!"), STOP, END)
 OPENAI = (ROLE, token("Hi"), token("!"), DONE)
-
-
-def run(main):
-    asyncio.run(asyncio.wait_for(main(), 30))
 
 
 def stream(*values, then="close", every=0.0, head=()):
@@ -110,16 +109,15 @@ def test_each_event_is_there_before_the_next_is_sent():
 
     async def main():
         async with gateway(script) as (gw, _):
-            reader, writer = await asyncio.open_connection("127.0.0.1", gw.port)
+            reader, writer = await connect(gw)
             writer.write(
                 b"POST /v1/messages HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n%b"
                 % (len(STREAM), STREAM)
             )
             await reader.readuntil(b"\r\n\r\n")
             seen, times = b"", []
-            while size := int((await reader.readline()).strip(), 16):
-                seen += await reader.readexactly(size)
-                await reader.readexactly(2)
+            async for piece in each_chunk(reader):
+                seen += piece
                 times.append(time.monotonic())
             assert seen == b"".join(pieces)
             assert len(times) == len(pieces) - 1  # the preamble comes with the first content
@@ -136,8 +134,7 @@ def test_a_read_that_ends_within_an_event_passes_the_whole_ones_before_it():
 
     async def main():
         async with gateway(chunked(*pieces, every=0.05)) as (gw, _):
-            reader, writer = await asyncio.open_connection("127.0.0.1", gw.port)
-            writer.write(b"GET /x HTTP/1.1\r\nHost: a\r\n\r\n")
+            reader, writer = await connect(gw, b"GET /x HTTP/1.1\r\nHost: a\r\n\r\n")
             await reader.readuntil(b"\r\n\r\n")
             first = await reader.readexactly(int((await reader.readline()).strip(), 16))
             assert first == whole
@@ -214,8 +211,7 @@ def test_streams_of_other_kinds_are_never_held(kind):
 
     async def main():
         async with gateway(script) as (gw, _):
-            reader, writer = await asyncio.open_connection("127.0.0.1", gw.port)
-            writer.write(b"GET /x HTTP/1.1\r\nHost: a\r\n\r\n")
+            reader, writer = await connect(gw, b"GET /x HTTP/1.1\r\nHost: a\r\n\r\n")
             async with asyncio.timeout(0.2):
                 await reader.readuntil(b"1\n")
             writer.close()
@@ -254,8 +250,9 @@ def test_a_stream_without_content_is_fetched_elsewhere_and_given_whole(path, pre
 def test_a_preamble_is_not_held_where_that_is_not_wished():
     async def main():
         async with gateway(stream(START, then="hang"), settings="hold_preamble = false") as (gw, _):
-            reader, writer = await asyncio.open_connection("127.0.0.1", gw.port)
-            writer.write(b"POST /v1/messages HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n")
+            reader, writer = await connect(
+                gw, b"POST /v1/messages HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n"
+            )
             async with asyncio.timeout(0.3):
                 await reader.readuntil(b"message_start")
             writer.close()
@@ -425,7 +422,7 @@ def test_a_client_that_takes_little_makes_the_endpoint_wait():
 
     async def main():
         async with gateway(script) as (gw, _):
-            reader, writer = await asyncio.open_connection("127.0.0.1", gw.port, limit=4096)
+            reader, writer = await connect(gw, limit=4096)
             writer.write(b"GET /x HTTP/1.1\r\nHost: a\r\n\r\n")
             await reader.readuntil(b"\r\n\r\n")
             before = -1
@@ -459,7 +456,7 @@ def test_a_client_that_takes_nothing_is_left():
                 await writer.drain()
 
         async with gateway(script, settings="write_timeout = 0.15") as (gw, (up,)):
-            reader, writer = await asyncio.open_connection("127.0.0.1", gw.port, limit=1024)
+            reader, writer = await connect(gw, limit=1024)
             writer.write(b"GET /x HTTP/1.1\r\nHost: a\r\n\r\n")
             await reader.readuntil(b"\r\n\r\n")
             await until(lambda: not gw.clients)
@@ -475,8 +472,7 @@ def test_200_clients_that_leave_their_streams_leave_nothing_behind():
         async with gateway(stream("one", then="hang"), stream("one", then="hang")) as (gw, ups):
 
             async def user():
-                reader, writer = await asyncio.open_connection("127.0.0.1", gw.port)
-                writer.write(b"GET /x HTTP/1.1\r\nHost: a\r\n\r\n")
+                reader, writer = await connect(gw, b"GET /x HTTP/1.1\r\nHost: a\r\n\r\n")
                 await reader.readuntil(b"one")
                 return writer
 

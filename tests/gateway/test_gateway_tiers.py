@@ -8,15 +8,11 @@ import math
 import time
 
 import pytest
-from gateway_rig import always, answer, ask, gateway, health, tiers
+from gateway_rig import always, answer, ask, gateway, health, run, tiers
 
 from holdfast.core.breaker import Permit, Result
 
 OK = answer()
-
-
-def run(main):
-    asyncio.run(asyncio.wait_for(main(), 30))
 
 
 def healthy(one, now):
