@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 import signal
 import socket
 import ssl
@@ -19,6 +18,7 @@ import pytest
 from cli_rig import KIB, command, get, running, until
 
 import holdfast as hf
+from certificates import Pair, make
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -318,25 +318,14 @@ def _kept(directory: Path) -> int:
 
 
 @pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
-    if shutil.which("openssl") is None:
-        pytest.skip("no `openssl` to make a certificate with: install Debian's openssl")
-    place = tmp_path_factory.mktemp("tls")
-    cert, key = str(place / "cert.pem"), str(place / "key.pem")
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1",
-         "-nodes", "-keyout", key, "-out", cert, "-days", "2", "-subj", "/CN=localhost",
-         "-addext", "subjectAltName=DNS:localhost"],
-        check=True, capture_output=True,
-    )  # fmt: skip
-    return cert, key
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Pair:
+    return make(tmp_path_factory.mktemp("tls"), "localhost", "DNS:localhost")
 
 
 @contextmanager
-def served_by_tls(certificate: tuple[str, str], body: bytes, times: int) -> Iterator[int]:
+def served_by_tls(certificate: Pair, body: bytes, times: int) -> Iterator[int]:
     """Answer `times` connections over TLS, cutting the first body in half."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(*certificate)
+    context = certificate.server()
 
     def serve() -> None:
         for n in range(times):
@@ -368,7 +357,7 @@ def _answer(client: ssl.SSLSocket, body: bytes, *, cut: bool) -> None:
     client.sendall(head.encode() + b"\r\n" + body[start:stop])
 
 
-def test_https_is_verified_and_resumed(certificate: tuple[str, str], tmp_path: Path) -> None:
+def test_https_is_verified_and_resumed(certificate: Pair, tmp_path: Path) -> None:
     body = bytes(range(256)) * 400
     with served_by_tls(certificate, body, 2) as port:
         url = f"https://localhost:{port}/x"
@@ -378,7 +367,7 @@ def test_https_is_verified_and_resumed(certificate: tuple[str, str], tmp_path: P
 
 
 def test_a_certificate_that_nobody_vouches_for_is_refused(
-    certificate: tuple[str, str], tmp_path: Path
+    certificate: Pair, tmp_path: Path
 ) -> None:
     with served_by_tls(certificate, b"x", 2) as port:
         done = get(f"https://localhost:{port}/x", "-o", str(tmp_path))

@@ -5,9 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
-import shutil
 import socket
-import ssl
 import struct
 import time
 import zlib
@@ -15,9 +13,10 @@ import zlib
 import pytest
 from botocore.exceptions import ConnectionClosedError, SSLError
 from clients_botocore_rig import attached, object_answer
-from clients_server import certificate, serving
+from clients_server import serving
 
 import holdfast as hf
+from certificates import make
 from scripted import FIN, RST, answer
 
 FAST = hf.Exponential(base=0.001, cap=0.002)
@@ -27,16 +26,12 @@ GO_ON = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    if shutil.which("openssl") is None:
-        pytest.skip("the openssl command is missing: it makes the certificate for these tests")
-    return certificate(tmp_path_factory.mktemp("tls"))
+    return make(tmp_path_factory.mktemp("tls"), "127.0.0.1", "IP:127.0.0.1")
 
 
 @pytest.fixture(scope="module")
 def context(files):
-    made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    made.load_cert_chain(*files)
-    return made
+    return files.server()
 
 
 def quick(*more):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
-import ssl
 import threading
 import time
 from contextlib import contextmanager, suppress
@@ -14,11 +13,11 @@ import anthropic
 import httpx
 import pytest
 from anthropic import _base_client
-from clients_server import certificate
 from httpx_faces import FACES, NOW, Connection, answer, answers, serving
 from httpx_http2 import h2_script
 
 import holdfast as hf
+from certificates import make
 
 INSIDE = vars(_base_client).get("httpx2", httpx)
 """What the SDK is built on: httpx2 since its version 1, httpx before."""
@@ -158,12 +157,10 @@ def test_the_asynchronous_sdk_streams_through_the_transport():
 
 
 @pytest.fixture(scope="module")
-def tls(tmp_path_factory) -> tuple[ssl.SSLContext, ssl.SSLContext]:
+def tls(tmp_path_factory):
     """Return (the server's context, a client's context that trusts it)."""
-    crt, key = certificate(tmp_path_factory.mktemp("tls"))
-    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    server.load_cert_chain(crt, key)
-    return server, ssl.create_default_context(cafile=crt)
+    pair = make(tmp_path_factory.mktemp("tls"), "127.0.0.1", "IP:127.0.0.1")
+    return pair.server(), pair.client()
 
 
 def secured(script, tls, **options):

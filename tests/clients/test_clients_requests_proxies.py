@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import shutil
 import socket
-import ssl
 import time
 
 import pytest
 import requests
 from clients_requests_rig import NOW, mounted, proxying
-from clients_server import attempts_of, certificate, listening, serving
+from clients_server import attempts_of, listening, serving
 
 import holdfast as hf
+from certificates import make
 from scripted import FIN, HOLE, Listening, answer
 
 OK = answer(200, b"fine")
@@ -20,16 +19,12 @@ OK = answer(200, b"fine")
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    if shutil.which("openssl") is None:
-        pytest.skip("the openssl command is missing: it makes the certificate for these tests")
-    return certificate(tmp_path_factory.mktemp("tls"))
+    return make(tmp_path_factory.mktemp("tls"), "127.0.0.1", "IP:127.0.0.1")
 
 
 @pytest.fixture(scope="module")
 def context(files):
-    made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    made.load_cert_chain(*files)
-    return made
+    return files.server()
 
 
 def policy(seconds: float = 20.0, attempts: int = 3) -> hf.Policy:

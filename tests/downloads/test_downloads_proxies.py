@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
 import socket
-import ssl
-import subprocess
 import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -16,6 +13,7 @@ from downloads_proxy import TestingProxy
 from downloads_rig import downloads, names_in, sha256_of
 
 import holdfast as hf
+from certificates import Pair, make
 from holdfast.wire import connect as connecting
 
 if TYPE_CHECKING:
@@ -135,25 +133,13 @@ BODY = bytes(range(256)) * 2000
 
 
 @pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
-    if shutil.which("openssl") is None:
-        pytest.skip("the openssl command is missing: it makes the certificate for these tests")
-    folder = tmp_path_factory.mktemp("tls")
-    files = str(folder / "cert.pem"), str(folder / "key.pem")
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1",
-         "-nodes", "-days", "2", "-subj", "/CN=data.example",
-         "-addext", "subjectAltName=DNS:data.example", "-out", files[0], "-keyout", files[1]],
-        check=True,
-        capture_output=True,
-    )  # fmt: skip
-    return files
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Pair:
+    return make(tmp_path_factory.mktemp("tls"), "data.example", "DNS:data.example")
 
 
 @contextmanager
-def tls_server(files: tuple[str, str]) -> Iterator[tuple[str, int]]:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(*files)
+def tls_server(files: Pair) -> Iterator[tuple[str, int]]:
+    context = files.server()
 
     def serve() -> None:
         while True:
@@ -180,7 +166,7 @@ def tls_server(files: tuple[str, str]) -> Iterator[tuple[str, int]]:
 
 
 @pytest.fixture
-def trusted(certificate: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def trusted(certificate: Pair, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("SSL_CERT_FILE", certificate[0])
     connecting.tls_context.cache_clear()
     yield
@@ -189,7 +175,7 @@ def trusted(certificate: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> It
 
 @pytest.mark.usefixtures("trusted")
 def test_https_goes_through_a_tunnel_and_is_verified(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, certificate: tuple[str, str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, certificate: Pair
 ) -> None:
     with (
         tls_server(certificate) as address,
@@ -205,7 +191,7 @@ def test_https_goes_through_a_tunnel_and_is_verified(
 
 
 def test_the_certificate_behind_a_proxy_is_checked(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, certificate: tuple[str, str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, certificate: Pair
 ) -> None:
     connecting.tls_context.cache_clear()
     with (

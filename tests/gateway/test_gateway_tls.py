@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 import uvloop
-from gateway_certificates import Pair, make
 from gateway_rig import always, answer, ask, gateway
 
+from certificates import Pair, make
 from holdfast.core.health import Tier
 from holdfast.gateway.config import EndpointConfig, GatewayConfig
 from holdfast.gateway.dial import Dialer

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
 import socket
-import ssl
 import struct
-import subprocess
 import threading
 import time
 from contextlib import contextmanager, suppress
@@ -14,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from certificates import Pair, make
 from holdfast.wire.http1 import CutShort, Response
 from holdfast.wire.intake import intake
 
@@ -27,18 +25,8 @@ LULL = 0.1
 
 
 @pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
-    if shutil.which("openssl") is None:
-        pytest.skip("no `openssl` to make a certificate with: install Debian's openssl")
-    place = tmp_path_factory.mktemp("tls")
-    cert, key = str(place / "cert.pem"), str(place / "key.pem")
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1",
-         "-nodes", "-keyout", key, "-out", cert, "-days", "2", "-subj", "/CN=localhost",
-         "-addext", "subjectAltName=DNS:localhost"],
-        check=True, capture_output=True,
-    )  # fmt: skip
-    return cert, key
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Pair:
+    return make(tmp_path_factory.mktemp("tls"), "localhost", "DNS:localhost")
 
 
 @contextmanager
@@ -51,10 +39,8 @@ def plain_pair() -> Iterator[Pair]:
 
 
 @contextmanager
-def secure_pair(certificate: tuple[str, str]) -> Iterator[Pair]:
-    serving = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    serving.load_cert_chain(*certificate)
-    asking = ssl.create_default_context(cafile=certificate[0])
+def secure_pair(certificate: Pair) -> Iterator[Pair]:
+    serving, asking = certificate.server(), certificate.client()
     made: list[socket.socket] = []
     with plain_pair() as (ours, theirs):
         thread = threading.Thread(
