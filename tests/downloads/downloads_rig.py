@@ -1,14 +1,17 @@
-"""What the tests of downloads share: a quick policy, short timeouts, and looking at a directory."""
+"""What the tests of downloads share: quick policies, runs on a thread, looking at a directory."""
 
 from __future__ import annotations
 
 import hashlib
+import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 import holdfast as hf
 from holdfast.transfer.plane import Timeouts
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from holdfast.downloads.items import ItemEvent
@@ -44,6 +47,31 @@ def downloads(into: Path, **options: Any) -> hf.Downloads:
     options.setdefault("policy", quick_policy())
     options.setdefault("timeouts", QUICK)
     return hf.Downloads(into, **options)
+
+
+class Running:
+    """A run on a thread of its own."""
+
+    def __init__(self, d: hf.Downloads) -> None:
+        self.report: hf.downloads.Report | None = None
+        self._d = d
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def _run(self) -> None:
+        self.report = self._d.run()
+
+    def join(self) -> hf.downloads.Report:
+        self._thread.join(10)
+        assert self.report is not None
+        return self.report
+
+
+def until(holds: Callable[[], bool], seconds: float = 5.0) -> None:
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.01)
 
 
 def sha256_of(path: Path) -> str:

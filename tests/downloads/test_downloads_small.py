@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import threading
 import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from downloads_rig import Heard, downloads, names_in, quick_policy
+from downloads_rig import Heard, Running, downloads, names_in, quick_policy, until
 from downloads_script_server import Say, ScriptServer, ok
 
 import holdfast as hf
@@ -410,24 +409,6 @@ def test_a_file_that_comes_while_ours_is_fetched_is_not_touched(plane: str, tmp_
 # -- steering --------------------------------------------------------------------------------------
 
 
-class Running:
-    """A run on a thread of its own."""
-
-    def __init__(self, d: hf.Downloads) -> None:
-        self.report: hf.downloads.Report | None = None
-        self._d = d
-        self._thread = threading.Thread(target=self._run)
-        self._thread.start()
-
-    def _run(self) -> None:
-        self.report = self._d.run()
-
-    def join(self) -> hf.downloads.Report:
-        self._thread.join(10)
-        assert self.report is not None
-        return self.report
-
-
 def stalled(count: int) -> dict[str, Sequence[Say]]:
     """Return scripts in which the first file never comes."""
     scripts: dict[str, Sequence[Say]] = {f"/{n}": [GOOD] for n in range(1, count)}
@@ -435,13 +416,6 @@ def stalled(count: int) -> dict[str, Sequence[Say]]:
 
 
 PATIENT = Timeouts(connect=20, first_byte=20, idle=20)
-
-
-def until(holds: Any, seconds: float = 5.0) -> None:
-    end = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 @pytest.mark.parametrize("wish", ["pause", "cancel"])

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from typing import TYPE_CHECKING
 
 import pytest
-from downloads_rig import downloads, names_in, quick_policy, sha256_of
+from downloads_rig import Running, downloads, names_in, quick_policy, sha256_of, until
 
 import holdfast as hf
 import holdfast.downloads.engine
@@ -15,36 +14,10 @@ from holdfast.runtime import files as seam
 from holdfast.testing.files import SimFiles
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
 KIB = 1024
 MIB = 1 << 20
-
-
-class Running:
-    """A run on a thread of its own."""
-
-    def __init__(self, d: hf.Downloads) -> None:
-        self.report: hf.downloads.Report | None = None
-        self._d = d
-        self._thread = threading.Thread(target=self._run)
-        self._thread.start()
-
-    def _run(self) -> None:
-        self.report = self._d.run()
-
-    def join(self) -> hf.downloads.Report:
-        self._thread.join(10)
-        assert self.report is not None
-        return self.report
-
-
-def until(holds: Callable[[], bool], seconds: float = 5.0) -> None:
-    end = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 def state_of(d: hf.Downloads, item: str) -> str:

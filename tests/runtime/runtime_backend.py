@@ -1,4 +1,4 @@
-"""A backend that answers as told, in fake time."""
+"""A backend that answers as told, in fake time, and one call to it."""
 
 from __future__ import annotations
 
@@ -34,3 +34,21 @@ class Backend:
         if isinstance(end, BaseException):
             raise end
         return end
+
+
+def run(policy, backend, after=0.0):
+    """Return (value or error, seconds it took), having looked that nothing is left."""
+
+    async def main():
+        began = seam.monotonic()
+        try:
+            end = await policy.acall(backend)
+        except Exception as error:
+            end = error
+        seconds = seam.monotonic() - began
+        assert policy.state()["active"] == 0
+        await asyncio.sleep(after)
+        assert len(asyncio.all_tasks()) == 1
+        return end, round(seconds, 9)
+
+    return asyncio.run(main())

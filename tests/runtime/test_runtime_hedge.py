@@ -8,7 +8,7 @@ import gc
 import weakref
 
 import pytest
-from runtime_backend import Backend
+from runtime_backend import Backend, run
 
 import holdfast as hf
 from holdfast.runtime import hedging
@@ -25,24 +25,6 @@ def clock():
         clock.random(0.5)
         yield clock
     assert not hedging._left
-
-
-def run(policy, backend, after=0.0):
-    """Return (value or error, seconds it took), having looked that nothing is left."""
-
-    async def main():
-        began = seam.monotonic()
-        try:
-            end = await policy.acall(backend)
-        except Exception as error:
-            end = error
-        seconds = seam.monotonic() - began
-        assert policy.state()["active"] == 0
-        await asyncio.sleep(after)
-        assert len(asyncio.all_tasks()) == 1
-        return end, round(seconds, 9)
-
-    return asyncio.run(main())
 
 
 # -- who wins --------------------------------------------------------------------------------
