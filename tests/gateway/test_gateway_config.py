@@ -138,3 +138,15 @@ def test_a_header_that_may_be_secret_is_not_shown():
     assert found.endpoint[0].headers["X-Relay-Token"] == "canary"
     assert "canary" not in repr(found)
     assert "'X-Team': 'blue'" in repr(found)
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("[gatway.x]\n", "`gatway`: not known; did you mean `gateway`?"),
+        ("[downloads]\n", "`downloads`: not known"),
+        ("queue = 3\n", "`queue`: settings stand under a name: write it below `[gateway.main]`"),
+    ],
+)
+def test_what_stands_beside_a_gateway_and_is_not_known_is_not_passed_over(text, problem):
+    assert problems(text + LEAST) == [problem]

@@ -109,3 +109,19 @@ def test_what_was_read_shows_no_value_of_its_fields(file):
         '[[gateway.main.endpoint]]\nurl = "http://h"\nheaders = {"X-Relay-Token" = "canary"}\n'
     )
     assert "canary" not in repr(Source(file).load())
+
+
+@pytest.mark.parametrize("text", [ONE.replace("gateway.", "gatway."), ONE + "[gatway.x]\n"])
+def test_a_mistyped_section_is_told_whether_or_not_there_is_a_gateway(file, text):
+    file.write_text(text)
+    with pytest.raises(ConfigError, match=r"`gatway`: not known; did you mean `gateway`\?"):
+        Source(file).load()
+
+
+def test_all_gateways_of_a_file_are_read_or_the_one_that_is_named(file):
+    file.write_text(TWO)
+    assert [one.name for one in Source(file).load_all()] == ["main", "other"]
+    assert [one.name for one in Source(file, "other").load_all()] == ["other"]
+    file.write_text("")
+    with pytest.raises(ConfigError, match="it has no gateway"):
+        Source(file).load_all()

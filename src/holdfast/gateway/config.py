@@ -45,6 +45,9 @@ from holdfast.telemetry import redact
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+SECTIONS = ("gateway",)
+"""The tables that a `holdfast.toml` may have; what else stands at its top is not known."""
+
 REPEATABLE = (
     "/v1/messages*",
     "/v1/chat/completions",
@@ -337,11 +340,7 @@ def read_gateways(tree: Mapping[str, object]) -> Result[dict[str, GatewayConfig]
     tables = tree.get("gateway", {})
     if not isinstance(tables, dict):
         return Result(None, [Problem("gateway", "a table of gateways is wanted")])
-    problems = [
-        Problem(key, "not known", "gateway")
-        for key in tree
-        if "gateway" not in tree and nearest(key, ["gateway"])
-    ]
+    problems = [_stray(key) for key in tree if key not in SECTIONS]
     found: dict[str, GatewayConfig] = {}
     for name, table in tables.items():
         if not isinstance(table, dict):
@@ -354,3 +353,10 @@ def read_gateways(tree: Mapping[str, object]) -> Result[dict[str, GatewayConfig]
         if result.value is not None:
             found[name] = result.value
     return Result(None if problems else found, problems)
+
+
+def _stray(key: str) -> Problem:
+    """Return what is wrong with something at the top of a file that nobody reads."""
+    if key in GatewayConfig.__dataclass_fields__:
+        return Problem(key, "settings stand under a name: write it below `[gateway.main]`")
+    return Problem(key, "not known", nearest(key, SECTIONS))

@@ -45,36 +45,40 @@ class Source:
 
     def load(self) -> Loaded:
         """Read it. Raises ConfigError with all problems."""
-        tables = self._tables()
+        tree = self._tree()
+        tables = _gateways(tree)
+        if not tables and (strays := read_gateways(tree).problems):
+            raise ConfigError(strays)  # a mistyped `gateway` is why there seems to be none
         name = self._chosen(tables)
         given = {**from_environment(), **self.flags}
         table = {**tables[name], **given} if isinstance(tables[name], dict) else tables[name]
-        result = read_gateways({"gateway": {**tables, name: table}})
+        result = read_gateways({**tree, "gateway": {**tables, name: table}})
         if result.value is None:
             raise ConfigError(result.problems)
         return Loaded(name, table, result.value[name])
 
+    def load_all(self) -> list[Loaded]:
+        """Read all gateways of the file, or the one that is named. Raises ConfigError."""
+        names = [self.name] if self.name is not None else list(_gateways(self._tree()))
+        return [replace(self, name=one).load() for one in names] or [self.load()]
+
     def find_name(self) -> str:
         """Return which gateway is meant, whatever else the file says. Raises ConfigError."""
-        return self._chosen(self._tables())
+        return self._chosen(_gateways(self._tree()))
 
     def pinned(self) -> Source:
         """Return the same for a process that may be elsewhere, or run for long."""
         return replace(self, path=self.path.absolute())
 
-    def _tables(self) -> dict[str, Any]:
+    def _tree(self) -> dict[str, Any]:
         try:
-            tree = tomllib.loads(self.path.read_text(encoding="utf-8"))
+            return tomllib.loads(self.path.read_text(encoding="utf-8"))
         except OSError as error:
             raise ConfigError(
                 [Problem(str(self.path), f"not readable: {error.strerror}")]
             ) from None
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise ConfigError([Problem(str(self.path), f"it is no TOML ({error})")]) from None
-        tables = tree.get("gateway", {})
-        if not isinstance(tables, dict):
-            raise ConfigError([Problem("gateway", "a table of gateways is wanted")])
-        return tables
 
     def _chosen(self, tables: Mapping[str, Any]) -> str:
         name = self.name
@@ -89,6 +93,13 @@ class Source:
         if not _NAME.match(name):  # it becomes a part of the names of files
             raise ConfigError([Problem(f"gateway.{name}", "a name has letters, digits, `_`, `-`")])
         return name
+
+
+def _gateways(tree: Mapping[str, Any]) -> dict[str, Any]:
+    tables = tree.get("gateway", {})
+    if not isinstance(tables, dict):
+        raise ConfigError([Problem("gateway", "a table of gateways is wanted")])
+    return tables
 
 
 def from_environment() -> dict[str, Any]:
