@@ -106,7 +106,17 @@ def test_each_command_on_the_page_exists(
     with pytest.raises(SystemExit) as ended:
         cli.main([*words, "--help"])
     assert ended.value.code == 0
-    assert "usage: holdfast gateway" in capsys.readouterr().out
+    assert f"usage: holdfast {words[0]}" in capsys.readouterr().out
+
+
+def test_the_worst_case_on_the_page_is_that_of_its_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "holdfast.toml"
+    file.write_text(blocks("toml")[0])
+    assert cli.main(["plan", str(file)]) == 0
+    said = capsys.readouterr()
+    assert f"$ holdfast plan holdfast.toml\n{said.out}{said.err}" in blocks("console")
 
 
 def main() -> None:

@@ -467,7 +467,8 @@ def test_check_prints_addresses_and_the_worst_case(gate):
     assert done.returncode == 0
     assert "gateway `main` can be used; it listens at 127.0.0.1:0" in done.stdout
     assert "http://127.0.0.1:9: 127.0.0.1; keys: 0" in done.stdout
-    assert "requests:     4" in done.stdout
+    assert "attempts:     4, where every endpoint fails at once" in done.stdout
+    assert "requests:     5" in done.stdout
     assert "longest:      600 s (10 min 0 s)" in done.stdout
     plan = json.loads(gate("check", "--json").stdout)["plan"]
     assert plan["attempts_max"] == 4

@@ -1,19 +1,23 @@
-"""`holdfast plan`: the worst case of a policy, before it happens.
+"""`holdfast plan`: the worst case of a policy, or of a configuration file, before it happens.
 
-The options are turned into the expression that one would write in Python, the expression is
-read (a small part of Python, never executed), and the policy's own `plan()` does the rest. So
-the line `policy:` of the answer can be pasted into a program and means the same there.
+For a policy the options are turned into the expression that one would write in Python, the
+expression is read (a small part of Python, never executed), and the policy's own `plan()` does
+the rest. So the line `policy:` of the answer can be pasted into a program and means the same
+there. For a file see `plan_file`.
 """
 
 from __future__ import annotations
 
 import ast
 import math
+from importlib import import_module
 from itertools import zip_longest
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import holdfast as hf
-from holdfast.cli.output import CliError, Console, Exit, time_text
+from holdfast.cli.main import missing_extra
+from holdfast.cli.output import CliError, Console, Exit, exact_text
 
 if TYPE_CHECKING:
     import argparse
@@ -40,6 +44,11 @@ examples:
   holdfast plan --retries 5 --base 0.2 --timeout 10 --deadline 120
   holdfast plan "Deadline(120), Retry(6, budget=None), Timeout(10)"
   holdfast plan --retries 3 --backoff constant --base 2 --json
+  holdfast plan holdfast.toml
+  holdfast plan holdfast.toml --cluster main --json
+
+What ends with `.toml`, or is a file, is a configuration: the worst case of everything in it is
+printed, for each gateway that of one request. No secret is read and nothing is connected to.
 
 `--retries 5` means 6 attempts. Times are worked out for failures that come at once and make
 no progress; `longest` adds the time limits of the attempts. The delays are those after a
@@ -50,10 +59,12 @@ the dead-backend factor says how many requests a backend sees per call while all
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `holdfast plan`."""
-    parser.description = "Print the worst case of a policy before it happens."
+    parser.description = "Print the worst case of a policy, or of a file, before it happens."
     parser.epilog = EPILOG
     add = parser.add_argument
-    add("policy", nargs="?", metavar="POLICY", help='strategies as in Python: "Retry(5)"')
+    text = 'strategies as in Python, "Retry(5)", or a configuration, holdfast.toml'
+    add("policy", nargs="?", metavar="POLICY|FILE", help=text)
+    add("--cluster", metavar="NAME", help="of a FILE: this [gateway.NAME] only")
     add("--retries", type=int, metavar="N", help="retries after the first attempt (default: 2)")
     add("--backoff", choices=tuple(BACKOFFS), help="how delays grow (default: exponential)")
     add("--base", type=float, metavar="S", help="seconds of the first delay (default: 0.05)")
@@ -66,6 +77,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the plan of what the arguments describe."""
+    if args.policy is not None and _is_file(args.policy):
+        return _run_file(args)
+    if args.cluster is not None:
+        raise CliError(
+            "`--cluster` is for a configuration, and none is given",
+            next_step="Name its file: holdfast plan holdfast.toml --cluster NAME",
+        )
     text = _given(args) if args.policy is not None else _expression(args)
     plan = _plan(text, args)
     console: Console = args.console
@@ -78,17 +96,38 @@ def run(args: argparse.Namespace) -> int:
     return Exit.DONE
 
 
+def _is_file(text: str) -> bool:
+    try:
+        return text.lower().endswith(".toml") or Path(text).is_file()
+    except (OSError, ValueError):  # too long for a name, or with a NUL: it is a policy
+        return False
+
+
+def _run_file(args: argparse.Namespace) -> int:
+    _refuse_options(args, "FILE", "Change the file, or plan a policy of these options.")
+    try:
+        module = import_module("holdfast.cli.plan_file")
+    except ModuleNotFoundError as error:
+        raise missing_extra("plan", error) from None
+    code: int = module.run(args)
+    return code
+
+
 # -- from options to a policy ------------------------------------------------------------
 
 
-def _given(args: argparse.Namespace) -> str:
-    others = ("retries", "deadline", "timeout", "backoff", "base", "cap", "factor", "jitter")
-    for name in others:
+OPTIONS = ("retries", "deadline", "timeout", "backoff", "base", "cap", "factor", "jitter")
+
+
+def _refuse_options(args: argparse.Namespace, given: str, next_step: str) -> None:
+    for name in OPTIONS:
         if getattr(args, name) is not None:
-            raise CliError(
-                f"`--{name}` and a POLICY do not go together",
-                next_step="Put it into the POLICY, or use options only.",
-            )
+            text = f"`--{name}` and a {given} do not go together"
+            raise CliError(text, next_step=next_step)
+
+
+def _given(args: argparse.Namespace) -> str:
+    _refuse_options(args, "POLICY", "Put it into the POLICY, or use options only.")
     return str(args.policy)
 
 
@@ -182,7 +221,7 @@ def _read(text: str) -> list[Any]:
         why = "it is nested too deeply"
     raise CliError(
         f"the policy cannot be read: {why}: `{text}`",
-        next_step='Write it as in Python: holdfast plan "Deadline(120), Retry(5)"',
+        next_step='Write it as in Python, "Deadline(120), Retry(5)"; a file ends with `.toml`.',
         code=BAD_POLICY,
     )
 
@@ -220,16 +259,16 @@ def show(console: Console, title: str, plan: Plan) -> None:
     # Jitter lets more attempts fit before a deadline than have a nominal start.
     starts = list(zip_longest(plan.attempt_times, (None, *plan.delays)))
     for no, (at, delay) in enumerate(starts[:MOST_ROWS], 1):
-        start = "sooner" if at is None else _seconds(at)
+        start = "sooner" if at is None else _short(at)
         line(f"{no:8d}{start:>12}   {_delay(delay)}".rstrip())
     if len(starts) > MOST_ROWS:
         line(f"     ...{len(starts) - MOST_ROWS:12,d} more: `--json` lists up to 1,000")
     if len(starts) > len(plan.attempt_times):
         line("sooner: fits before the deadline only if the jitter makes the delays shorter")
-    longest = "unbounded" if plan.seconds_max is None else _both(plan.seconds_max)
+    longest = "unbounded" if plan.seconds_max is None else exact_text(plan.seconds_max)
     line("")
     line(f"requests:     {plan.requests_max:,d}")
-    line(f"total delay:  {_both(plan.wait_total)}")
+    line(f"total delay:  {exact_text(plan.wait_total)}")
     line(f"longest:      {longest}")
     line(f"dead backend: {plan.dead_backend_factor:g} requests per call, over 1,000 calls")
 
@@ -238,13 +277,9 @@ def _delay(delay: Delay | None) -> str:
     if delay is None:
         return ""
     if delay.min == delay.max:
-        return _seconds(delay.nominal)
-    return f"{_seconds(delay.nominal)} ({_seconds(delay.min)} to {_seconds(delay.max)})"
+        return _short(delay.nominal)
+    return f"{_short(delay.nominal)} ({_short(delay.min)} to {_short(delay.max)})"
 
 
-def _both(seconds: float) -> str:
-    return _seconds(seconds) + (f" ({time_text(seconds)})" if seconds >= 60 else "")
-
-
-def _seconds(seconds: float) -> str:
-    return f"{seconds:.3f}".rstrip("0").rstrip(".") + " s"
+def _short(seconds: float) -> str:
+    return exact_text(seconds).partition(" (")[0]

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from holdfast.cli.cmd_plan import show
 from holdfast.cli.gateway_state import source_of
 from holdfast.cli.output import Exit
-from holdfast.gateway.checking import check_usable, plan_of
+from holdfast.cli.plan_file import show
+from holdfast.gateway.checking import check_usable
+from holdfast.gateway.worst import plan_of
 
 if TYPE_CHECKING:
     import argparse
@@ -54,7 +55,7 @@ def check(args: argparse.Namespace) -> int:
     )
     _show(console, loaded.name, loaded.config, found)
     if not console.json:
-        show(console, "worst case of one request, where every endpoint fails:", plan)
+        show(console, loaded.name, plan)
     for one in found:
         if one.error and not console.json:
             console.error(

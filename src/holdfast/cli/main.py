@@ -41,7 +41,9 @@ COMMANDS = {
     "demo": Command("holdfast.cli.cmd_demo", "see the difference, offline: flaky servers, here"),
     "gateway": Command("holdfast.cli.cmd_gateway", "one steady address before flaky endpoints"),
     "get": Command("holdfast.cli.cmd_get", "download files: resumed, verified, whole or absent"),
-    "plan": Command("holdfast.cli.cmd_plan", "print the worst case of a policy before it happens"),
+    "plan": Command(
+        "holdfast.cli.cmd_plan", "print the worst case of a policy or a file, beforehand"
+    ),
 }
 
 EXAMPLES = """\
@@ -51,6 +53,7 @@ examples:
   holdfast get https://example.org/data.nc -o data --sha256 9f86d081...
   holdfast get status -o data
   holdfast plan "Deadline(120), Retry(5)"
+  holdfast plan holdfast.toml
 
 exit codes: 0 done, 1 some work failed, 2 usage, 3 partly done, 75 try again later,
 130 interrupted. Each command explains itself: `holdfast COMMAND --help`.

@@ -96,6 +96,12 @@ def time_text(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
+def exact_text(seconds: float) -> str:
+    """Return a duration to the millisecond: `0.05 s`, and from a minute on `90 s (1 min 30 s)`."""
+    text = f"{seconds:.3f}".rstrip("0").rstrip(".") + " s"
+    return f"{text} ({time_text(seconds)})" if seconds >= 60 else text
+
+
 _COLOURS = {"red": "31", "green": "32", "yellow": "33", "blue": "34", "dim": "2", "bold": "1"}
 
 

@@ -10,10 +10,8 @@ import socket
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from holdfast.core.plan import Delay, Plan
 from holdfast.core.settings import Problem
 from holdfast.gateway.access_log import check_log
-from holdfast.gateway.asking import BACKOFF, BACKOFF_MOST
 from holdfast.gateway.listeners import address_of
 from holdfast.gateway.options import ConfigError, find_secret
 from holdfast.gateway.tls import endpoint_context, listener_context
@@ -67,34 +65,3 @@ def _is_near(sock: Any) -> bool:  # noqa: ANN401 - a socket, or what a loop show
     except ValueError:
         return False
     return bool((getattr(found, "ipv4_mapped", None) or found).is_loopback)
-
-
-CALLS = 1000
-"""How many requests on dead endpoints `dead_backend_factor` looks at, as in every plan."""
-
-
-def plan_of(config: GatewayConfig) -> Plan:
-    """Return the worst case of one request: every endpoint fails at once, whatever is asked."""
-    count = len([one for one in config.endpoint if one.enabled]) or 1
-    attempts = config.attempts_max
-    delays: list[Delay] = []
-    for retry in range(1, attempts):
-        # Another endpoint is asked at once; only when all were asked there is a pause.
-        pause = 0.0
-        if retry % count == 0:
-            pause = min(BACKOFF_MOST, BACKOFF * 2.0 ** (retry // count - 1))
-        delays.append(Delay(pause, pause / 2, pause))
-    times = [0.0]
-    for delay in delays:
-        times.append(times[-1] + delay.nominal)
-    budget = config.retry_reserve / CALLS + config.retry_budget
-    return Plan(
-        attempts_max=attempts,
-        requests_max=attempts,
-        delays=tuple(delays),
-        attempt_times=tuple(times),
-        wait_total=times[-1],
-        seconds_max=config.total_timeout,
-        dead_backend_factor=round(1 + min(attempts - 1, budget), 3),
-        warnings=(),
-    )
