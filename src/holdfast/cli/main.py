@@ -20,10 +20,10 @@ import io
 import os
 import sys
 from importlib import import_module
-from typing import TYPE_CHECKING, NamedTuple, NoReturn, Protocol, cast
+from typing import TYPE_CHECKING, NamedTuple, NoReturn, Protocol, TextIO, cast
 
 from holdfast._version import __version__
-from holdfast.cli.output import CliError, Console, Exit, report_error
+from holdfast.cli.output import CannotWrite, CliError, Console, Exit, report_error, write
 from holdfast.core.errors import HoldfastError
 
 if TYPE_CHECKING:
@@ -55,8 +55,8 @@ examples:
   holdfast plan "Deadline(120), Retry(5)"
   holdfast plan holdfast.toml
 
-exit codes: 0 done, 1 some work failed, 2 usage, 3 partly done, 75 try again later,
-130 interrupted. Each command explains itself: `holdfast COMMAND --help`.
+exit codes: 0 done, 1 some work failed, 2 usage, 3 partly done, 75 try again
+later, 130 interrupted. Each command explains itself: `holdfast COMMAND --help`.
 """
 
 # Which extra brings a module that a command may find missing.
@@ -97,24 +97,60 @@ class Parser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code. argv: without the program's name."""
     words = list(sys.argv[1:] if argv is None else argv)
+    _open_missing_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a name that the locale cannot show is no crash
             stream.reconfigure(errors="backslashreplace")
     console = Console(json="--json" in words)
     try:
-        code = _dispatch(words)
-        sys.stdout.flush()
+        code = _flushed(words)
+    except CannotWrite as error:
+        _point_at_nothing(sys.stdout)
+        return _report(error, Console())
     except HoldfastError as error:
-        return report_error(error, console)
+        return _report(error, console)
     except KeyboardInterrupt:
         return Exit.INTERRUPTED
-    except BrokenPipeError:
-        # The reader went away (`| head`). Python would complain once more while it flushes
-        # at exit, so stdout is pointed at nothing.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # the reader went away (`| head`)
+        _point_at_nothing(sys.stdout)
         return Exit.FAILED
     else:
         return code
+
+
+def _flushed(words: list[str]) -> int:
+    """Do it, and see that all of the output went out: the end of the process is too late."""
+    try:
+        code = _dispatch(words)
+    except SystemExit:  # `--help`, `--version`
+        write(sys.stdout, "")
+        raise
+    write(sys.stdout, "")
+    return code
+
+
+def _report(error: HoldfastError, console: Console) -> int:
+    try:
+        return report_error(error, console)
+    except OSError:  # nothing can be written where errors go, either
+        _point_at_nothing(sys.stdout, sys.stderr)
+        return int(getattr(error, "exit_code", Exit.FAILED))
+
+
+def _point_at_nothing(*streams: TextIO) -> None:
+    """Let streams lead nowhere: what they hold still would fail once more at exit."""
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    for stream in streams:
+        os.dup2(nothing, stream.fileno())
+    os.close(nothing)
+
+
+def _open_missing_streams() -> None:
+    """Open what the caller has closed (`>&-`), or a file of ours would get its number."""
+    for name, how in (("stdin", os.O_RDONLY), ("stdout", os.O_WRONLY), ("stderr", os.O_WRONLY)):
+        if getattr(sys, name) is None:
+            fd = os.open(os.devnull, how)
+            setattr(sys, name, open(fd, "r" if how == os.O_RDONLY else "w", closefd=False))  # noqa: SIM115 - a descriptor, for the whole run
 
 
 def _dispatch(words: list[str]) -> int:

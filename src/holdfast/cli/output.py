@@ -53,6 +53,30 @@ class CliError(HoldfastError):
             self.code = code
 
 
+class CannotWrite(HoldfastError, OSError):
+    """What a command has to say cannot be written: the disk is full, the terminal is gone."""
+
+    code = "HF-6003"
+    next_step = "Send the output elsewhere."
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__(f"the output cannot be written: {error.strerror or error}")
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+def write(stream: TextIO, text: str) -> None:
+    """Write a text at once. Raises CannotWrite, or BrokenPipeError if the reader is gone."""
+    try:
+        stream.write(text)
+        stream.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise CannotWrite(error) from None
+
+
 # Cc: control, Cs: half a surrogate pair, Zl and Zp: line ends that are none in a text file,
 # Cf: formatting, among it the marks that turn the direction of what follows.
 _UNSAFE = {"Cc", "Cs", "Cf", "Zl", "Zp"}
@@ -131,14 +155,12 @@ class Console:
     def line(self, text: str) -> None:
         """Write one line of result to stdout; silent under `--json`."""
         if not self.json:
-            self.out.write(printable(text) + "\n")
-            self.out.flush()
+            write(self.out, printable(text) + "\n")
 
     def note(self, text: str) -> None:
         """Write one line about the work to stderr; silent under `--json`."""
         if not self.json:
-            self.err.write(printable(text) + "\n")
-            self.err.flush()
+            write(self.err, printable(text) + "\n")
 
     def event(self, name: str, fields: Mapping[str, object]) -> None:
         """Write one JSON object to stdout; silent without `--json`."""
@@ -149,8 +171,7 @@ class Console:
         from holdfast.runtime.clock import clock  # noqa: PLC0415 - the same
 
         record = {"v": 1, "t": round(clock.wall(), 3), "event": name, **fields}
-        self.out.write(json.dumps(record, ensure_ascii=True, separators=(",", ":")) + "\n")
-        self.out.flush()
+        write(self.out, json.dumps(record, ensure_ascii=True, separators=(",", ":")) + "\n")
 
     def error(self, text: str, *, next_step: str = "", code: str = "") -> None:
         """Write an error, redacted: to stderr in words, or as a JSON object to stdout."""
@@ -164,8 +185,7 @@ class Console:
         mark = self.paint("error:", "red")
         # Lines of a text are indented, which nobody else's line break is.
         shown = "\n  ".join(printable(line) for line in text.split("\n  "))
-        self.err.write(f"{mark} {shown}\n  {printable(tail)}\n")
-        self.err.flush()
+        write(self.err, f"{mark} {shown}\n  {printable(tail)}\n")
 
     def paint(self, text: str, colour: str) -> str:
         """Return `text` in a colour, or as it is where stderr shows none."""
