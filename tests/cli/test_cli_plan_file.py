@@ -46,15 +46,15 @@ def test_a_file_prints_the_worst_case_of_its_gateway(
         "\n"
         "attempts:     4, where every endpoint fails at once, with pauses of 0.05 s\n"
         "requests:     5, as a kept connection may have been dead\n"
-        "throttled:    99 besides, where every key refuses at once (429)\n"
+        "throttled:    99 besides, where all of them refuse at once (429)\n"
         "longest:      600 s (10 min 0 s) to the answer, or a stream's beginning\n"
         "in line:      30 s of that; requests that wait: 1,000\n"
-        "silence:      600 s (10 min 0 s) until another endpoint is asked; for a stream 33 s\n"
+        "silence:      600 s (10 min 0 s), then another endpoint is asked; streams: 33 s\n"
         "stream:       no end, if something comes every 120 s (2 min 0 s)\n"
         "retry budget: 100 saved up, 0.1 per request\n"
         "dead backend: 1.2 requests per request, over 1,000 requests\n"
     )
-    assert said.err.startswith("warning: until 100 answers are known, ")
+    assert said.err.startswith("warning: gateway `main`: until 100 answers are known, ")
 
 
 def test_check_prints_the_same_plan(file: Path, capsys: pytest.CaptureFixture[str]) -> None:

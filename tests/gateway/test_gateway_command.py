@@ -54,7 +54,7 @@ def test_start_serves_status_shows_it_and_stop_ends_it(gate):
     started = gate("start")
     assert (started.returncode, gate("status").returncode) == (0, 0)
     said = gate.pid_file()
-    assert f"serves 127.0.0.1:{said['port']} as process {said['pid']}" in started.stdout
+    assert f"serves http://127.0.0.1:{said['port']} as process {said['pid']}" in started.stdout
     url = f"http://127.0.0.1:{said['port']}/__holdfast__/ready"
     with urllib.request.urlopen(url, timeout=5) as answer:
         assert answer.status == 200

@@ -30,9 +30,9 @@ _ABOUT_GATEWAY = (
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     parser.description = (
-        "Start a flaky server on this machine, do the same work twice against it, once with "
-        "a hand-written retry loop and once with holdfast, and print what came of it. Needs "
-        "no network; takes about half a minute."
+        "Start a flaky server on this machine, do the same work twice against it, once\n"
+        "with a hand-written retry loop and once with holdfast, and print what came of\n"
+        "it. Needs no network; takes about half a minute."
     )
     parser.add_argument(
         "--seed", type=int, default=1, help="of the faults: same seed, same faults (default: 1)"

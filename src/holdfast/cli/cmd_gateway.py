@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 
 EPILOG = """\
 examples:
-  holdfast gateway check                    can ./holdfast.toml be used?
-  holdfast gateway run                      serve in the foreground; Ctrl-C ends it well
+  holdfast gateway check           can ./holdfast.toml be used?
+  holdfast gateway run             serve in the foreground; Ctrl-C ends it well
   holdfast gateway start -c /etc/holdfast.toml --cluster llm
-  holdfast gateway status                   exit code 0: it runs, 1: it does not
-  holdfast gateway reload                   read the file again; no request is lost
+  holdfast gateway status          exit code 0: it runs, 1: it does not
+  holdfast gateway reload          read the file again; no request is lost
   holdfast gateway logs -n 100 -f
   holdfast gateway stop --timeout 30
 
@@ -35,8 +35,8 @@ Each command explains itself: `holdfast gateway COMMAND --help`.
 """
 
 WHERE = """
-What runs is written down in HOLDFAST_STATE_DIR, else in XDG_STATE_HOME/holdfast,
-else in ~/.local/state/holdfast.
+What runs is written down in HOLDFAST_STATE_DIR, else in
+XDG_STATE_HOME/holdfast, else in ~/.local/state/holdfast.
 """
 
 
@@ -55,16 +55,18 @@ VERBS = {
         "source",
         "serve, in the foreground",
         "examples:\n  holdfast gateway run\n  holdfast gateway run --listen 127.0.0.1:8080\n\n"
-        "SIGTERM and Ctrl-C end it well: it takes nobody new and answers what is asked; a\n"
-        "second one cuts what is left, and says so to its clients. SIGHUP reads the file again.\n"
-        "Exit codes: 0 ended by SIGTERM, 130 by Ctrl-C, 1 it runs already, 2 bad configuration.",
+        "SIGTERM and Ctrl-C end it well: it takes nobody new and answers what is asked;\n"
+        "a second one cuts what is left, and says so to its clients. SIGHUP reads the\n"
+        "file again. Exit codes: 0 ended by SIGTERM, 130 by Ctrl-C, 1 it runs already,\n"
+        "2 bad configuration.",
     ),
     "start": Verb(
         "gateway_run",
         "source",
         "serve, detached; returns when it serves",
         "examples:\n  holdfast gateway start\n  holdfast gateway start -c llm.toml --json\n\n"
-        "Exit codes: 0 it serves, 1 it runs already or did not start, 2 bad configuration.",
+        "Exit codes: 0 it serves, 1 it runs already or did not start,\n"
+        "2 bad configuration.",
     ),
     "stop": Verb(
         "gateway_tell",
@@ -106,8 +108,9 @@ VERBS = {
         "source",
         "can it be used? And the worst case of a request",
         "examples:\n  holdfast gateway check\n  holdfast gateway check -c llm.toml --json\n\n"
-        "It reads the settings, the secrets and the certificates, looks up every name, and\n"
-        "connects to nothing. Exit codes: 0 it can be used, 1 a name is not known, 2 it cannot.",
+        "It reads the settings, the secrets and the certificates, looks up every name,\n"
+        "and connects to nothing. Exit codes: 0 it can be used, 1 a name is not known,\n"
+        "2 it cannot.",
     ),
 }
 
@@ -165,9 +168,17 @@ def _force(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--force", action="store_true", help=text)
 
 
+def _count(text: str) -> int:
+    if text.isascii() and text.isdigit():
+        return int(text)
+    raise argparse.ArgumentTypeError(f"{text}: a number of lines is wanted")
+
+
 def _lines(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("-n", "--lines", type=int, default=50, metavar="N", help="the last N lines (default: 50)")
+    add(
+        "-n", "--lines", type=_count, default=50, metavar="N", help="the last N lines (default: 50)"
+    )
     add("-f", "--follow", action="store_true", help="go on with what comes, until Ctrl-C")
 
 

@@ -47,13 +47,15 @@ examples:
   holdfast plan holdfast.toml
   holdfast plan holdfast.toml --cluster main --json
 
-What ends with `.toml`, or is a file, is a configuration: the worst case of everything in it is
-printed, for each gateway that of one request. No secret is read and nothing is connected to.
+What ends with `.toml`, or is a file, is a configuration: the worst case of
+everything in it is printed, for each gateway that of one request. No secret is
+read and nothing is connected to.
 
-`--retries 5` means 6 attempts. Times are worked out for failures that come at once and make
-no progress; `longest` adds the time limits of the attempts. The delays are those after a
-TRANSIENT failure; without `--base` a throttled one waits longer. With a budget (the default)
-the dead-backend factor says how many requests a backend sees per call while all fail.
+`--retries 5` means 6 attempts. Times are worked out for failures that come at
+once and make no progress; `longest` adds the time limits of the attempts. The
+delays are those after a TRANSIENT failure; without `--base` a throttled one
+waits longer. With a budget (the default) the dead-backend factor says how many
+requests a backend sees per call while all fail.
 """
 
 

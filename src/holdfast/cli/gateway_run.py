@@ -14,7 +14,7 @@ from holdfast.cli.output import CliError, Console, Exit
 from holdfast.core.errors import HoldfastError
 from holdfast.gateway.control import Paths, Refused
 from holdfast.gateway.link import encoded, refusal
-from holdfast.gateway.pidfile import AlreadyRuns, PidFile, state_directory
+from holdfast.gateway.pidfile import AlreadyRuns, BadState, PidFile, state_directory
 from holdfast.gateway.service import Service
 from holdfast.gateway.slots import python
 from holdfast.gateway.voice import Voice, date_of
@@ -133,12 +133,18 @@ def start(args: argparse.Namespace) -> int:
     if not message.pop("ok"):
         raise Refused(message)
     args.console.event("Started", {**message, "log": str(log)})
-    port = f":{message['port']}" if message["port"] else ""
-    args.console.line(
-        f"gateway `{loaded.name}` serves {message['host']}{port} as process {message['pid']}"
-    )
+    url = _url(message["host"], message["port"], secure=bool(loaded.config.tls_cert))
+    args.console.line(f"gateway `{loaded.name}` serves {url} as process {message['pid']}")
     args.console.note(f"  It says what happens in `{log}`.")
     return Exit.DONE
+
+
+def _url(host: str, port: int, *, secure: bool) -> str:
+    """Return what clients are pointed to; of a Unix socket its path is the host."""
+    if not port:
+        return host
+    scheme = "https" if secure else "http"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
 def _spawn(args: argparse.Namespace, loaded: Loaded, log: Path) -> bytes:
@@ -149,18 +155,18 @@ def _spawn(args: argparse.Namespace, loaded: Loaded, log: Path) -> bytes:
     if args.console.json:
         words.append("--json")
     argv, env = python("holdfast", *words)
+    says = _open_log(log)
     reading, writing = os.pipe()
     try:
         os.set_inheritable(writing, True)  # noqa: FBT003 - that is how it is called
-        append = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
         os.posix_spawn(
             sys.executable,
             argv,
             {**env, READY: str(writing), "PYTHONUNBUFFERED": "1"},
             file_actions=[
                 (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
-                (os.POSIX_SPAWN_OPEN, 1, str(log), append, 0o600),
-                (os.POSIX_SPAWN_DUP2, 1, 2),
+                (os.POSIX_SPAWN_DUP2, says, 1),
+                (os.POSIX_SPAWN_DUP2, says, 2),
             ],
             setsid=True,
         )
@@ -169,5 +175,15 @@ def _spawn(args: argparse.Namespace, loaded: Loaded, log: Path) -> bytes:
         raise
     finally:
         os.close(writing)
+        os.close(says)
     with os.fdopen(reading, "rb") as pipe:
         return pipe.readline()
+
+
+def _open_log(path: Path) -> int:
+    """Return a descriptor for what it says. Raises BadState."""
+    append = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        return os.open(path, append, 0o600)
+    except OSError as error:
+        raise BadState(f"`{path}`: {error.strerror}") from None

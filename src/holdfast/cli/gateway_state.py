@@ -36,10 +36,16 @@ class Known:
         self.paths = Paths(directory, self.name)
         self.running = PidFile(directory, self.name).read()
 
+    @property
+    def others(self) -> str:
+        """Which gateways of other names run, in words; empty if none does."""
+        names = ", ".join(f"`{one}`" for one in _running(self.paths.directory) if one != self.name)
+        return f"; these do: {names}" if names else ""
+
     def not_running(self) -> CliError:
         """Return the error that says so."""
         return CliError(
-            f"gateway `{self.name}` does not run",
+            f"gateway `{self.name}` does not run{self.others}",
             next_step="Start it: holdfast gateway start",
             code=NOT_RUNNING,
             exit_code=Exit.FAILED,
@@ -55,14 +61,18 @@ def _name(args: argparse.Namespace, directory: Path) -> str:
     except HoldfastError:
         if args.config:
             raise
-    found = [one.stem.removeprefix("gateway-") for one in sorted(directory.glob("gateway-*.json"))]
-    running = [name for name in found if PidFile(directory, name).read() is not None]
+    running = _running(directory)
     if len(running) > 1:
         raise CliError(
             f"several gateways run: {', '.join(f'`{one}`' for one in running)}",
             next_step="Name one: --cluster NAME",
         )
     return running[0] if running else "main"
+
+
+def _running(directory: Path) -> list[str]:
+    found = [one.stem.removeprefix("gateway-") for one in sorted(directory.glob("gateway-*.json"))]
+    return [name for name in found if PidFile(directory, name).read() is not None]
 
 
 def _safe(name: str) -> str:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from holdfast.cli.gateway_state import Known
 from holdfast.cli.output import CliError, Exit, time_text
 from holdfast.core.errors import HoldfastError
-from holdfast.gateway.control import tell
+from holdfast.gateway.control import Refused, tell
 from holdfast.gateway.pidfile import Handle
 from holdfast.gateway.reloading import told_reload
 from holdfast.runtime.clock import clock
@@ -72,7 +72,7 @@ def stop(args: argparse.Namespace) -> int:
 
 def _was_not_there(known: Known, console: Console) -> int:
     console.event("Stopped", {"cluster": known.name, "pid": None})
-    console.line(f"gateway `{known.name}` does not run")
+    console.line(f"gateway `{known.name}` does not run{known.others}")
     return Exit.DONE
 
 
@@ -106,8 +106,8 @@ def drain(args: argparse.Namespace) -> int:
     answer.pop("ok")
     args.console.event("Draining", {"cluster": known.name, **answer})
     args.console.line(
-        f"gateway `{known.name}` takes nobody new; requests under way: {answer['inflight']}, "
-        f"for {time_text(answer['seconds'])} at most"
+        f"gateway `{known.name}` takes nobody new; requests under way: {answer['inflight']}"
+        + (f", for {time_text(answer['seconds'])} at most" if answer["inflight"] else "")
     )
     return Exit.DONE
 
@@ -120,7 +120,11 @@ def reload(args: argparse.Namespace) -> int:
     known = Known(args)
     if known.running is None:
         raise known.not_running()
-    answer = tell(known.paths.control, {"do": "reload"}, 60.0)
+    try:
+        answer = tell(known.paths.control, {"do": "reload"}, 60.0)
+    except Refused as error:
+        text = f"gateway `{known.name}` goes on with its old configuration:\n  {error}"
+        raise Refused({**error.answer, "error": text}) from None
     answer.pop("ok")
     args.console.event("Reloaded", {"cluster": known.name, **answer})
     for line in told_reload(answer).splitlines():
@@ -136,7 +140,7 @@ def status(args: argparse.Namespace) -> int:
     known, console = Known(args), args.console
     if known.running is None:
         console.event("Status", {"cluster": known.name, "running": False})
-        console.line(f"gateway `{known.name}` does not run")
+        console.line(f"gateway `{known.name}` does not run{known.others}")
         return Exit.FAILED
     if not known.running.host:  # it says where it serves as soon as it does
         console.event("Status", {"running": False, "starting": True, **asdict(known.running)})
@@ -174,6 +178,8 @@ def _show(running: Running, answer: dict[str, Any], console: Console) -> None:
         + f", under way: {stats['inflight']}, streams: {stats['streams']}, "
         f"waiting: {stats['waiting']}, retries: {stats['retries']:,d}"
     )
+    if stats["access_log_dropped"]:
+        line(f"lines of the access log that were lost: {stats['access_log_dropped']:,d}")
     if stats["p50_ms"] is not None:
         line(f"first byte: {stats['p50_ms']:g} ms (half), {stats['p99_ms']:g} ms (99 %)")
     line("")
@@ -201,9 +207,13 @@ def logs(args: argparse.Namespace) -> int:
     try:
         place = _last(path, max(0, args.lines), args.console)
     except FileNotFoundError:
+        text, next_step = "was never started detached", "Start it: holdfast gateway start"
+        if known.running is not None:
+            text = f"runs in the foreground, as process {known.running.pid}"
+            next_step = "It says what happens where it was started."
         raise CliError(
-            f"`{path}`: there is no log: gateway `{known.name}` was never started detached",
-            next_step="Start it: holdfast gateway start",
+            f"`{path}`: there is no log: gateway `{known.name}` {text}",
+            next_step=next_step,
             code=NO_LOG,
             exit_code=Exit.FAILED,
         ) from None

@@ -39,14 +39,14 @@ def show(console: Console, name: str, plan: GatewayPlan) -> None:
     line(f"requests:     {plan.requests_max:,d}, as a kept connection may have been dead")
     if plan.throttled_max:
         line(
-            f"throttled:    {plan.throttled_max:,d} besides, where every key refuses at once (429)"
+            f"throttled:    {plan.throttled_max:,d} besides, where all of them refuse at once (429)"
         )
     line(
         f"longest:      {exact_text(plan.seconds_max or 0)} to the answer, or a stream's beginning"
     )
     line(f"in line:      {exact_text(plan.wait_max)} of that; requests that wait: {plan.queue:,d}")
     silent, stream = exact_text(plan.silent_max), exact_text(plan.silent_stream_max)
-    line(f"silence:      {silent} until another endpoint is asked; for a stream {stream}")
+    line(f"silence:      {silent}, then another endpoint is asked; streams: {stream}")
     end = exact_text(plan.stream_max) if plan.stream_max else "no end"
     line(f"stream:       {end}, if something comes every {exact_text(plan.idle_timeout)}")
     line(f"retry budget: {plan.retry_reserve:g} saved up, {plan.retry_budget:g} per request")
@@ -54,4 +54,4 @@ def show(console: Console, name: str, plan: GatewayPlan) -> None:
     if plan.workers != 1:
         line(f"workers:      {plan.workers}; each has a line and a budget of its own")
     for text in plan.warnings:
-        console.note(f"{console.paint('warning:', 'yellow')} {text}")
+        console.note(f"{console.paint('warning:', 'yellow')} gateway `{name}`: {text}")

@@ -96,7 +96,7 @@ class _ListenKind:
             return Listen(path=value[5:])
         found = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9.-]+))?:(\d{1,5})", value)
         if found is None or int(found[3]) > 65535:
-            raise Wrong(f"{self} is wanted")
+            raise Wrong(f"{self} is wanted, not `{value}`")
         return Listen(found[1] or found[2] or "127.0.0.1", int(found[3]))
 
     def __str__(self) -> str:
@@ -332,7 +332,9 @@ class GatewayConfig:
             raise ValueError(f"two endpoints have the id `{twice}`")
         far = next((one for one in self.listen if not one.is_local), None)
         if far is not None and not self.client_tokens:
-            raise ValueError(f"`{far}` can be reached from other machines: set `client_tokens`")
+            raise ValueError(
+                f"`{far}` can be reached from other machines: set `client_tokens` (`env:NAME`)"
+            )
 
 
 def read_gateways(tree: Mapping[str, object]) -> Result[dict[str, GatewayConfig]]:

@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 
 
 class ConfigError(HoldfastError):
-    """A configuration that cannot be used. problems: all of them."""
+    """A configuration that cannot be used. problems: all of them.
+
+    next_step: what can be done, if that is not to correct it.
+    """
 
     code = "HF-3201"
     exit_code = 2
@@ -31,12 +34,19 @@ class ConfigError(HoldfastError):
         "`holdfast gateway --help` shows the least file."
     )
 
-    def __init__(self, problems: Sequence[Problem]) -> None:
+    def __init__(self, problems: Sequence[Problem], next_step: str = "") -> None:
         super().__init__("\n  ".join(str(problem) for problem in problems))
         self.problems = tuple(problems)
+        if next_step:
+            self.next_step = next_step
+
+    @property
+    def names_environment(self) -> bool:
+        """Whether a variable of the environment is missing."""
+        return any(problem.path.startswith("env:") for problem in self.problems)
 
     def __reduce__(self) -> tuple[object, ...]:
-        return (type(self), (self.problems,))
+        return (type(self), (self.problems, self.next_step))
 
 
 class Endpoint:

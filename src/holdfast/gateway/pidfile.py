@@ -50,8 +50,9 @@ class AlreadyRuns(HoldfastError):
         super().__init__(f"gateway `{cluster}` runs already, as process {pid}")
         self.cluster, self.pid = cluster, pid
         self.next_step = (
-            f"End it with `holdfast gateway stop --cluster {cluster}`, "
-            "or give it another configuration with `holdfast gateway reload`."
+            f"End it with `holdfast gateway stop --cluster {cluster}`, give it another "
+            "configuration with `holdfast gateway reload`, or name yours differently: "
+            "`[gateway.NAME]`."
         )
 
     def __reduce__(self) -> tuple[object, ...]:
@@ -99,7 +100,7 @@ def state_directory() -> Path:
     if found.st_uid not in {os.geteuid(), 0}:
         raise BadState(f"`{path}`: it belongs to another user")
     if found.st_mode & 0o022:
-        raise BadState(f"`{path}`: others may write in it")
+        raise BadState(f"`{path}`: others may write in it, which `chmod go-w` ends")
     return path
 
 

@@ -22,6 +22,7 @@ from holdfast.gateway.control import Control, Paths
 from holdfast.gateway.gateway import Gateway
 from holdfast.gateway.link import Broken
 from holdfast.gateway.listeners import address_of, first_port, inherited, tell_manager
+from holdfast.gateway.options import ConfigError
 from holdfast.gateway.pidfile import BadState, PidFile, state_directory
 from holdfast.gateway.reloading import told_reload
 from holdfast.gateway.voice import Voice
@@ -42,6 +43,11 @@ if TYPE_CHECKING:
 LOG_MOST = 50 * 1024 * 1024
 """Bytes of the log of a detached gateway; then it becomes `.1` and a new one begins."""
 LOG_LOOK = 10.0
+OWN_ENVIRONMENT = (
+    "A process that runs has the environment that it was started with: "
+    "end it and start it again, or use `file:PATH`."
+)
+"""The next step where a reload misses a variable, which another shell may well have."""
 
 
 class Tell(Protocol):
@@ -245,9 +251,11 @@ class Service:
         tell_manager("STOPPING=1")
         stats = await self._site.told()
         under_way = stats.get("inflight", 0)
-        text = f"it takes nobody new; requests under way: {under_way}"
-        self._tell("Draining", {"inflight": under_way}, text)
         limit = self._limit
+        text = f"it takes nobody new; requests under way: {under_way}"
+        if under_way:
+            text += f", for {limit:g} s at most; a second signal cuts them"
+        self._tell("Draining", {"inflight": under_way, "seconds": limit}, text)
         self._due = clock.monotonic() + limit
         cut = await self._site.drain(limit)
         text = f"ended; requests cut: {cut}" if cut else "ended; every request was answered"
@@ -308,6 +316,8 @@ class Service:
                 loaded = self._source.load()
                 done = await self._site.load(loaded)
             except HoldfastError as error:
+                if isinstance(error, ConfigError) and error.names_environment:
+                    error.next_step = OWN_ENVIRONMENT
                 text = f"the configuration was not changed:\n{error}"
                 self._tell("ReloadFailed", {"code": error.code, "error": str(error)}, text)
                 raise

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 DEFAULT = "holdfast.toml"
 PREFIX = "HOLDFAST_GATEWAY_"
 """Before the name of a setting in capitals: `HOLDFAST_GATEWAY_DRAIN_TIMEOUT=30`."""
+WRITE_ONE = (
+    "Write it, or name another one with `-c FILE`; `holdfast gateway --help` shows the least file."
+)
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,62}\Z")
 
 
@@ -74,9 +77,9 @@ class Source:
         try:
             return tomllib.loads(self.path.read_text(encoding="utf-8"))
         except OSError as error:
-            raise ConfigError(
-                [Problem(str(self.path), f"not readable: {error.strerror}")]
-            ) from None
+            problem = Problem(str(self.path), f"not readable: {error.strerror}")
+            absent = isinstance(error, FileNotFoundError)
+            raise ConfigError([problem], WRITE_ONE if absent else "") from None
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise ConfigError([Problem(str(self.path), f"it is no TOML ({error})")]) from None
 
@@ -86,10 +89,11 @@ class Source:
             name = next(iter(tables))
         if name is None or name not in tables:
             known = ", ".join(f"`{one}`" for one in tables) or "none"
-            text = f"there is no gateway `{name}`" if name else "which gateway? Name it: --cluster"
+            text = f"there is no gateway `{name}`" if name else "which gateway?"
             if not tables:
                 text = "it has no gateway: add `[[gateway.main.endpoint]]` with a `url`"
-            raise ConfigError([Problem(str(self.path), f"{text} (known: {known})")])
+            problem = Problem(str(self.path), f"{text} (known: {known})")
+            raise ConfigError([problem], "Name one: --cluster NAME" if tables else "")
         if not _NAME.match(name):  # it becomes a part of the names of files
             raise ConfigError([Problem(f"gateway.{name}", "a name has letters, digits, `_`, `-`")])
         return name

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 import signal
 import socket
 import sys
@@ -72,10 +73,13 @@ class Worker:
         await self._link.run()
         if self._serving is None or self._left:
             return
+        limit = min(ORPHANED, self._gateway.config.drain_timeout)
+        if not (self._gateway.draining or self._serving.done()):
+            text = "the parent is gone: it takes nobody new, and ends in %g s at most"
+            logging.getLogger("holdfast.gateway").warning(text, limit)
         for one in self._sockets if self._ours else ():
             ignore_newcomers(one)
         await self._quiesce({})
-        limit = min(ORPHANED, self._gateway.config.drain_timeout)
         self._spawn(self._hurry_after(limit))  # a drain that is under way may have had more
         await self._gateway.drain(limit)
         await self._serving
