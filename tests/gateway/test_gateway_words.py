@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import socketserver
 import subprocess
 import sys
+import threading
 import time
 from contextlib import contextmanager
 
@@ -228,6 +230,56 @@ def test_status_counts_lines_of_the_access_log_that_were_lost(gate):
         assert time.monotonic() < due
     process.terminate()
     assert end_of(process)[0] == 0
+
+
+@contextmanager
+def answering(data):
+    """Give the port of a server that says the same to everybody."""
+
+    class Same(socketserver.BaseRequestHandler):
+        def handle(self):
+            while self.request.recv(65536):
+                self.request.sendall(data)
+
+    socketserver.ThreadingTCPServer.daemon_threads = True
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Same) as server:
+        threading.Thread(target=server.serve_forever, args=(0.05,)).start()
+        try:
+            yield server.server_address[1]
+        finally:
+            server.shutdown()
+
+
+def post(port):
+    with socket.create_connection(("127.0.0.1", port)) as client:
+        client.settimeout(20)
+        client.sendall(b"POST /v1/messages HTTP/1.1\r\nHost: g\r\nContent-Length: 2\r\n\r\n{}")
+        return client.recv(10_000)
+
+
+def test_a_key_that_is_refused_is_a_warning_and_status_says_until_when_it_rests(gate):
+    with answering(b"HTTP/1.1 401 X\r\nContent-Length: 0\r\n\r\n") as port:
+        gate.env["HF_TEST_KEY"] = "sk-canary"
+        gate.configure(port, each='keys = "env:HF_TEST_KEY"')
+        gate("start")
+        assert post(gate.pid_file()["port"]).startswith(b"HTTP/1.1 401")
+        status = gate("status").stdout
+    assert "a: http 401, last at " in status
+    assert "; rests until " in status
+    assert "Z warning: gateway[a]: a key is left out: http 401, key 0\n" in gate.log()
+    assert "canary" not in gate.log() + status
+
+
+def test_a_circuit_that_opens_is_told_once(gate):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        nobody = taken.getsockname()[1]
+    gate.configure(nobody)
+    gate("start")
+    for _ in range(6):
+        assert post(gate.pid_file()["port"]).startswith(b"HTTP/1.1 502")
+    gate("stop")
+    assert gate.log().count("circuit opened: 5 failures in a row") == 1
+    assert "alert" not in gate.log()
 
 
 # -- help --------------------------------------------------------------------------------------

@@ -184,7 +184,7 @@ def _show(running: Running, answer: dict[str, Any], console: Console) -> None:
         line(f"first byte: {stats['p50_ms']:g} ms (half), {stats['p99_ms']:g} ms (99 %)")
     line("")
     width = max(8, *(len(one["id"]) for one in stats["endpoints"]))
-    line(f"{'endpoint':<{width}}  {'state':<12}  in flight  requests  failed  address")
+    line(f"{'endpoint':<{width}}  {'state':<12}  in flight  attempts  failed  address")
     for one in stats["endpoints"]:
         health = one["health_status"]
         line(
@@ -194,7 +194,8 @@ def _show(running: Running, answer: dict[str, Any], console: Console) -> None:
     for one in stats["endpoints"]:
         last = one["health_status"]["last_error"]
         if last and one["state"] != "healthy":
-            line(f"{one['id']}: {last['verdict']}, last at {last['at']}")
+            until = f"; rests until {one['cooling_until']}" if one["cooling_until"] else ""
+            line(f"{one['id']}: {last['verdict']}, last at {last['at']}{until}")
 
 
 # -- logs ------------------------------------------------------------------------------------

@@ -26,9 +26,17 @@ class Voice:
         """Say from now on what happens in this process, warnings of other libraries included."""
         handler = logging.StreamHandler(sys.stderr)
         handler.setFormatter(JsonFormatter() if self.json else _Lines(self))
+        if not self.json:
+            handler.addFilter(_is_news)
         logging.getLogger().addHandler(handler)
         logging.getLogger("holdfast").setLevel(logging.INFO)
         log_to("holdfast.gateway", level=logging.INFO)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Whether a line says what no other one does: a circuit that opens is an alert besides."""
+    fields = vars(record)
+    return (fields.get("hf_event"), fields.get("hf_name")) != ("Alert", "circuit")
 
 
 def date_of(wall: float) -> str:

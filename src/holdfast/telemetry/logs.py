@@ -88,7 +88,14 @@ def level_of(event: events.Event) -> int:
         return logging.DEBUG if event.kind == "ok" else logging.INFO
     if isinstance(event, events.Alert):
         return logging.WARNING if event.cleared else logging.ERROR
+    if _is_key_out(event):
+        return logging.WARNING
     return _LEVELS.get(type(event), logging.INFO)
+
+
+def _is_key_out(event: events.Event) -> bool:
+    """Whether a key was refused, which somebody has to see to: it is told in words of its own."""
+    return isinstance(event, events.EndpointState) and event.state == "key_out"
 
 
 def fields_of(event: events.Event) -> _Fields:
@@ -113,6 +120,8 @@ def message_of(event: events.Event, fields: _Fields) -> str:
             said += f", {fields['reason']}"
         if isinstance(event, events.Alert) and event.cleared:
             said += " (over)"
+        if _is_key_out(event):
+            said = f"a key is left out: {fields['reason']}"
     key = f"[{fields['key']}]" if fields["key"] else ""
     return f"{fields['policy'] or 'holdfast'}{key}: {said}"[:MAX_LENGTH]
 
