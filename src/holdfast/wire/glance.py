@@ -16,7 +16,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from holdfast.wire.onward import HOP, goes_on
-from holdfast.wire.responses import MAX_HEAD, READ
+from holdfast.wire.responses import FIELD, LENGTH, MAX_HEAD, READ, TEXT
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,9 +26,8 @@ KNOWN_MOST = 1024
 LINE_MOST = 512
 """Bytes of a line that is remembered."""
 
-_START = re.compile(rb"HTTP/1\.1 (2[0-9]{2})(?: ([\t\x20-\x7e\x80-\xff]*))?\Z")
-_FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([\t\x20-\x7e\x80-\xff]*)\Z")
-_DIGITS = re.compile(rb"[0-9]{1,18}\Z")
+_START = re.compile(rb"HTTP/1\.1 (2[0-9]{2})(?: %b)?\Z" % TEXT)
+_FIELD = re.compile(FIELD + rb"\Z")
 _BODYLESS = frozenset({b"204", b"205"})
 # What is read, dropped or written anew; but for what a glance makes out itself.
 _ODD_NAMES = (READ | HOP | {b"via"}) - {b"connection", b"keep-alive", b"content-type"}
@@ -146,7 +145,7 @@ def _read(line: bytes) -> _Note:
     out = b"%b: %b\r\n" % (found[1], value)
     if name == b"content-type":
         return _typed(out, value.partition(b";")[0].strip(b" \t").lower())
-    if name == b"content-length" and _DIGITS.match(value):
+    if name == b"content-length" and LENGTH.match(value):
         return _Length(int(value))
     if name in _ODD_NAMES or (name == b"connection" and value.lower() != b"keep-alive"):
         return _ODD

@@ -26,11 +26,16 @@ MAX_HEAD = 64 * 1024
 MAX_INTERIM = 16
 """Answers of 1xx that may come before the final one."""
 
-_LINE = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9]{2})(?: ([\t\x20-\x7e\x80-\xff]*))?\r\n")
-_FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([\t\x20-\x7e\x80-\xff]*)\r\n")
+TEXT = rb"([\t\x20-\x7e\x80-\xff]*)"
+"""What may stand in a reason or in the value of a field: an expression with one group."""
+FIELD = rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*" + TEXT
+"""A field without its end: name and value."""
+LENGTH = re.compile(rb"[0-9]{1,18}\Z")
+
+_LINE = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9]{2})(?: %b)?\r\n" % TEXT)
+_FIELD = re.compile(FIELD + rb"\r\n")
 _BARE = re.compile(rb"(?<!\r)\n")
 _BEGINNING = b"HTTP/1."
-_LENGTH = re.compile(rb"[0-9]{1,18}\Z")
 
 
 @dataclass(slots=True)
@@ -113,7 +118,7 @@ def _refuse(head: ResponseHead, lengths: list[bytes], codings: list[bytes]) -> N
     """Refuse what leaves open where the body ends. Raises BadMessage."""
     if codings and lengths:
         raise BadMessage(502, "a length beside a transfer coding")
-    if len(set(lengths)) > 1 or not all(_LENGTH.match(length) for length in lengths):
+    if len(set(lengths)) > 1 or not all(LENGTH.match(length) for length in lengths):
         raise BadMessage(502, "the length is malformed")
     if codings and codings != [b"chunked"]:
         raise BadMessage(502, "a transfer coding other than `chunked`")
