@@ -178,6 +178,31 @@ def test_full_endpoints_are_waited_for():
     assert picked(balancer).endpoint is picks[0].endpoint
 
 
+def test_a_full_endpoint_is_waited_for_rather_than_one_that_cools_down():
+    balancer = cluster(2, max_in_flight=1)
+    pick = picked(balancer)
+    other = next(one for one in balancer.endpoints if one is not pick.endpoint)
+    other.health.throttled(0, 60)
+    assert balancer.pick(0, 0.5, patience=30) == Wait(60, "full")
+    settle(pick, Result.OK, 1)
+    assert picked(balancer, 1).endpoint is pick.endpoint
+
+
+def test_a_full_endpoint_is_waited_for_rather_than_asking_a_dead_one():
+    balancer = cluster(2, max_in_flight=1)
+    break_down(balancer.endpoints[1])
+    pick = picked(balancer)
+    assert pick.endpoint is balancer.endpoints[0]
+    assert balancer.pick(0, 0.5, patience=1) == Wait(math.inf, "full")
+    assert balancer.force(0).endpoint is balancer.endpoints[1]  # for one that waited in vain
+
+
+def test_nobody_is_forced_on_a_full_endpoint():
+    balancer = cluster(1, max_in_flight=1)
+    picked(balancer)
+    assert balancer.force(0) is None
+
+
 def test_a_half_open_endpoint_whose_probe_is_out_is_waited_for():
     balancer = cluster(1)
     break_down(balancer.endpoints[0])

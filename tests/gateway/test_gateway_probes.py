@@ -323,20 +323,64 @@ async def test_too_few_files_here_are_no_fault_of_an_endpoint(sim):
 
 
 @simulated
-async def test_a_pool_that_is_full_is_no_fault_of_its_endpoint():
+async def test_who_finds_all_connections_in_use_waits_in_line():
     node = Node(seconds=5)
     each = "max_connections = 1"
     async with gateway(node, each=each, settings='connect_timeout = "100ms"\nattempts = 1') as (
         made,
         _,
     ):
-        first = asyncio.create_task(ask(made.port))
-        await asyncio.sleep(0.1)
-        assert (await ask(made.port))[0] == 502
-        assert (await first)[0] == 200
+        found = await asyncio.gather(*(ask(made.port) for _ in range(3)))
+        assert [status for status, _, _ in found] == [200] * 3
+        assert clock.monotonic() == pytest.approx(15, abs=1)
         assert tier(made) is Tier.HEALTHY
         assert made.cluster.balancer.endpoints[0].health.counts(clock.monotonic()).failures == 0
         assert node.most == 1
+
+
+@simulated
+async def test_who_finds_no_place_in_time_is_told_to_come_back():
+    node = Node(seconds=5)
+    async with gateway(node, each="max_connections = 1", settings="max_wait = 1") as (made, _):
+        first = asyncio.create_task(ask(made.port))
+        await asyncio.sleep(0.1)
+        status, _, body = await ask(made.port)
+        assert status == 503
+        assert b"HF-3103" in body
+        assert (await first)[0] == 200
+
+
+def throttles(seconds):
+    """Return an endpoint that throttles each request for so long."""
+    return always(answer(429, b"slow down", more=f"Retry-After: {seconds}\r\n"))
+
+
+@simulated
+async def test_a_busy_endpoint_is_waited_for_while_the_others_cool_down():
+    busy = Node(seconds=2)
+    async with gateway(busy, throttles(60), each="max_connections = 1") as (made, (_, other)):
+        asked = [asyncio.create_task(ask(made.port)) for _ in range(4)]
+        await asyncio.sleep(0.5)
+        asked += [asyncio.create_task(ask(made.port)) for _ in range(4)]
+        assert [(await one)[0] for one in asked] == [200] * 8
+        assert clock.monotonic() == pytest.approx(16, abs=1)
+        assert len(other.asked) == 1
+
+
+@simulated
+async def test_who_waits_for_a_busy_endpoint_takes_another_one_that_is_cool_again():
+    hits = []
+
+    async def recovers(upstream, no, writer):
+        hits.append(clock.monotonic())
+        good = len(hits) > 1
+        writer.write(OK if good else answer(429, b"", more="Retry-After: 3\r\n"))
+        return True
+
+    async with gateway(Node(seconds=20), recovers, each="max_connections = 1") as (made, _):
+        asked = [asyncio.create_task(ask(made.port)) for _ in range(3)]
+        assert [(await one)[0] for one in asked] == [200] * 3
+        assert 3 <= hits[1] - hits[0] < 3.2
 
 
 @simulated

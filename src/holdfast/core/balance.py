@@ -42,7 +42,14 @@ _LEAST_MEAN = 1e-4  # seconds; an endpoint nobody has asked yet is as good as th
 
 
 class Wait(NamedTuple):
-    """Nobody may be asked before `until` (monotonic), if nothing changes earlier."""
+    """Nobody may be asked now.
+
+    full       one has as many requests as it may have, which can end at any moment
+    half-open  one is being proved, which ends as soon
+    cooling    all that is left is to be left alone
+
+    until: when the first of those that cool down may be asked, monotonic; infinite if none does.
+    """
 
     until: float
     why: Literal["cooling", "full", "half-open"]
@@ -222,11 +229,17 @@ class Balancer:
         return Pick(one, key, permit, tier)
 
     def force(self, now: float) -> Pick | None:
-        """Return a real attempt, whatever the breakers say; None if all cool down or are off.
+        """Return a real attempt, whatever the breakers say; None if all cool down, or are full.
 
-        For one that waited in vain for the probe of an endpoint to end.
+        For one that waited in vain for the probe of an endpoint to end, or for a place.
         """
-        cool = [one for one in self.endpoints if one.enabled and one.health.next_key(now)]
+        cool = [
+            one
+            for one in self.endpoints
+            if one.enabled
+            and one.health.in_flight < one.max_in_flight
+            and one.health.next_key(now) is not None
+        ]
         return self._forced(cool, now) if cool else None
 
     @staticmethod
@@ -243,7 +256,10 @@ class Balancer:
         cls, left: list[Endpoint], circuit_open: list[Endpoint], now: float, patience: float
     ) -> Pick | Wait:
         wait = _soonest(left, now)
-        if wait is not None and (wait.until - now <= patience or not circuit_open):
+        if wait is None:
+            return cls._forced(circuit_open, now)
+        ends = wait.why != "cooling"  # by itself: an endpoint that works is soon to be had again
+        if ends or wait.until - now <= patience or not circuit_open:
             return wait
         return cls._forced(circuit_open, now)
 
@@ -287,17 +303,19 @@ class Balancer:
 
 def _soonest(left: list[Endpoint], now: float) -> Wait | None:
     """Return what to wait for, when nobody can be asked now."""
-    waits: list[Wait] = []
+    until, cooling, full, proved = math.inf, False, False, False
     for one in left:
-        health = one.health
-        free = health.free_at(now)
+        free = one.health.free_at(now)
         if free > now:
-            waits.append(Wait(free, "cooling"))
-        elif health.in_flight >= one.max_in_flight:
-            waits.append(Wait(math.inf, "full"))  # until one of them ends
-        elif health.tier(now) is not Tier.CIRCUIT_OPEN:
-            waits.append(Wait(math.inf, "half-open"))  # until its probe ends
-    return min(waits, key=lambda wait: wait.until, default=None)
+            cooling = True
+            until = min(until, free)
+        elif one.health.in_flight >= one.max_in_flight:
+            full = True
+        elif one.health.tier(now) is not Tier.CIRCUIT_OPEN:
+            proved = True
+    if full or proved:
+        return Wait(until, "full" if full else "half-open")
+    return Wait(until, "cooling") if cooling else None
 
 
 # -- methods ---------------------------------------------------------------------------------

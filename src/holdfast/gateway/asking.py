@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from holdfast.core.balance import Nobody, Pick, Wait
 from holdfast.core.breaker import Result
+from holdfast.core.line import Phase
 from holdfast.core.verdict import Sent
 from holdfast.gateway.ending import Ending
 from holdfast.gateway.headers import request_head, wants_events
@@ -61,7 +62,7 @@ class Asking(Ending):
         if cluster.line.calm or cluster.line.admits(self):
             self._choose(now)
         else:
-            self._enter_line("cooling", cluster.cool_at, now)
+            self._enter_line(cluster.turn, now)
 
     # -- choosing ----------------------------------------------------------------------------------
 
@@ -117,20 +118,20 @@ class Asking(Ending):
             # take any endpoint, or one that wants a certain one would hold up all behind it.
             self._begin_anew(now)
         else:
-            self._enter_line(wait.why, wait.until, now)
+            self._enter_line(wait, now)
 
-    def _enter_line(self, why: str, until: float, now: float) -> None:
-        """Wait for an endpoint, behind those who wait already. until: when one will be cool."""
-        cluster, cooling = self._cluster, why == "cooling"
+    def _enter_line(self, wait: Wait, now: float) -> None:
+        """Wait for an endpoint, behind those who wait already. wait: what for."""
+        cluster = self._cluster
         if self._patience == math.inf:
             self._patience = now + cluster.config.max_wait
-        if cooling and until >= min(self._patience, self._deadline):
+        if wait.why == "cooling" and wait.until >= min(self._patience, self._deadline):
             self._give_up("HF-3104")
-        elif not cluster.enter_line(self, until if cooling else None):
+        elif not cluster.enter_line(self, wait):
             self._give_up("HF-3103")
         else:
             self.state = TRANSITIONS[self.state, WAIT]
-            self._waits = why
+            self._lines_up = True
             self._limit(self._patience)
 
     def look_again(self) -> None:
@@ -152,21 +153,23 @@ class Asking(Ending):
             self._give_up("HF-3102" if self._last is None else "HF-3101")
             return
         self.state = TRANSITIONS[self.state, WAIT]
-        self._waits = ""
+        self._lines_up = False
         self._limit(now + seconds)
 
     def _waited(self, now: float) -> None:
         """Take note that a backoff is over, or the patience of one in line."""
         self.state = TRANSITIONS[self.state, WOKEN]
-        if not self._waits:
+        if not self._lines_up:
             self._choose(now)
             return
-        self._cluster.leave_line(self)
-        forced = self._cluster.balancer.force(now) if self._waits == "half-open" else None
+        cluster = self._cluster
+        throttled = cluster.line.phase is not Phase.OPEN
+        cluster.leave_line(self)
+        forced = None if throttled else cluster.balancer.force(now)
         if forced is not None:
             self._attempt(forced, now)
         else:
-            self._give_up("HF-3104" if self._waits == "cooling" else "HF-3103")
+            self._give_up("HF-3104" if throttled else "HF-3103")
 
     # -- sending -----------------------------------------------------------------------------------
 

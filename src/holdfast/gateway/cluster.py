@@ -6,10 +6,10 @@ import fnmatch
 import math
 from typing import TYPE_CHECKING
 
-from holdfast.core.balance import Balancer, Endpoint, Pick
+from holdfast.core.balance import Balancer, Endpoint, Pick, Wait
 from holdfast.core.breaker import Result
 from holdfast.core.health import Health
-from holdfast.core.line import Line
+from holdfast.core.line import Line, Phase
 from holdfast.core.window import Durations
 from holdfast.gateway.access_log import continued, log_of
 from holdfast.gateway.admin import Pages
@@ -120,7 +120,9 @@ class Cluster:
             Health(self.config.breaker.options(), keys=len(one.keys)),
             weight=one.weight,
             priority=one.priority,
-            max_in_flight=one.max_inflight or math.inf,
+            # One connection carries one request: who found that out only after the choice would
+            # wait for a place here while another endpoint has some.
+            max_in_flight=min(one.max_inflight or math.inf, one.max_connections),
             enabled=one.enabled,
         )
 
@@ -304,24 +306,19 @@ class Cluster:
 
     # -- the line --------------------------------------------------------------------------------
 
-    def enter_line(self, exchange: Ending, cool_at: float | None) -> bool:
-        """Let a request wait for an endpoint; False: too many do.
-
-        cool_at: when the first endpoint will have cooled down, if it waits for that; -inf: one
-        has, and it waits for those who were let go before it.
-        """
-        if cool_at == -math.inf:
-            cool_at = None
-        if not self.line.enter(exchange, cooling=cool_at is not None):
+    def enter_line(self, exchange: Ending, wait: Wait) -> bool:
+        """Let a request wait for an endpoint; False: too many do. wait: what for."""
+        if not self.line.enter(exchange, cooling=wait.why == "cooling"):
             return False
-        if cool_at is not None:
-            self.wheel.set(self._cool, cool_at)
+        if wait.until < math.inf:
+            self.wheel.set(self._cool, wait.until)
         return True
 
     @property
-    def cool_at(self) -> float:
-        """When the first endpoint will have cooled down, while requests wait for that."""
-        return self._cool.due if self._cool.due < math.inf else -math.inf
+    def turn(self) -> Wait:
+        """What the next in line waits for: what those before it do."""
+        held = self.line.phase is Phase.HELD
+        return Wait(self._cool.due, "cooling" if held else "full")
 
     def look_whether_cool(self, now: float) -> None:
         """Let those go who waited for an endpoint to cool down, if one has."""

@@ -153,13 +153,13 @@ class Pool(Due):
         if connection.transport.is_closing():
             connection.close()
             return
-        while self.waiting:
+        lifetime = self.lifetime
+        while self.waiting and lifetime.limit():
             asker = self.waiting.popleft().asker
             if asker is not None:
                 connection.rested = 0.0
                 asker.send(connection)
                 return
-        lifetime = self.lifetime
         if self._retired or not lifetime.keeps(now) or (self._idle and not lifetime.limit()):
             connection.close()  # where reuse is off, one is kept for the next trial
             return

@@ -58,6 +58,7 @@ class Short(Due):
     _form: Form | None = None
     _last: Passage | None = None
     _last_pick: Pick | None = None
+    _lines_up = False
     _passage: Passage | None = None
     _patience = math.inf
     _pick: Pick | None = None
@@ -71,7 +72,6 @@ class Short(Due):
     _tried: tuple[Endpoint, ...] = ()
     _upload: Upload | None = None
     _upstream: Upstream | None = None
-    _waits = ""
     attempts = 0
     began = math.nan
     connecting: Dial | None = None

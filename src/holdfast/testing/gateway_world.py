@@ -15,6 +15,8 @@ from holdfast.testing.invariants import Ledger
 from holdfast.testing.tcp import Link
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from holdfast.core.events import Event
     from holdfast.gateway.cluster import Cluster
     from holdfast.gateway.gateway import Gateway
@@ -212,7 +214,7 @@ class World:
     def check_promise(self, asked: Asked, outcome: str) -> None:
         """Check that one bad endpoint beside good ones is not seen by clients."""
         good = [up for up in self.ups if up.name not in self.bad and up.enabled]
-        ample = [up for up in good if self.drawn.endpoints[up.name]["max_inflight"] == 0]
+        ample = [up for up in good if self._is_ample(self.drawn.endpoints[up.name])]
         keys = sum(len(self.drawn.endpoints[name].get("keys", "1")) for name in self.bad)
         settings = self.settings
         patience = settings["first_byte_timeout"]
@@ -227,6 +229,11 @@ class World:
         self.sim.check(
             not (may and seen) or broken, "seen by a client", f"{asked.number}: {outcome}"
         )
+
+    @staticmethod
+    def _is_ample(own: Mapping[str, Any]) -> bool:
+        """Whether an endpoint takes whatever comes."""
+        return not own["max_inflight"] and own["max_connections"] >= MANY
 
     def note(self, asked: Asked, outcome: str) -> None:
         """Keep an outcome."""
