@@ -188,14 +188,14 @@ async def test_a_request_under_way_ends_with_the_endpoint_that_was_taken_out():
 @on_loop
 async def test_breaker_options_and_the_budget_go_over():
     async with gateway(always(answer()), settings="retry_reserve = 50") as (made, _):
-        made.cluster._tokens = 7
+        made.cluster.retries.left = 7
         here = port_of(made, "a")
         await made.reload(config(("a", here), settings="breaker = { consecutive = 2, window = 9 }"))
-        assert made.cluster._tokens == 7
+        assert made.cluster.retries.left == 7
         options = upstream_of(made, "a").endpoint.health.breaker.options
         assert (options.consecutive, options.window) == (2, 9)
         await made.reload(config(("a", here), settings="retry_reserve = 3"))
-        assert made.cluster._tokens == 3
+        assert made.cluster.retries.left == 3
 
 
 @on_loop

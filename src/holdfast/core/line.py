@@ -145,6 +145,12 @@ class Line(Generic[T]):
             self._move(Input.ANSWERED if self._waiting else Input.LAST)
         self._release()
 
+    def freed(self) -> None:
+        """Take note that something ended for which nobody had to wait: its place is free."""
+        if not self.calm:
+            self._move(Input.ENDED)
+            self._release()
+
     # -- the rule --------------------------------------------------------------------------------
 
     def _cools(self) -> None:

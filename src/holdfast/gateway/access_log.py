@@ -17,7 +17,7 @@ import threading
 from concurrent.futures import Future
 from contextlib import suppress
 from datetime import UTC, datetime
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, NamedTuple
@@ -38,9 +38,9 @@ if TYPE_CHECKING:
 
     from holdfast.core.health import Tier
     from holdfast.gateway.config import GatewayConfig
-    from holdfast.gateway.ending import Ending
     from holdfast.gateway.errors import Tried
     from holdfast.gateway.ledger import Ledger, Log
+    from holdfast.gateway.request import Record
     from holdfast.runtime.clock import Timer
     from holdfast.wire.requests import RequestHead
 
@@ -73,10 +73,6 @@ class Entry(NamedTuple):
     last: tuple[str, float] | None
     outcome: str
     tier: Tier | None
-
-
-_entry: Callable[[tuple[object, ...]], Entry] = partial(tuple.__new__, Entry)
-"""Makes one at a fifth of the price."""
 
 
 class _Thread:
@@ -137,37 +133,34 @@ class AccessLog:
 
     # -- on the loop -----------------------------------------------------------------------------
 
-    def take(self, exchange: Ending, outcome: str, now: float) -> None:
+    def take(self, record: Record, outcome: str, now: float) -> None:
         """Remember a finished request. now: monotonic."""
         if self.sample < 1 and rng.draw() >= self.sample:
             return
-        client, told = exchange.client, exchange.told
-        given = exchange.given_at
+        client, told, pick = record.client, record.told, record.pick
+        given = record.given_at
         if given != given and outcome in ANSWERED:  # noqa: PLR0124 - it was given whole, now
             given = now
         last: tuple[str, float] | None = None
-        if exchange.attempts > len(told):  # the last one came to an answer, or was left
-            last = (CANCELLED if outcome == CANCELLED else OK, now - exchange.sent_at)
-        head, began = exchange.head, exchange.began
+        if record.attempts > len(told):  # the last one came to an answer, or was left
+            last = (CANCELLED if outcome == CANCELLED else OK, now - record.sent_at)
         self._add(
-            _entry(
-                (
-                    clock.wall(),
-                    exchange.id,
-                    client.host,
-                    head.method,
-                    head.target,
-                    exchange.status,
-                    exchange.size,
-                    client.written,
-                    now - began,
-                    given - began,
-                    exchange.endpoint_id,
-                    told,
-                    last,
-                    outcome,
-                    exchange.tier,
-                )
+            Entry(
+                clock.wall(),
+                record.id,
+                client.host,
+                record.head.method,
+                record.head.target,
+                record.status,
+                record.size,
+                client.written,
+                now - record.began,
+                given - record.began,
+                pick.endpoint.id if pick is not None else "",
+                told,
+                last,
+                outcome,
+                pick.tier if pick is not None else None,
             )
         )
 
@@ -310,7 +303,7 @@ def log_of(
     Raises ConfigError if lines could not be written there.
     """
     check_log(config)
-    _request.cache_clear()  # a new key may stand in a path that was shown before
+    _path.cache_clear()  # a new key may stand in a path that was shown before
     if config.access_log == "off":
         return None
     return AccessLog(config.access_log, loop, ledger, sample=config.access_log_sample)
@@ -333,58 +326,50 @@ def continued(old: Log | None, new: Log | None, ledger: Ledger) -> Log | None:
 def line_of(entry: Entry) -> bytes:
     """Return the line, with its end.
 
-    Written out rather than made by `json` from a dict, as it is made for every request; and of
-    what recurs each piece is made once.
+    Written out rather than made by `json` from a dict, as it is made for every request.
     """
-    wall, name, client, method, target, status, taken, given, seconds, first = entry[:10]
-    endpoint, attempts, last, outcome, tier = entry[10:]
-    second = int(wall)
-    ms = _ms(seconds)
-    told = [f"{_attempt(o.endpoint, visible(o.verdict), o.sent)}{o.ms}}}" for o in attempts]
+    wall, last = entry.wall, entry.last
+    attempts = [_attempt(o.endpoint, visible(o.verdict), o.sent, o.ms) for o in entry.attempts]
     if last is not None:
         sent = "maybe" if last[0] == CANCELLED else "yes"
-        told.append(f"{_attempt(endpoint, last[0], sent)}{round(1000 * last[1])}}}")
+        attempts.append(_attempt(entry.endpoint, last[0], sent, round(1000 * last[1])))
     return (
-        f'{{"ts":"{_second(second)}.{int((wall - second) * 1000):03d}Z","id":"{name}"'
-        f"{_request(client, method, target.partition(b'?')[0], status)}"
-        f',"bytes_in":{taken},"bytes_out":{given},"ms":{ms}'
-        f',"ttfb_ms":{ms if first == seconds else _ms(first)},"endpoint":{_endpoint(endpoint)}'
-        f',"attempts":[{",".join(told)}]{_end(outcome, tier)}'
+        f'{{"ts":"{_second(int(wall))}.{int(wall % 1 * 1000):03d}Z","id":"{entry.id}"'
+        f',"client":{_word(entry.client)},"method":{_method(entry.method)}'
+        f',"path":{_path(entry.target.partition(b"?")[0])},"status":{entry.status or "null"}'
+        f',"bytes_in":{entry.bytes_in},"bytes_out":{entry.bytes_out},"ms":{_ms(entry.seconds)}'
+        f',"ttfb_ms":{_ms(entry.first_byte)}'
+        f',"endpoint":{_word(entry.endpoint) if entry.endpoint else "null"}'
+        f',"attempts":[{",".join(attempts)}],"outcome":{_word(entry.outcome)}'
+        f',"tier":{_tier(entry.tier)}}}\n'
     ).encode()
 
 
-_string = json.JSONEncoder(ensure_ascii=False).encode
-
-
-@lru_cache(256)
-def _request(client: str, method: bytes, path: bytes, status: int) -> str:
+def _attempt(endpoint: str, verdict: str, sent: str, ms: float) -> str:
     return (
-        f',"client":{_string(client)},"method":{_string(method.decode("latin-1"))}'
-        f',"path":{_path(path)},"status":{status or "null"}'
+        f'{{"endpoint":{_word(endpoint)},"verdict":{_word(verdict)},"sent":{_word(sent)}'
+        f',"ms":{ms}}}'
     )
 
 
+_string = json.JSONEncoder(ensure_ascii=False).encode
+_word = lru_cache(1024)(_string)
+"""The same, for what recurs."""
+
+
+@lru_cache(256)
 def _path(path: bytes) -> str:
     return _string(visible(path.decode("utf-8", "backslashreplace"))[:MAX_PATH])
 
 
-@lru_cache(1024)
-def _attempt(endpoint: str, verdict: str, sent: str) -> str:
-    return (
-        f'{{"endpoint":{_string(endpoint)},"verdict":{_string(verdict)},"sent":{_string(sent)}'
-        f',"ms":'
-    )
+@lru_cache(64)
+def _method(method: bytes) -> str:
+    return _string(method.decode("latin-1"))
 
 
-@lru_cache(256)
-def _endpoint(endpoint: str) -> str:
-    return _string(endpoint) if endpoint else "null"
-
-
-@lru_cache(32)
-def _end(outcome: str, tier: Tier | None) -> str:
-    stood = "null" if tier is None else _string(tier.name.lower())
-    return f',"outcome":{_string(outcome)},"tier":{stood}}}\n'
+@lru_cache(8)
+def _tier(tier: Tier | None) -> str:
+    return "null" if tier is None else _string(tier.name.lower())
 
 
 @lru_cache(4)

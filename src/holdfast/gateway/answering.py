@@ -10,7 +10,6 @@ is framed anew, so that an event of ours may follow if it breaks.
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
 
 from holdfast.gateway import sse
@@ -39,10 +38,6 @@ PASSING = frozenset(
     }
 )
 """Media types of streams: they are never held for their size."""
-
-
-_CHUNK = re.compile(rb"([1-9a-f][0-9a-f]{0,6})\r\n")
-"""The line of a chunk as we write it."""
 
 
 def keeps_framing(request: RequestHead, head: ResponseHead) -> bool:
@@ -163,26 +158,11 @@ class Passage:
         self._give(pieces)
 
     @property
-    def is_reframed(self) -> bool:
-        """Whether it is a stream of events that the client gets in chunks of ours."""
-        return self._cutter is not None and self._client.chunked
-
-    def pass_chunk(self, data: bytes) -> bool:
-        """Give the client one chunk as it came, if `data` is that, whole, and ends an event.
-
-        Then a chunk of ours would have the same bytes. False: nothing was done. Only for one that
-        is reframed, and between two chunks.
-        """
-        cutter, watch = self._cutter, self._watch
-        found = _CHUNK.match(data)
-        if found is None or cutter is None or watch is None or not cutter.is_empty:
-            return False
-        if len(data) - found.end() - 2 != int(found[1], 16) or not data.endswith(b"\n\n\r\n"):
-            return False
-        if not watch.ended:
-            watch.passed_whole(data)
-        self._client.pass_on(data)
-        return True
+    def parts(self) -> tuple[sse.Cutter, sse.Watch] | None:
+        """What cuts and reads it, if it is a stream of events that gets chunks of ours."""
+        if self._cutter is None or self._watch is None or not self._client.chunked:
+            return None
+        return self._cutter, self._watch
 
     def end(self) -> None:
         """Give the client the end."""

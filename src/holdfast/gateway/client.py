@@ -17,8 +17,11 @@ from typing import TYPE_CHECKING
 
 from holdfast.gateway.counting import READ_MAX
 from holdfast.gateway.exchange import Exchange
+from holdfast.gateway.forms import Form
 from holdfast.gateway.headers import NOBODY, told_of
 from holdfast.gateway.headers import Client as Identity
+from holdfast.gateway.request import Request, wants_stream
+from holdfast.gateway.short import Short
 from holdfast.gateway.talking import UNWRITTEN_MOST, Talking
 from holdfast.gateway.upload import Upload
 from holdfast.runtime.clock import clock
@@ -101,12 +104,11 @@ class Client(Talking):
         self._queued = self._written = 0
         site.lobby.waiting.pop(self, None)
         cluster.started()
-        self._exchange = exchange = Exchange(cluster, self, form.head, data[end:])
-        exchange.number = cluster.ledger.requests
-        now = clock.monotonic()
-        if not exchange.begin_short(form, now):
+        now, body = clock.monotonic(), data[end:]
+        self._exchange = Short.begin(cluster, self, form, body, now)
+        if self._exchange is None:
             cluster.wheel.set(self, math.inf)
-            exchange.begin(now)
+            self._begin(form, body, None, now)
         return True
 
     def _read(self) -> None:
@@ -193,9 +195,22 @@ class Client(Talking):
         cluster.started()
         if cluster.config.forwarded and self.host:
             self.identity = told_of(head, self.host, self.identity, secure=self._is_secure)
-        exchange = Exchange(cluster, self, head, body, upload)
-        exchange.number = cluster.ledger.requests
-        self._exchange = exchange
+        self._begin(Form(head, cluster), body, upload, now)
+
+    def _begin(self, form: Form, body: bytes, upload: Upload | None, now: float) -> None:
+        """Begin with a request on the long way."""
+        cluster = self._cluster
+        request = Request(
+            cluster,
+            self,
+            form,
+            body,
+            now,
+            number=cluster.ledger.requests,
+            stream=wants_stream(form, body),
+            upload=upload,
+        )
+        self._exchange = exchange = Exchange(request)
         exchange.begin(now)
 
     @property
@@ -315,16 +330,14 @@ class Client(Talking):
         self._site.clients.pop(self, None)
         self._site.lobby.leave(self)
         self._cluster.wheel.set(self, math.inf)
-        exchange, self._exchange, self._upload = self._exchange, None, None
-        self._close = True
-        if exchange is not None:
-            exchange.abandon()
+        self._close, self._upload = True, None
+        if self._exchange is not None:
+            self._exchange.abandon()
+            self._exchange = None
 
     def on_due(self, now: float) -> None:
         """Close a connection that is idle, whose request does not come, or that takes nothing."""
-        exchange = self._exchange
-        if exchange is not None and exchange.is_short:
-            exchange.on_due(now)
+        if self._exchange is not None and self._exchange.late(now):
             return
         unwritten = self.transport.get_write_buffer_size()
         if self._close and self._exchange is None:

@@ -14,11 +14,12 @@ from holdfast.core.window import Durations
 from holdfast.gateway.access_log import continued, log_of
 from holdfast.gateway.admin import Pages
 from holdfast.gateway.counting import SUFFIX as _COUNTED
-from holdfast.gateway.counting import Counting, counted
+from holdfast.gateway.counting import UNABLE, Counting, counted
 from holdfast.gateway.forms import Forms
 from holdfast.gateway.ledger import Ledger
 from holdfast.gateway.names import Names
 from holdfast.gateway.probes import Probes
+from holdfast.gateway.search import Bounds, Budget, soonest
 from holdfast.gateway.tokens import Tokens
 from holdfast.gateway.upload import Room
 from holdfast.gateway.upstream import Upstream
@@ -32,11 +33,12 @@ from holdfast.wire.glance import Glance
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable, Collection, Sequence
+    from collections.abc import Callable, Collection
 
     from holdfast.gateway.client import Client
     from holdfast.gateway.config import EndpointConfig, GatewayConfig
-    from holdfast.gateway.ending import Ending
+    from holdfast.gateway.exchange import Exchange
+    from holdfast.gateway.request import Request
     from holdfast.runtime.wheel import Wheel
     from holdfast.wire.requests import RequestHead
 
@@ -71,11 +73,12 @@ class Cluster:
         self.config = config
         self.wheel = wheel
         self.via = via.encode() if config.via else b""
-        self.line: Line[Ending] = Line(config.queue, _look_again)
+        self.line: Line[Exchange] = Line(config.queue, _look_again)
         self._cool = _Cool(self)
         self.room = Room(config.replay_total)
         self._firsts = {False: Durations(256), True: Durations(256)}
-        self._tokens = config.retry_reserve
+        self.retries = Budget(config.retry_budget, config.retry_reserve)
+        self.bounds = Bounds(config.attempts_max, config.attempts == "auto", config.max_wait)
         has_keys = any(one.keys for one in config.endpoint)
         credentials = not (has_keys or config.client_tokens)
         self._upstreams: dict[Endpoint, Upstream] = {}
@@ -107,7 +110,6 @@ class Cluster:
         self.ledger.log = log_of(config, loop, self.ledger)
         self.ledger.know(one.id for one in self.balancer.endpoints)
         self.watch = Watch(self)
-        self.attempts = config.attempts_max
         self.forms = Forms(self)
         self.glance = Glance()
         passed = b"Via: 1.1 %b\r\n" % self.via if self.via else b""
@@ -162,6 +164,10 @@ class Cluster:
         """Return the seconds for a connection."""
         return upstream.config.connect_timeout or self.config.connect_timeout
 
+    def idle_timeout(self, upstream: Upstream) -> float:
+        """Return the seconds of silence within an answer."""
+        return upstream.config.idle_timeout or self.config.idle_timeout
+
     def first_byte_timeout(self, upstream: Upstream, *, stream: bool) -> float:
         """Return the seconds for the first byte: 8 times what 99 % of late took."""
         own = upstream.config.first_byte_timeout or self.config.first_byte_timeout
@@ -176,26 +182,14 @@ class Cluster:
         own = upstream.config.first_byte_timeout or self.config.first_byte_timeout
         return FIRST_BYTE_LEAST if isinstance(own, str) else own
 
-    def may_retry(self, tried: Sequence[Endpoint], now: float) -> bool:
-        """Take a retry's price. One to a healthy endpoint that was not tried is free."""
-        if any(
-            one.enabled and one not in tried and one.health.tier(now) == 0
-            for one in self.balancer.endpoints
-        ):
-            return True
-        if self._tokens < 1:
-            return False
-        self._tokens -= 1
-        return True
-
-    def added(self, exchange: Ending) -> bytes:
+    def added(self, request: Request) -> bytes:
         """Return the lines that tell the client of the work done."""
         if not self.config.expose:
             return b""
-        endpoint = exchange.endpoint_id
+        endpoint = request.endpoint_id
         return (
-            f"x-holdfast-request: {exchange.id}\r\nx-holdfast-endpoint: {endpoint}\r\n"
-            f"x-holdfast-attempts: {exchange.attempts}\r\n"
+            f"x-holdfast-request: {request.id}\r\nx-holdfast-endpoint: {endpoint}\r\n"
+            f"x-holdfast-attempts: {request.attempts}\r\n"
         ).encode("latin-1")
 
     def added_short(self, serial: bytes, number: int, endpoint: Endpoint) -> bytes:
@@ -225,7 +219,7 @@ class Cluster:
     @property
     def budget(self) -> float:
         """How many retries are left."""
-        return self._tokens
+        return self.retries.left
 
     def is_page(self, head: RequestHead) -> bool:
         """Say whether a request is for one of our own pages, which have rules of their own."""
@@ -257,18 +251,37 @@ class Cluster:
         self.ledger.answered(head, int(answer[9:12]), now, client.host, len(answer))
         return answer
 
+    def counted_for(self, request: Request, status: int, added: bytes) -> bytes | None:
+        """Return an answer of ours where an endpoint said that it cannot count; else None.
+
+        status: of its answer.  added: lines of ours.
+        """
+        head, now = request.head, clock.monotonic()
+        if status not in UNABLE:
+            return None
+        if not self.counting.learned(head, request.endpoint_id, status, now):
+            return None
+        size = head.length or request.size
+        return counted(head, request.body, request.client, added, size=size)
+
     def started(self) -> None:
         """Count a request."""
         self.ledger.began()
-        config, tokens = self.config, self._tokens
-        if tokens < config.retry_reserve:
-            self._tokens = min(config.retry_reserve, tokens + config.retry_budget)
+        retries = self.retries
+        if retries.left < retries.most:
+            retries.earn()
 
     def settle(self, pick: Pick, result: Result, now: float, seconds: float) -> None:
-        """Tell an endpoint's health of an attempt."""
-        health, median = pick.endpoint.health, self.balancer.median
+        """Tell an endpoint's health of an attempt; once for each."""
+        health = pick.endpoint.health
         health.settle(
-            pick.permit, result, now, rng.draw(), seconds=seconds, median=median, key=pick.key
+            pick.permit,
+            result,
+            now,
+            rng.draw(),
+            seconds=seconds,
+            median=self.balancer.median,
+            key=pick.key,
         )
         if result is Result.FAILED:
             self._probes.look(health)
@@ -281,22 +294,13 @@ class Cluster:
             pick.endpoint.health.prove(pick.permit, now, rng.draw(), seconds=seconds)
             self.watch.look(pick.endpoint, now)
 
-    def settle_well(self, pick: Pick, now: float, seconds: float) -> None:
-        """Tell an endpoint's health of a success."""
-        health = pick.endpoint.health
-        if not health.settle_calm(pick.permit, now, seconds, self.balancer.median):
-            self.settle(pick, Result.OK, now, seconds)
-        elif self.watch.is_busy or not health.calm:
-            self.watch.look(pick.endpoint, now)
-
     def answered_first(self, seconds: float, *, stream: bool) -> None:
         """Learn how long a first byte takes."""
         self._firsts[stream].add(seconds)
 
     def soonest(self, now: float) -> float:
         """Return in how many seconds the first endpoint will have cooled down."""
-        free = [one.health.free_at(now) for one in self.balancer.endpoints if one.enabled]
-        return max(0.0, min(free, default=now) - now)
+        return soonest(self.balancer.endpoints, now)
 
     def why_cooling(self) -> str:
         """Return what the endpoints said last, for people: `a: http 429, b: http 401`."""
@@ -306,7 +310,7 @@ class Cluster:
 
     # -- the line --------------------------------------------------------------------------------
 
-    def enter_line(self, exchange: Ending, wait: Wait) -> bool:
+    def enter_line(self, exchange: Exchange, wait: Wait) -> bool:
         """Let a request wait for an endpoint; False: too many do. wait: what for."""
         if not self.line.enter(exchange, cooling=wait.why == "cooling"):
             return False
@@ -328,16 +332,16 @@ class Cluster:
         else:
             self.line.cooled()
 
-    def leave_line(self, exchange: Ending) -> None:
+    def leave_line(self, exchange: Exchange) -> None:
         """Take a request out that waits no longer."""
         self.line.leave(exchange)
 
-    def answered(self, exchange: Ending) -> None:
+    def answered(self, exchange: Exchange) -> None:
         """Take note that a request has its answer, which is no refusal."""
         if not self.line.calm:
             self.line.answered(exchange)
 
-    def ended(self, exchange: Ending) -> None:
+    def ended(self, exchange: Exchange) -> None:
         """Let the next in line look again."""
         if not self.line.calm:
             self.line.leave(exchange)
@@ -361,7 +365,7 @@ class Cluster:
         self.room = before.room
         self.room.most = self.config.replay_total
         self._firsts = before._firsts
-        self._tokens = min(before._tokens, self.config.retry_reserve)
+        self.retries.succeed(before.retries)
         self.balancer.median = before.balancer.median
         self._probes.succeed(before._probes)
         dialers = [one.pool.dialer for one in self._upstreams.values()]
@@ -392,5 +396,5 @@ class _Cool(Due):
         self.cluster.look_whether_cool(now)
 
 
-def _look_again(exchange: Ending) -> None:
+def _look_again(exchange: Exchange) -> None:
     exchange.look_again()

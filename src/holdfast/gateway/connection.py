@@ -10,17 +10,15 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from holdfast.gateway.tls import is_ended, remember
 from holdfast.wire.connect import tune
-from holdfast.wire.strict import BadMessage
 
 if TYPE_CHECKING:
     from holdfast.gateway.pool import Pool
-    from holdfast.gateway.short import Short
     from holdfast.gateway.upload import Upload
-    from holdfast.wire.responses import Answer
+    from holdfast.wire.responses import Answer, ResponseHead
 
 
 class Asker(Protocol):
-    """Who wants a connection, and is told what comes on it: an exchange, or a probe."""
+    """Who wants a connection from a pool: an attempt, or a probe."""
 
     connecting: Dial | None
 
@@ -30,11 +28,12 @@ class Asker(Protocol):
     def not_connected(self, error: OSError) -> None:
         """Take note that none came up."""
 
-    def received(self, out: list[bytes]) -> None:
-        """Take what came of the answer; its head is in the connection's."""
 
-    def malformed(self, bad: BadMessage) -> None:
-        """Take note that the answer cannot be read."""
+class Hearer(Protocol):
+    """Whose answer comes on a connection."""
+
+    def take(self, data: bytes) -> None:
+        """Take what came; `Connection.read` reads it."""
 
     def broke(self, error: Exception | None) -> None:
         """Take note that the connection has ended."""
@@ -70,9 +69,9 @@ class Dial:
 
 
 class Connection(asyncio.Protocol):
-    """One connection to an endpoint. exchange: whose answer comes; None while it is idle.
+    """One connection to an endpoint.
 
-    short: the same, while it takes what comes as it is, without having it read: see `short`.
+    exchange: whose answer comes; None while it is idle.  answer: what reads it, if anything does.
     idle_since: when it came back last.  rested: seconds it had been idle when it was taken last.
     """
 
@@ -83,7 +82,6 @@ class Connection(asyncio.Protocol):
         "idle_since",
         "pool",
         "rested",
-        "short",
         "transport",
         "upload",
         "uses",
@@ -92,9 +90,8 @@ class Connection(asyncio.Protocol):
     def __init__(self, pool: Pool) -> None:
         self.pool = pool
         self.transport: Any = None
-        self.exchange: Asker | None = None
+        self.exchange: Hearer | None = None
         self.answer: Answer | None = None
-        self.short: Short | None = None
         self.upload: Upload | None = None
         self.idle_since = 0.0
         self.rested = 0.0
@@ -108,30 +105,31 @@ class Connection(asyncio.Protocol):
         if sock is not None and hasattr(sock, "setsockopt"):
             tune(sock)
 
-    def begin(self, exchange: Asker, answer: Answer) -> None:
+    def begin(self, exchange: Hearer, answer: Answer) -> None:
         """Belong to an exchange until its answer is whole."""
         self.exchange = exchange
         self.answer = answer
         self.uses += 1
 
     def data_received(self, data: bytes) -> None:
-        """Give what came to the exchange; what nobody asked for ends the connection."""
-        short = self.short
-        if short is not None and short.take_short(data):
-            return
-        exchange, answer = self.exchange, self.answer
-        if exchange is None or answer is None:
+        """Give what came to whom it is for; what nobody asked for ends the connection."""
+        if self.exchange is None:
             self.close()
-            return
-        out: list[bytes] = []
-        try:
-            taken = answer.feed(data, out)
-        except BadMessage as bad:
-            exchange.malformed(bad)
-            return
+        else:
+            self.exchange.take(data)
+
+    def read(self, data: bytes, out: list[bytes]) -> ResponseHead | None:
+        """Read on in the answer; return its head, once it is there. Raises BadMessage.
+
+        out: takes what came of the body.
+        """
+        answer = self.answer
+        if answer is None:
+            return None
+        taken = answer.feed(data, out)
         if taken < len(data) and answer.head is not None:
             answer.head.persists = False  # whatever follows belongs to no request
-        exchange.received(out)
+        return answer.head
 
     def eof_received(self) -> bool:
         """Let the end of the connection be told by `connection_lost`."""

@@ -1,395 +1,390 @@
-"""One request: what follows from what comes back, and from what does not come in time.
+"""One request on the long way: what follows from what comes back, and from what does not in time.
 
 The states, and what leads from one to another, are in `states`. Nothing here is a task: what
-happens next is told by a connection, by the wheel, or by the client who leaves.
+happens next is told by an attempt, by the wheel, by the line, or by the client who leaves.
 
-    short       the way of most requests, which need nothing else
-    ending      how a request ends, and each of its attempts
-    asking      whom it asks, and when
-    this file   answers, refusals, failures, limits
-    answering   what of an answer is held, and how it is passed on
-    refusals    what a status and a code mean
+    request     what is known of it, and what has been done
+    search      whom it asks next, and when
+    attempt     one try at one endpoint, with its connection
+    judging     what is made of an answer before it is given, and `refusals` what it means
+    answering   what of it is held, and how it is given; `relay` passes tokens on
+    ending      what the client gets if there is no answer, or no whole one
+    short       the way of most requests, which come here only if something is odd
 """
 
 from __future__ import annotations
 
-import errno
 import math
 from typing import TYPE_CHECKING
 
+from holdfast.core.balance import Pick, Wait
 from holdfast.core.breaker import Result
-from holdfast.core.classify import classify
+from holdfast.core.line import Phase
 from holdfast.core.verdict import Sent
-from holdfast.gateway.answering import Passage
-from holdfast.gateway.asking import Asking
-from holdfast.gateway.counting import UNABLE, counted
-from holdfast.gateway.ledger import outcome_of
-from holdfast.gateway.refusals import (
-    KEY_OUT_SECONDS,
-    QUOTA_SECONDS,
-    Cools,
-    Refusal,
-    codes_of,
-    refusal_of,
-    status_of,
+from holdfast.gateway.attempt import Attempt
+from holdfast.gateway.ending import cut_short, end, give, give_up
+from holdfast.gateway.judging import (
+    Failure,
+    Judgement,
+    judge,
+    judge_late,
+    judge_whole,
+    refusal_in,
+    result_of_timeout,
 )
-from holdfast.gateway.sse import Meaning
+from holdfast.gateway.ledger import CANCELLED, CUT
+from holdfast.gateway.refusals import Cools, Refusal
+from holdfast.gateway.search import GiveUp, Search
 from holdfast.gateway.states import (
     ANSWER,
     ANSWERING,
     CHOOSING,
     COMMIT,
     CONNECTING,
+    DIAL,
+    END,
     FAIL,
     OVER,
     PASSING,
-    SENDING,
+    SEND,
     SENT,
     TRANSITIONS,
+    UPLOAD,
+    WAIT,
     WAITING,
+    WOKEN,
 )
 from holdfast.runtime.clock import clock
+from holdfast.runtime.random import rng
+from holdfast.runtime.wheel import Due
 
 if TYPE_CHECKING:
+    from holdfast.gateway.answering import Passage
+    from holdfast.gateway.judging import Judged
+    from holdfast.gateway.request import Request
+    from holdfast.gateway.search import Step
+    from holdfast.gateway.states import State
     from holdfast.gateway.upstream import Connection
-    from holdfast.wire.responses import ResponseHead
-    from holdfast.wire.strict import BadMessage
 
 
-LOOK_SECONDS = 1.0
-"""How often a request that waits for its answer is compared with what others take by now."""
-PATIENT = 0.9
-"""An attempt that took so much of the total time has failed when that is over."""
-HOLD_SECONDS = 0.25
-"""For how long an answer that is no JSON is held from its first byte on."""
+class Exchange(Due):
+    """The work for one request, whose limits are its own.
 
-
-class Exchange(Asking):
-    """One request and its answer. Made by the client's connection, which calls `begin`.
-
-    body: all of it; or upload: a large one, which is still coming.
+    Its maker calls `begin`, or `take_over` for one that was sent on the short way.
     """
 
-    def not_connected(self, error: OSError) -> None:
-        """Take note that no connection came up; nothing was sent."""
-        if self.state is CONNECTING:
-            self.connecting = None
-            verdict = classify(error, connecting=True)
-            # Files or ports that this machine lacks are no fault of the endpoint.
-            local = verdict.local or error.errno == errno.EADDRNOTAVAIL
-            self._failed(verdict.reason, Sent.NO, clock.monotonic(), neutral=local)
+    __slots__ = ("_attempt", "_last", "_search", "request", "state")
 
-    # -- the answer --------------------------------------------------------------------------------
+    def __init__(self, request: Request) -> None:
+        super().__init__()
+        cluster = request.cluster
+        self.request = request
+        self.state: State = CHOOSING
+        self._search = Search(
+            cluster.balancer,
+            cluster.retries,
+            cluster.bounds,
+            repeatable=request.repeatable,
+            deadline=request.deadline,
+        )
+        self._attempt: Attempt | None = None  # that under way, or the latest
+        self._last: Attempt | None = None  # whose answer is given if nothing better comes
 
-    def received(self, out: list[bytes]) -> None:
-        """Take what came of the answer."""
-        connection = self._connection
-        answer = connection.answer if connection is not None else None
-        if answer is None or answer.head is None:
+    def begin(self, now: float) -> None:
+        """Start. now: monotonic."""
+        request, search = self.request, self._search
+        cluster = request.cluster
+        if cluster.counting.is_known:
+            endpoints = cluster.balancer.endpoints
+            search.tried = tuple(cluster.counting.unable(request.head, endpoints, now))
+        if cluster.line.calm or cluster.line.admits(self):
+            self._choose(now)
+        else:
+            self._go(search.queue(cluster.turn, now), now)
+
+    def take_over(self, pick: Pick, connection: Connection, due: float) -> Attempt:
+        """Go on with what was sent on the short way. due: when that has lasted too long."""
+        self.request.ask(pick, self.request.began)
+        self._search.began()
+        self._attempt = attempt = Attempt(self, self.request, pick)
+        attempt.take_over(connection)
+        self.state = TRANSITIONS[self.state, SEND]
+        self._limit(due)
+        return attempt
+
+    def _limit(self, due: float) -> None:
+        """Set when this state has lasted too long; the whole request has its own limit."""
+        self.request.cluster.wheel.set(self, min(due, self.request.deadline))
+
+    # -- whom to ask -----------------------------------------------------------------------------
+
+    def _choose(self, now: float) -> None:
+        self._go(self._search.next(now, rng.draw(), intact=self.request.is_intact), now)
+
+    def _go(self, step: Step, now: float) -> None:
+        """Do what the search has found out."""
+        if isinstance(step, Pick):
+            self._ask(step, now)
+        elif isinstance(step, GiveUp):
+            self._give_up(step.code)
+        elif isinstance(step, Wait) and not self.request.cluster.enter_line(self, step):
+            self._give_up("HF-3103")
+        else:
+            self.state = TRANSITIONS[self.state, WAIT]
+            self._limit(self._search.patience if isinstance(step, Wait) else step.until)
+
+    def _ask(self, pick: Pick, now: float) -> None:
+        request = self.request
+        if request.told:
+            request.cluster.ledger.retried(request.told[-1].verdict)
+        request.ask(pick, now)
+        self._attempt = attempt = Attempt(self, request, pick)
+        if not attempt.take_kept(now):
+            self.redial(attempt, now)
+
+    def look_again(self) -> None:
+        """Somebody else has ended, or an endpoint is cool: there may be one now."""
+        if self.state is WAITING:
+            self.state = TRANSITIONS[self.state, WOKEN]
+            self._choose(clock.monotonic())
+
+    def _waited(self, now: float) -> None:
+        """Take note that a backoff is over, or the patience of one in line."""
+        self.state = TRANSITIONS[self.state, WOKEN]
+        cluster = self.request.cluster
+        if self not in cluster.line:
+            self._choose(now)
             return
-        now = clock.monotonic()
-        passage = self._passage or self._begin_answer(answer.head, now)
+        held = cluster.line.phase is not Phase.OPEN
+        cluster.leave_line(self)
+        self._go(self._search.force(now, held=held, intact=self.request.is_intact), now)
+
+    # -- an attempt: see its `Owner` -------------------------------------------------------------
+
+    def redial(self, attempt: Attempt, now: float) -> None:
+        """Wait for a connection that is being made."""
+        self.state = TRANSITIONS[self.state, DIAL]
+        self._limit(now + self.request.cluster.connect_timeout(attempt.upstream))
+        attempt.dial()
+
+    def sent(self, attempt: Attempt, *, whole: bool) -> None:
+        """Wait for the answer, or for the rest of a large body."""
+        if self.state is ANSWERING or self.state is PASSING:
+            return  # some servers answer before they have read the request
+        self.state = TRANSITIONS[self.state, SEND if whole else UPLOAD]
+        first_look = self.request.cluster.first_look(attempt.upstream)
+        self._limit(self.request.sent_at + (first_look if whole else attempt.idle_timeout))
+
+    def received(self, attempt: Attempt, passage: Passage, out: list[bytes], now: float) -> None:
+        """Hold what came of the answer, or pass it on."""
         if self.state is PASSING:
             passage.pass_on(out)
-            if answer.done:
-                self._whole(passage)
+            if attempt.is_whole:
+                self.whole(attempt, passage)
         else:
-            self._hold(passage, out, now, whole=answer.done)
-        if self.state is PASSING and not self._client.paused:
-            self._limit(now + self._idle_timeout)
-        self._client.flush()
+            if self.state is not ANSWERING:
+                self.state = TRANSITIONS[self.state, ANSWER]
+            self._do(judge(attempt, passage, out, now), attempt)
+        self._go_on_passing(attempt, now)
 
-    def _begin_answer(self, head: ResponseHead, now: float) -> Passage:
-        self.state = TRANSITIONS[self.state, ANSWER]
-        self._first_byte = now
-        if head.status < 400:
-            self._cluster.answered_first(now - self._sent_at, stream=self._stream)
-        passage = Passage(self._client, self._head, head, self._cluster.via)
-        passage.watch(self.profile, hold=self._cluster.config.hold_preamble)
-        self._passage = passage
-        return passage
-
-    def _hold(self, passage: Passage, out: list[bytes], now: float, *, whole: bool) -> None:
-        """Keep what came, unless it is time to pass it on."""
-        meaning = passage.hold(out)
-        if meaning is Meaning.ERROR and self._refused_as_event(passage):
-            return
-        if whole:
-            self._whole(passage)
-        elif meaning is not None:
-            self._commit(passage)
-        elif passage.size > self._cluster.config.buffer_max:
-            self._held_enough(passage)
-        elif passage.watched:
-            content = self._sent_at + self._cluster.config.first_content_timeout
-            self._limit(min(content, now + self._idle_timeout))
-        elif passage.is_stream and passage.head.status < 400:
-            self._commit(passage)
-        elif passage.is_json:
-            self._limit(now + self._idle_timeout)
-        else:
-            self._limit(self._first_byte + HOLD_SECONDS)
-
-    def _held_enough(self, passage: Passage) -> None:
-        """Pass on what cannot be held any longer; a refusal, only if nobody else can be asked."""
-        refusal = self._refusal_of(passage, frozenset())
-        may = self._is_intact and self._has_attempts
-        if refusal is not None and (self._repeatable or refusal.safe) and may:
-            self._refused(passage, refusal, whole=False)
-        else:
-            self._commit(passage)
-
-    def _refusal_of(self, passage: Passage, codes: frozenset[str]) -> Refusal | None:
-        """Say whether, and how, an answer refuses. codes: of the error that it carries."""
-        status = passage.head.status
-        if status < 400:
-            if not codes:
-                return None
-            status = status_of(codes)
-        return refusal_of(
-            status,
-            codes,
-            passage.head.fields,
-            own_key=bool(self._upstream and self._upstream.config.keys),
-            now_wall=clock.wall(),
-        )
-
-    def _whole(self, passage: Passage) -> None:
-        """Pass a whole answer on, or let another endpoint try."""
-        status = passage.head.status
+    def whole(self, attempt: Attempt, passage: Passage) -> None:
+        """End with an answer that has come to its end, or let another endpoint try."""
         if self.state is ANSWERING:
-            if status >= 400 or passage.may_be_error(self.profile):
-                refusal = self._refusal_of(passage, passage.codes())
-                if refusal is not None:
-                    self._refused(passage, refusal, whole=True)
-                    return
-            if not passage.has_ended:
-                self._fail_answer("cut")
-                return
-            self._settle(Result.OK)
-            self._cluster.answered(self)
-            if status in UNABLE and self._counted_here(status):
-                return
-            passage.commit(whole=True, added=self._cluster.added(self))
+            self._do(judge_whole(attempt, passage), attempt)
         elif passage.has_ended:
-            self._settle(Result.OK)
+            attempt.settle(Result.OK)
+            self._over(end(self.request, passage))
         else:
-            self._fail_answer("cut")
-            return
-        passage.end()
-        self.status = status
-        self._over(outcome_of(status))
+            self.failed(attempt, Failure("cut"))
 
-    def _counted_here(self, status: int) -> bool:
-        """Give a count of tokens of ours, if that was asked for and the endpoint has none."""
-        cluster, now = self._cluster, clock.monotonic()
-        if not cluster.counting.learned(self._head, self.endpoint_id, status, now):
-            return False
-        size = self._head.length or self.size
-        added = cluster.added(self)
-        answer = counted(self._head, self._body, self._client, added, size=size)
-        self._client.write(answer)
-        self.status = int(answer[9:12])
-        self._over(outcome_of(self.status))
-        return True
-
-    def _commit(self, passage: Passage) -> None:
-        """Pass on what was held: from here on there is no way back."""
-        self.state = TRANSITIONS[self.state, COMMIT]
-        self.status = passage.head.status
-        cluster, now = self._cluster, clock.monotonic()
-        self.given_at = now
-        self.streaming = True
-        cluster.ledger.streams += 1
-        if self._pick is not None and self.status < 400:
-            cluster.prove(self._pick, now, self._first_byte - self._sent_at)
-        if passage.is_stream:
-            whole = cluster.config.stream_timeout
-            self._deadline = now + whole if whole else math.inf
-        cluster.answered(self)
-        passage.commit(whole=False, added=cluster.added(self))
-        if passage.is_reframed and self._connection is not None:
-            self._connection.short = self
-        if self._client.paused:
-            self.pause(paused=True)
-
-    # -- refusals ----------------------------------------------------------------------------------
-
-    def _refused(self, passage: Passage, refusal: Refusal, *, whole: bool) -> None:
-        """Heed an answer that says: not here, or not now. whole: all of it has come."""
-        now = clock.monotonic()
-        self._passage = None
-        self._last = passage if whole else None
-        self._last_pick = self._pick
-        pick, status = self._pick, passage.head.status
-        if pick is None:
-            return
-        health, key = pick.endpoint.health, pick.key
-        if refusal.cools is Cools.KEY:
-            health.throttled(now, refusal.retry_after, key)
-        elif refusal.cools is Cools.ENDPOINT:
-            health.throttled(now, refusal.retry_after)
-        elif refusal.cools is Cools.KEY_OUT:
-            health.key_out(key, now, KEY_OUT_SECONDS)
-        elif refusal.cools is Cools.KEY_SPENT:
-            health.key_out(key, now, QUOTA_SECONDS)
-        if refusal.cools in {Cools.KEY, Cools.ENDPOINT}:
-            self._throttled = True
-            self._throttles += 1
-        self._tell(f"http {status}" if status >= 400 else "error in a 200", Sent.YES, now, status)
-        self._settle(refusal.result)
-        if whole:
-            self._release()
-        else:
-            self._drop_connection()
-        self.state = TRANSITIONS[self.state, FAIL]
-        # With another key the same endpoint is as good as another one.
-        again = refusal.cools is not Cools.NOBODY and health.next_key(now) is not None
-        self._again(now, safe=refusal.safe, here=again)
-
-    def _refused_as_event(self, passage: Passage) -> bool:
-        """Heed a stream whose first telling event is an error, as if it had come as a status."""
-        codes = codes_of(passage.error)
-        refusal = self._refusal_of(passage, codes or frozenset({"api_error"}))
-        if refusal is None:
-            return False
-        self._refused(passage, refusal, whole=True)
-        return True
-
-    # -- failures ----------------------------------------------------------------------------------
-
-    def malformed(self, bad: BadMessage) -> None:
-        """Take note that the answer cannot be read."""
-        self._fail_answer(f"malformed: {bad.reason}")
-
-    def broke(self, error: Exception | None) -> None:
-        """Take note that the connection has ended."""
-        connection = self._connection
-        if connection is None or self.state is OVER:
-            return
-        self.leave_short()
-        answer = connection.answer
-        if answer is None:
-            return
-        if error is None and answer.end() and self._passage is not None:
-            self._whole(self._passage)
-            return
-        if not answer.started and connection.uses > 1:
-            self._stale_socket(connection)
-            return
-        reason = "cut" if error is None else classify(error, connecting=False).reason
-        self._fail_answer(reason)
-
-    def _stale_socket(self, connection: Connection) -> None:
-        """Try once more on a fresh connection: the kept one was dead, which is nobody's fault.
-
-        Who waits in line for a connection may get one that is dead as well: then it goes on
-        with the next attempt, and still nobody is to blame.
-        """
-        upstream = self._upstream
-        again, self._stale = not self._stale, True
-        self._connection = None
-        if upstream is None:
-            return
-        upstream.lifetime.died(connection.rested, clock.monotonic())
-        self._cluster.ledger.stale += 1
-        if not (self._repeatable and again and self._is_intact):
-            self._failed("stale", Sent.MAYBE, clock.monotonic(), neutral=True)
-            return
-        # Nobody is to blame, but the dead connection may have brought the request there.
-        now = clock.monotonic()
-        self._tell("stale", Sent.MAYBE, now)
-        if self._upload is not None:
-            self._upload.stop()
-        self._dial(upstream, now)
-
-    def _fail_answer(self, reason: str) -> None:
-        now = clock.monotonic()
+    def failed(self, attempt: Attempt, failure: Failure) -> None:
+        """Go on after an attempt that came to nothing; what was given cannot be taken back."""
+        request, now = self.request, clock.monotonic()
+        reason, sent, neutral = failure
         if self.state is PASSING:
-            self._tell(reason, Sent.YES, now)
-            self._settle(Result.FAILED)
+            request.tell(reason, Sent.YES, now)
+            attempt.settle(Result.FAILED)
             self._cut_short(reason)
             return
-        sent = Sent.MAYBE if self.state is SENT else Sent.YES
-        self._failed(reason, sent, now)
-
-    def _failed(self, reason: str, sent: Sent, now: float, *, neutral: bool = False) -> None:
-        """End an attempt that came to nothing before anything was given to the client."""
-        if sent is not Sent.NO and not self._repeatable:
+        if sent is None:
+            sent = Sent.MAYBE if self.state is SENT else Sent.YES
+        if sent is not Sent.NO and not request.repeatable:
             self._last = None  # an earlier refusal would say that nothing has been done
-        self._tell(reason, sent, now)
-        self._settle(Result.NEUTRAL if neutral else Result.FAILED)
-        self._drop_connection()
-        self._passage = None
-        self.state = TRANSITIONS[self.state, FAIL]
-        self._again(now, safe=sent is Sent.NO)
+        request.tell(reason, sent, now)
+        attempt.settle(Result.NEUTRAL if neutral else Result.FAILED)
+        attempt.drop()
+        self._again(attempt, now, safe=sent is Sent.NO)
 
-    # -- limits ------------------------------------------------------------------------------------
+    def _again(self, attempt: Attempt, now: float, *, safe: bool, here: bool = False) -> None:
+        """Go on after an attempt, if the request may be sent again and there is budget."""
+        self.state = TRANSITIONS[self.state, FAIL]
+        request = self.request
+        step = self._search.again(
+            attempt.pick.endpoint,
+            now,
+            rng.draw(),
+            safe=safe,
+            intact=request.is_intact,
+            here=here,
+            malformed=request.told[-1].verdict.startswith("malformed"),
+        )
+        self._go(step, now)
+
+    # -- the answer ------------------------------------------------------------------------------
+
+    def _do(self, judged: Judged, attempt: Attempt) -> None:
+        """Do what was found right for an attempt, of whose answer nothing was given."""
+        passage = attempt.passage
+        if isinstance(judged, float):
+            self._limit(judged)
+        elif isinstance(judged, Failure):
+            self.failed(attempt, judged)
+        elif passage is None:
+            pass  # all else is said of an answer
+        elif isinstance(judged, Refusal):
+            self._refused(attempt, passage, judged, whole=True)
+        elif judged is Judgement.WHOLE:
+            attempt.settle(Result.OK)
+            self.request.cluster.answered(self)
+            self._over(give(self.request, passage))
+        elif judged is Judgement.GO_ON:
+            self._commit(attempt)
+        else:
+            self._held_enough(attempt, passage)
+
+    def _held_enough(self, attempt: Attempt, passage: Passage) -> None:
+        """Pass on what cannot be held any longer; a refusal, only if nobody else can be asked."""
+        refusal, search = refusal_in(attempt, passage), self._search
+        can = search.left > 0 and self.request.is_intact
+        if refusal is not None and can and search.may_repeat(safe=refusal.safe):
+            self._refused(attempt, passage, refusal, whole=False)
+        else:
+            self._commit(attempt)
+
+    def _refused(
+        self, attempt: Attempt, passage: Passage, refusal: Refusal, *, whole: bool
+    ) -> None:
+        """Heed an answer that says: not here, or not now. whole: all of it has come."""
+        now = clock.monotonic()
+        self._last = attempt if whole else None
+        if refusal.cools in {Cools.KEY, Cools.ENDPOINT}:
+            self._search.throttled()
+        attempt.refused(refusal, passage.head.status, now, whole=whole)
+        # With another key the same endpoint is as good as another one.
+        has_key = attempt.pick.endpoint.health.next_key(now) is not None
+        here = refusal.cools is not Cools.NOBODY and has_key
+        self._again(attempt, now, safe=refusal.safe, here=here)
+
+    def _commit(self, attempt: Attempt) -> None:
+        """Pass on what was held: from here on there is no way back."""
+        self.state = TRANSITIONS[self.state, COMMIT]
+        attempt.commit(self)
+        self.request.cluster.answered(self)
+        if self.request.client.paused:
+            self.pause(paused=True)
+
+    def _go_on_passing(self, attempt: Attempt, now: float) -> None:
+        """Write what was made, and wait for more."""
+        client = self.request.client
+        if self.state is PASSING and not client.paused:
+            self._limit(now + attempt.idle_timeout)
+        client.flush()
+
+    # -- limits ----------------------------------------------------------------------------------
 
     def on_due(self, now: float) -> None:
         """Take note that a limit has passed."""
-        state = self.state
-        if state is OVER:
+        attempt = self._attempt
+        if self.state is OVER:
             return
-        self.leave_short()
-        if now >= self._deadline:
-            self._out_of_time(now)
-        elif state is WAITING:
+        if now >= self.request.deadline:
+            self._stop("total timeout", "HF-3102", result_of_timeout(attempt, self.state, now))
+        elif self.state is WAITING:
             self._waited(now)
-        elif state is CONNECTING:
-            self._not_in_time(now)
-        elif state is SENT:
-            self._look_at_clock(now)
-        elif state is SENDING and not self._is_stalled:
-            self._limit(now + self._idle_timeout)
-        elif state is ANSWERING and self._passage is not None and not self._passage.watched:
-            self._held_too_long(self._passage, now)
-        else:
-            self._fail_answer("no content" if state is ANSWERING else "timeout")
+        elif attempt is not None:
+            self._do(judge_late(attempt, self.state, now), attempt)
+            self._go_on_passing(attempt, now)
 
-    def _not_in_time(self, now: float) -> None:
-        """End an attempt for which no connection came up in time."""
-        dial = self.connecting
-        full = dial is not None and dial.queued  # then nobody has tried to make one
-        self._failed("no place" if full else "connect timeout", Sent.NO, now, neutral=full)
+    # -- the client: see `talking.Work` ----------------------------------------------------------
 
-    def _look_at_clock(self, now: float) -> None:
-        """Compare the wait for the first byte with what it takes by now."""
-        upstream = self._upstream
-        if upstream is None:
+    @property
+    def is_given(self) -> bool:
+        """Whether something of an answer was given to the client."""
+        return self.state is PASSING
+
+    def late(self, now: float) -> bool:
+        """Say that a limit of its client is no limit of it."""
+        del now
+        return False
+
+    def pause(self, *, paused: bool) -> None:
+        """Let the endpoint wait while the client takes less than comes."""
+        attempt = self._attempt
+        if attempt is None or attempt.connection is None or self.state is not PASSING:
             return
-        seconds = self._cluster.first_byte_timeout(upstream, stream=self._stream)
-        if now >= self._sent_at + seconds:
-            self._fail_answer("timeout")
-        else:
-            self._limit(min(self._sent_at + seconds, now + LOOK_SECONDS))
+        attempt.pause(paused=paused)
+        # While it is paused, its silence is our wish.
+        self._limit(math.inf if paused else clock.monotonic() + attempt.idle_timeout)
 
-    def _held_too_long(self, passage: Passage, now: float) -> None:
-        if passage.is_json or now < self._first_byte + HOLD_SECONDS:
-            self._fail_answer("timeout")
-            return
-        self._held_enough(passage)
-        if self.state is PASSING:
-            self._limit(now + self._idle_timeout)
-        self._client.flush()
+    # -- the end: see `ending` -------------------------------------------------------------------
 
-    def _out_of_time(self, now: float) -> None:
-        """End it: its whole time is over."""
-        if self.state is PASSING:
-            self._tell("total timeout", Sent.YES, now)
-            self._settle(Result.NEUTRAL)
-            self._cut_short("total timeout")
-            return
-        if self.state not in {CHOOSING, WAITING}:
-            sent = Sent.NO if self.state is CONNECTING else Sent.MAYBE
-            self._tell("total timeout", sent, now)
-            # A client in a hurry proves nothing; one that had all the time there is, does.
-            patient = now - self._sent_at >= PATIENT * self._cluster.config.total_timeout
-            # Nor does one whose body did not come.
-            waits_for_client = self.state is SENDING and not self._is_stalled
-            fault = patient and not waits_for_client
-            self._settle(Result.FAILED if fault else Result.NEUTRAL)
-            if not self._repeatable and sent is not Sent.NO:
+    def _give_up(self, code: str) -> None:
+        self._over(give_up(self.request, code, self._last))
+
+    def _stop(self, reason: str, code: str, result: Result) -> None:
+        """End it in the middle of whatever is under way. result: what that says of an endpoint."""
+        request, attempt, state = self.request, self._attempt, self.state
+        if attempt is not None and state not in {CHOOSING, WAITING}:
+            sent = Sent.NO if state is CONNECTING else Sent.MAYBE
+            request.tell(reason, Sent.YES if state is PASSING else sent, clock.monotonic())
+            attempt.settle(result)
+            if state is PASSING:
+                self._cut_short(reason)
+                return
+            if sent is Sent.MAYBE and not request.repeatable:
                 self._last = None
-        self._drop_connection()
-        self._give_up("HF-3102")
+            attempt.drop()
+        self._give_up(code)
+
+    def _cut_short(self, reason: str) -> None:
+        attempt = self._attempt
+        if attempt is not None:
+            attempt.drop()
+        passage = attempt.passage if attempt is not None else None
+        said = cut_short(self.request, passage, reason)
+        self._over(CUT, close=said, abort=not said)
+
+    def _over(self, outcome: str, *, close: bool = False, abort: bool = False) -> None:
+        if self._attempt is not None:
+            self._attempt.release()
+        self._leave(outcome)
+        self.request.client.answered(close=close, abort=abort)
+
+    def _leave(self, outcome: str) -> None:
+        request = self.request
+        cluster = request.cluster
+        self.state = TRANSITIONS[self.state, END]
+        cluster.wheel.set(self, math.inf)  # not `_limit`: nothing may keep it until then
+        if request.upload is not None:
+            request.upload.close()
+        cluster.ledger.finished(request, outcome, clock.monotonic())
+        cluster.ended(self)
+
+    def cut(self, reason: str) -> None:
+        """End it now and tell the client so: the gateway is ending, and blames nobody."""
+        if self.state is not OVER:
+            self._stop(reason, "HF-3107", Result.NEUTRAL)
+
+    def abandon(self, status: int = 0) -> None:
+        """End everything, and blame nobody: the client is gone, or is no good.
+
+        status: of the answer that it gets all the same.
+        """
+        if self.state is OVER:
+            return
+        self.request.status = status or self.request.status
+        attempt = self._attempt
+        if attempt is not None and self.state not in {CHOOSING, WAITING}:
+            attempt.settle(Result.NEUTRAL, cancelled=True)
+            attempt.drop()
+        self._leave(CANCELLED)

@@ -22,8 +22,8 @@ from holdfast.runtime.clock import clock
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from holdfast.gateway.ending import Ending
     from holdfast.gateway.errors import Tried
+    from holdfast.gateway.request import Record, Request
     from holdfast.wire.requests import RequestHead
 
 WINDOW = 300.0
@@ -87,13 +87,13 @@ class Account:
 class Log(Protocol):
     """Where finished requests are written."""
 
-    def take(self, exchange: Ending, outcome: str, now: float) -> None:
+    def take(self, record: Record, outcome: str, now: float) -> None:
         """Write one, later."""
 
     def note(
         self, head: RequestHead | None, status: int, outcome: str, *, client: str, size: int
     ) -> None:
-        """Write one of which there was no exchange, later."""
+        """Write one that no endpoint was to answer, later."""
 
     def close(self) -> None:
         """Write what is left."""
@@ -129,28 +129,28 @@ class Ledger:
         self.requests += 1
         self.in_flight += 1
 
-    def finished(self, exchange: Ending, outcome: str, now: float) -> None:
+    def finished(self, request: Request, outcome: str, now: float) -> None:
         """Count the end of a request. outcome: one of `OUTCOMES`.  now: monotonic."""
         self.in_flight -= 1
-        seconds = now - exchange.began
+        seconds = now - request.began
         bucket = bucket_of(seconds)
         durations = self.durations
         durations.counts[bucket] += 1
         durations.sum += seconds
-        outcomes = self._account(exchange.endpoint_id).outcomes
+        outcomes = self._account(request.endpoint_id).outcomes
         outcomes[outcome] = outcomes.get(outcome, 0) + 1
-        given = exchange.given_at
-        if outcome == OK and given != given:  # noqa: PLR0124 - it was given whole, now
+        given = request.given_at
+        is_stream = given == given  # noqa: PLR0124 - not NaN: it was not given whole, now
+        self.streams -= is_stream
+        if outcome == OK and not is_stream:
             self.succeeded += 1
             self.recent.add_ok(now, seconds, bucket)
         elif outcome == CANCELLED:
             self.cancelled += 1
         else:
-            self._ended(outcome, now, seconds, given - exchange.began)
-        if exchange.streaming:
-            self.streams -= 1
+            self._ended(outcome, now, seconds, given - request.began)
         if self.log is not None:
-            self.log.take(exchange, outcome, now)
+            self.log.take(request, outcome, now)
 
     def _ended(self, outcome: str, now: float, seconds: float, given: float) -> None:
         """Count the end of a request that was a stream, or is no plain success."""

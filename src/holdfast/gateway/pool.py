@@ -147,7 +147,7 @@ class Pool(Due):
     def give(self, connection: Connection) -> None:
         """Take a connection back after a whole answer, or one that nobody has used."""
         self._learn(connection)
-        connection.exchange = connection.answer = connection.short = None
+        connection.exchange = connection.answer = None
         now = clock.monotonic()
         connection.idle_since = now
         if connection.transport.is_closing():

@@ -22,6 +22,7 @@ from holdfast.runtime.clock import clock
 from holdfast.runtime.wheel import Due
 from holdfast.wire.requests import parse_head
 from holdfast.wire.responses import Answer
+from holdfast.wire.strict import BadMessage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from holdfast.gateway.connection import Connection, Dial
     from holdfast.gateway.upstream import Upstream
     from holdfast.runtime.wheel import Wheel
-    from holdfast.wire.strict import BadMessage
 
 ANSWER_SECONDS = 5.0
 """For the head of the answer to a GET."""
@@ -143,17 +143,17 @@ class Probe(Due):
         local = classify(error, connecting=True).local or error.errno == errno.EADDRNOTAVAIL
         self._end(ok=None if local else False)
 
-    def received(self, out: list[bytes]) -> None:
-        """Take the answer; its head is enough."""
-        del out
-        answer = self._connection.answer if self._connection is not None else None
-        if answer is not None and answer.head is not None:
-            self._end(ok=answer.head.status < FAILS)
-
-    def malformed(self, bad: BadMessage) -> None:
-        """Take note that what answers there is no HTTP."""
-        del bad
-        self._end(ok=False)
+    def take(self, data: bytes) -> None:
+        """Take the answer; its head is enough. What is no HTTP is none."""
+        if self._connection is None:
+            return
+        try:
+            head = self._connection.read(data, [])
+        except BadMessage:
+            self._end(ok=False)
+            return
+        if head is not None:
+            self._end(ok=head.status < FAILS)
 
     def broke(self, error: Exception | None) -> None:
         """Take note that the connection ended without an answer."""

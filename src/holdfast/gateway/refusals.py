@@ -34,6 +34,7 @@ from holdfast.wire.strict import BadMessage, Chunks
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
+    from holdfast.core.balance import Pick
     from holdfast.wire.responses import ResponseHead
 
     Fields = Iterable[tuple[bytes, bytes]]
@@ -142,6 +143,19 @@ def refusal_of(
     if status == 503 and hint is not None:
         found = _COME_BACK
     return found if hint is None else found._replace(retry_after=hint)
+
+
+def heed(refusal: Refusal, pick: Pick, now: float) -> None:
+    """Leave those alone who asked for it, or have nothing to give."""
+    health, key = pick.endpoint.health, pick.key
+    if refusal.cools is Cools.KEY:
+        health.throttled(now, refusal.retry_after, key)
+    elif refusal.cools is Cools.ENDPOINT:
+        health.throttled(now, refusal.retry_after)
+    elif refusal.cools is Cools.KEY_OUT:
+        health.key_out(key, now, KEY_OUT_SECONDS)
+    elif refusal.cools is Cools.KEY_SPENT:
+        health.key_out(key, now, QUOTA_SECONDS)
 
 
 def looks_like_error(data: bytes, at: int = 0) -> bool:

@@ -21,9 +21,8 @@ from holdfast.runtime.wheel import Due
 if TYPE_CHECKING:
     from holdfast.gateway.client import Client
     from holdfast.gateway.cluster import Cluster
-    from holdfast.gateway.ending import Ending
-    from holdfast.gateway.exchange import Exchange
     from holdfast.gateway.lobby import Lobby
+    from holdfast.gateway.request import Request
     from holdfast.gateway.upload import Upload
     from holdfast.wire.requests import RequestHead
     from holdfast.wire.strict import BadMessage
@@ -50,6 +49,26 @@ class Site(Protocol):
     clients: dict[Client, None]
     lobby: Lobby
     draining: bool
+
+
+class Work(Protocol):
+    """What is done for the request that is in work: on its short way, or on the long one."""
+
+    @property
+    def is_given(self) -> bool:
+        """Whether something of an answer was given to the client."""
+
+    def late(self, now: float) -> bool:
+        """Take note that the client's limit has passed; False: it was none of the request's."""
+
+    def pause(self, *, paused: bool) -> None:
+        """Let the endpoint wait while the client takes less than comes, or go on."""
+
+    def cut(self, reason: str) -> None:
+        """End it now and tell the client so."""
+
+    def abandon(self, status: int = 0) -> None:
+        """End it for a client that is gone. status: of the answer that it gets all the same."""
 
 
 class Talking(asyncio.Protocol, Due):
@@ -94,7 +113,7 @@ class Talking(asyncio.Protocol, Due):
         self._cluster = site.cluster
         self.serial = serial.encode()
         self._reader = Reader(site.cluster.config.head_max)
-        self._exchange: Exchange | None = None
+        self._exchange: Work | None = None
         self._upload: Upload | None = None  # of a body that is still coming
         self._out: list[bytes] = []
         self._queued = self._unwritten = self._written = 0
@@ -121,6 +140,10 @@ class Talking(asyncio.Protocol, Due):
     def draining(self) -> bool:
         """Whether the gateway is ending."""
         return self._site.draining
+
+    def go_on_with(self, work: Work) -> None:
+        """Take another way with the request that is in work."""
+        self._exchange = work
 
     # -- answers -----------------------------------------------------------------------------------
 
@@ -176,7 +199,7 @@ class Talking(asyncio.Protocol, Due):
     def refuse(
         self,
         code: str,
-        exchange: Ending,
+        request: Request,
         *,
         sent: str,
         retry_after: float | None,
@@ -186,19 +209,19 @@ class Talking(asyncio.Protocol, Due):
         why = self._cluster.why_cooling() if code == "HF-3104" else ""
         value = errors.body(
             code,
-            exchange.id,
+            request.id,
             text=why and f"{errors.ERRORS[code].text} ({why})",
             sent=sent,
             retry_after=retry_after,
-            attempts=exchange.told,
+            attempts=request.told,
         )
-        fields = self._cluster.added(exchange).decode("latin-1").split("\r\n")[:-1]
+        fields = self._cluster.added(request).decode("latin-1").split("\r\n")[:-1]
         if retry_after is not None:
             fields.append(f"Retry-After: {math.ceil(retry_after)}")
         if final:
             fields.append("x-should-retry: false")
-        close = self.closes(exchange.head, ends=False)
-        is_head = exchange.head.method == b"HEAD"
+        close = self.closes(request.head, ends=False)
+        is_head = request.head.method == b"HEAD"
         self._out.append(errors.answer(code, value, close=close, fields=fields, head=is_head))
 
     def _refuse_bytes(self, bad: BadMessage, *, is_logged: bool = False) -> None:

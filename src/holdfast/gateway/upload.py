@@ -10,12 +10,11 @@ nothing is written while the endpoint takes nothing.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from holdfast.gateway.reading import gather
 
 if TYPE_CHECKING:
-    from holdfast.gateway.asking import Asking
     from holdfast.gateway.client import Client
 
 UNSENT_MOST = 256 * 1024
@@ -43,6 +42,13 @@ class Room:
         self.used -= size
 
 
+class Sender(Protocol):
+    """Who sends a body: an attempt."""
+
+    def uploaded(self) -> None:
+        """Take note that all of it was written."""
+
+
 class Upload:
     """One large body.
 
@@ -58,10 +64,10 @@ class Upload:
         "_most",
         "_pieces",
         "_room",
+        "_sender",
         "_transport",
         "_unsent",
         "done",
-        "exchange",
         "intact",
         "length",
         "size",
@@ -79,7 +85,7 @@ class Upload:
         self._at = 0  # the first piece that was not written
         self._unsent = 0
         self._transport: Any = None
-        self.exchange: Asking | None = None
+        self._sender: Sender | None = None
         self.length = length
         self.size = 0
         self.whole = self.done = self.stalled = self.waits = False
@@ -118,9 +124,10 @@ class Upload:
 
     # -- to the endpoint -------------------------------------------------------------------------
 
-    def begin(self, transport: Any) -> None:  # noqa: ANN401 - transports have no common type
+    def begin(self, transport: Any, sender: Sender) -> None:  # noqa: ANN401 - of many types
         """Send it from its beginning; it must be intact."""
         self._transport = transport
+        self._sender = sender
         self._at = 0
         self._unsent = self.size
         self.done = self.stalled = False
@@ -128,7 +135,7 @@ class Upload:
 
     def stop(self) -> None:
         """Send no more: the connection is gone, or its answer is whole."""
-        self._transport = None
+        self._transport = self._sender = None
 
     def stall(self, *, stalled: bool) -> None:
         """Take note that the endpoint takes nothing, or goes on."""
@@ -157,12 +164,12 @@ class Upload:
             self.done = True
             if self.length is None:
                 transport.write(b"0\r\n\r\n")
-            if self.exchange is not None:
-                self.exchange.uploaded()
+            if self._sender is not None:
+                self._sender.uploaded()
 
     def close(self) -> None:
         """Forget it."""
-        self._transport = self.exchange = None
+        self._transport = self._sender = None
         if self._kept > 0:
             self._room.give(self._kept)
         self._kept = -1
