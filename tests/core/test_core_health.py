@@ -245,6 +245,24 @@ def test_an_answer_that_has_begun_and_is_cut_counts_as_a_bad_probe():
     assert health.breaker.state is State.OPEN
 
 
+def test_an_answer_that_begins_after_another_probe_has_failed_says_nothing_any_more():
+    health = Health(Breaker(min_calls=5))
+    for _ in range(5):
+        answer(health, 0, FAILED)
+    now = health.breaker.until
+    slow = health.begin(now, 1, 0.5)
+    later = now + 2  # its lease is over, and its place is given to another
+    other = health.begin(later, 1, 0.5)
+    assert isinstance(slow, Permit)
+    assert isinstance(other, Permit)
+    health.settle(other, FAILED, later, 0.5, seconds=0.1)
+    gen = health.breaker.gen
+    health.prove(slow, later, 0.5, seconds=2)
+    health.settle(slow, FAILED, later, 0.5, seconds=2)
+    assert (health.breaker.state, health.breaker.gen) == (State.OPEN, gen)
+    assert health.in_flight == 0
+
+
 def test_when_fewer_successes_are_to_close_than_came_already_one_more_closes():
     health = opened()
     now = health.breaker.until

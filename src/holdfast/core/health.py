@@ -321,10 +321,17 @@ class Health:
         self._plan_probe(now)
 
     def prove(self, permit: Permit, now: float, u: float, *, seconds: float) -> None:
-        """Let an answer that has begun make place for the next probe; `settle` follows."""
+        """Let an answer that has begun make place for the next probe; `settle` follows.
+
+        Another fact than a success: of an answer that takes an hour this is known at once, and
+        how it ends is not. So the breaker counts it as a good probe now, and nothing else is told.
+        """
         if permit.probe:
+            current = permit.gen == self.breaker.gen
             self.breaker.settle(permit, Result.OK, seconds, now, u)
-            permit.probe, permit.gen = False, self.breaker.gen  # a cut counts on its own
+            permit.probe = False
+            if current:  # of an older state it says nothing, neither now nor when it ends
+                permit.gen = self.breaker.gen  # a cut counts on its own
 
     def settle_calm(self, permit: Permit, now: float, seconds: float, median: float | None) -> bool:
         """Take a success, as `settle` does, if nothing is wrong; False: nothing was done."""
