@@ -23,9 +23,11 @@ from gateway_telling import get, runs, until
 
 import holdfast as hf
 from holdfast.gateway import access_log
-from holdfast.gateway.access_log import AccessLog, Entry, line_of
+from holdfast.gateway.access_log import AccessLog
 from holdfast.gateway.gateway import ConfigError, Gateway
 from holdfast.gateway.ledger import Ledger
+from holdfast.gateway.log_line import note_of
+from holdfast.wire.requests import RequestHead
 
 __all__ = ["gate"]  # a fixture
 
@@ -355,10 +357,9 @@ async def test_workers_write_one_file_and_are_measured_as_one(path, gate):
     assert len({line["id"].split("-")[0] for line in lines}) == 2
 
 
-def entry(target):
-    return Entry(
-        0.0, "x-1", "::1", b"GET", target, 200, 0, 10, 0.1, float("nan"), "a", (), None, "ok", None
-    )  # fmt: skip
+def line(target):
+    head = RequestHead(b"GET", target, 1)
+    return note_of(head, 200, "ok", client="::1", size=10)
 
 
 @pytest.mark.parametrize(
@@ -372,13 +373,12 @@ def entry(target):
     ],
 )
 def test_a_path_is_shown_on_one_line_without_its_query(target, path):
-    line = line_of(entry(target))
-    assert line.count(b"\n") == 1
-    assert json.loads(line)["path"] == path
+    assert line(target).count(b"\n") == 1
+    assert json.loads(line(target))["path"] == path
 
 
 def test_what_was_never_given_has_no_first_byte():
-    assert json.loads(line_of(entry(b"/")))["ttfb_ms"] is None
+    assert json.loads(line(b"/"))["ttfb_ms"] is None
 
 
 @runs
@@ -388,11 +388,11 @@ async def test_a_disk_that_hangs_holds_nobody_up(path, monkeypatch):
     go = threading.Event()
     log = AccessLog(str(path), asyncio.get_running_loop(), Ledger())
     write = log._write
-    monkeypatch.setattr(log, "_write", lambda entries: (go.wait(5), write(entries))[1])
-    log._add(entry(b"/1"))
+    monkeypatch.setattr(log, "_write", lambda lines: (go.wait(5), write(lines))[1])
+    log._add(line(b"/1"))
     log._flush()
     for number in range(3):
-        log._add(entry(b"/%d" % number))
+        log._add(line(b"/%d" % number))
         log._flush()  # the thread is busy: what comes waits
     assert len(log._waiting) == 3
     started = asyncio.get_running_loop().time()
@@ -409,7 +409,7 @@ async def test_a_disk_that_hangs_holds_up_no_reload(path, monkeypatch):
         await ask(gw.port)
         log = gw.cluster.ledger.log
         write = log._write
-        monkeypatch.setattr(log, "_write", lambda entries: (go.wait(5), write(entries))[1])
+        monkeypatch.setattr(log, "_write", lambda lines: (go.wait(5), write(lines))[1])
         started = asyncio.get_running_loop().time()
         gw.use(dataclasses.replace(gw.config, access_log="off"))
         assert asyncio.get_running_loop().time() - started < 1

@@ -1,9 +1,10 @@
 """The access log: one JSON object per line and request, written beside the loop.
 
-A finished request leaves a few values in a buffer. Once a second they are made into lines, and
-written, by a thread: a disk that is slow, or full, costs the log its lines and the requests
-nothing. The buffer is bounded; what does not fit, or cannot be written, is dropped, counted and
-said once, as an `Alert` that clears when lines are written again.
+A finished request leaves its line in a buffer (see `log_line`), which a thread writes once a
+second: a disk that is slow, or full, costs the log its lines and the requests nothing. The buffer
+is bounded; what does not fit, or cannot be written, is dropped, counted and said once, as an
+`Alert` that clears when lines are written again. Lines are not made by that thread: it would hold
+the interpreter for as long as that takes for all of a second, and every request would wait.
 
 What may be secret is not there to begin with: no query, no header, no body; the path is redacted
 all the same.
@@ -11,34 +12,28 @@ all the same.
 
 from __future__ import annotations
 
-import json
 import os
 import threading
 from concurrent.futures import Future
 from contextlib import suppress
-from datetime import UTC, datetime
-from functools import lru_cache
 from pathlib import Path
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from holdfast.core.events import Alert
 from holdfast.core.settings import Problem
-from holdfast.gateway.ledger import ANSWERED, CANCELLED, OK
+from holdfast.gateway.log_line import forget, line_of, note_of
 from holdfast.gateway.options import ConfigError
 from holdfast.runtime.append import Appender
 from holdfast.runtime.clock import clock
 from holdfast.runtime.hub import hub
 from holdfast.runtime.random import rng
-from holdfast.telemetry.redact import visible
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
-    from holdfast.core.health import Tier
     from holdfast.gateway.config import GatewayConfig
-    from holdfast.gateway.errors import Tried
     from holdfast.gateway.ledger import Ledger, Log
     from holdfast.gateway.request import Record
     from holdfast.runtime.clock import Timer
@@ -47,32 +42,10 @@ if TYPE_CHECKING:
 FLUSH_SECONDS = 1.0
 MAX_LINES = 20_000
 """Requests whose lines wait at most."""
-MAX_PATH = 1024
-"""Characters of a path; the rest is cut."""
 CLOSE_SECONDS = 2.0
 """How long the end waits for the last lines."""
 Written = tuple[int, str]
 """How many lines were lost, and why."""
-
-
-class Entry(NamedTuple):
-    """One finished request. wall: seconds since the epoch.  The other times are seconds."""
-
-    wall: float
-    id: str
-    client: str
-    method: bytes
-    target: bytes
-    status: int
-    bytes_in: int
-    bytes_out: int
-    seconds: float
-    first_byte: float
-    endpoint: str
-    attempts: Sequence[Tried]
-    last: tuple[str, float] | None
-    outcome: str
-    tier: Tier | None
 
 
 class _Thread:
@@ -83,18 +56,16 @@ class _Thread:
 
     def __init__(self) -> None:
         self._jobs: SimpleQueue[
-            tuple[Future[Written], Callable[[list[Entry]], Written], list[Entry]] | None
+            tuple[Future[Written], Callable[[list[bytes]], Written], list[bytes]] | None
         ] = SimpleQueue()
         self._begun = False
 
-    def submit(
-        self, work: Callable[[list[Entry]], Written], entries: list[Entry]
-    ) -> Future[Written]:
+    def submit(self, work: Callable[[list[bytes]], Written], lines: list[bytes]) -> Future[Written]:
         done: Future[Written] = Future()
         if not self._begun:
             self._begun = True
             threading.Thread(target=self._run, name="holdfast-log", daemon=True).start()
-        self._jobs.put((done, work, entries))
+        self._jobs.put((done, work, lines))
         return done
 
     def end(self) -> None:
@@ -103,9 +74,9 @@ class _Thread:
 
     def _run(self) -> None:
         while (job := self._jobs.get()) is not None:
-            done, work, entries = job
+            done, work, lines = job
             try:
-                done.set_result(work(entries))
+                done.set_result(work(lines))
             except Exception as error:  # noqa: BLE001 - who asks for the result has it
                 done.set_exception(error)
 
@@ -126,7 +97,7 @@ class AccessLog:
         self.ledger = ledger
         self._file = Appender(where, descriptor=2 if where == "stderr" else None)
         self._thread = _Thread()
-        self._waiting: list[Entry] = []
+        self._waiting: list[bytes] = []
         self._timer: Timer | None = None
         self._writing: Future[Written] | None = None
         self._failing = self._closed = False
@@ -135,34 +106,8 @@ class AccessLog:
 
     def take(self, record: Record, outcome: str, now: float) -> None:
         """Remember a finished request. now: monotonic."""
-        if self.sample < 1 and rng.draw() >= self.sample:
-            return
-        client, told, pick = record.client, record.told, record.pick
-        given = record.given_at
-        if given != given and outcome in ANSWERED:  # noqa: PLR0124 - it was given whole, now
-            given = now
-        last: tuple[str, float] | None = None
-        if record.attempts > len(told):  # the last one came to an answer, or was left
-            last = (CANCELLED if outcome == CANCELLED else OK, now - record.sent_at)
-        self._add(
-            Entry(
-                clock.wall(),
-                record.id,
-                client.host,
-                record.head.method,
-                record.head.target,
-                record.status,
-                record.size,
-                client.written,
-                now - record.began,
-                given - record.began,
-                pick.endpoint.id if pick is not None else "",
-                told,
-                last,
-                outcome,
-                pick.tier if pick is not None else None,
-            )
-        )
+        if self._takes():
+            self._add(line_of(record, outcome, now))
 
     def note(
         self, head: RequestHead | None, status: int, outcome: str, *, client: str, size: int
@@ -171,35 +116,20 @@ class AccessLog:
 
         head: None for one that could not be read.  client: its address.  size: of the answer.
         """
-        if self.sample < 1 and rng.draw() >= self.sample:
-            return
-        method, target = (head.method, head.target) if head is not None else (b"", b"")
-        nan = float("nan")
-        self._add(
-            Entry(
-                clock.wall(),
-                "",
-                client,
-                method,
-                target,
-                status,
-                0,
-                size,
-                0.0,
-                nan,
-                "",
-                (),
-                None,
-                outcome,
-                None,
-            )
-        )
+        if self._takes():
+            self._add(note_of(head, status, outcome, client=client, size=size))
 
-    def _add(self, entry: Entry) -> None:
+    def _takes(self) -> bool:
+        """Say whether a line is wanted, and has room; count the one that has none."""
+        if self.sample < 1 and rng.draw() >= self.sample:
+            return False
         if self._closed or len(self._waiting) >= MAX_LINES:
             self.ledger.lines_dropped += 1
-            return
-        self._waiting.append(entry)
+            return False
+        return True
+
+    def _add(self, line: bytes) -> None:
+        self._waiting.append(line)
         if self._timer is None:
             self._timer = clock.call_later(self._loop, FLUSH_SECONDS, self._flush)
 
@@ -207,8 +137,8 @@ class AccessLog:
         """Let the thread write what is there, unless it is busy still."""
         self._timer = None
         if self._writing is None and self._waiting:
-            entries, self._waiting = self._waiting, []
-            self._writing = self._thread.submit(self._write, entries)
+            lines, self._waiting = self._waiting, []
+            self._writing = self._thread.submit(self._write, lines)
             self._writing.add_done_callback(self._tell)
         elif self._waiting:
             self._timer = clock.call_later(self._loop, FLUSH_SECONDS, self._flush)
@@ -256,22 +186,21 @@ class AccessLog:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        entries, self._waiting = self._waiting, []
-        last = self._thread.submit(self._write_last, entries)
+        lines, self._waiting = self._waiting, []
+        last = self._thread.submit(self._write_last, lines)
         self._thread.end()
         return last
 
     # -- on the thread ---------------------------------------------------------------------------
 
-    def _write_last(self, entries: list[Entry]) -> Written:
+    def _write_last(self, lines: list[bytes]) -> Written:
         try:
-            return self._write(entries)
+            return self._write(lines)
         finally:
             self._file.close()
 
-    def _write(self, entries: list[Entry]) -> Written:
+    def _write(self, lines: list[bytes]) -> Written:
         """Write lines; return how many could not be written, and why."""
-        lines = [line_of(entry) for entry in entries]
         try:
             left = len(lines) - self._file.write(lines)
         except OSError as error:
@@ -303,7 +232,7 @@ def log_of(
     Raises ConfigError if lines could not be written there.
     """
     check_log(config)
-    _path.cache_clear()  # a new key may stand in a path that was shown before
+    forget()
     if config.access_log == "off":
         return None
     return AccessLog(config.access_log, loop, ledger, sample=config.access_log_sample)
@@ -321,61 +250,3 @@ def continued(old: Log | None, new: Log | None, ledger: Ledger) -> Log | None:
     if isinstance(new, AccessLog):
         new.ledger = ledger
     return new
-
-
-def line_of(entry: Entry) -> bytes:
-    """Return the line, with its end.
-
-    Written out rather than made by `json` from a dict, as it is made for every request.
-    """
-    wall, last = entry.wall, entry.last
-    attempts = [_attempt(o.endpoint, visible(o.verdict), o.sent, o.ms) for o in entry.attempts]
-    if last is not None:
-        sent = "maybe" if last[0] == CANCELLED else "yes"
-        attempts.append(_attempt(entry.endpoint, last[0], sent, round(1000 * last[1])))
-    return (
-        f'{{"ts":"{_second(int(wall))}.{int(wall % 1 * 1000):03d}Z","id":"{entry.id}"'
-        f',"client":{_word(entry.client)},"method":{_method(entry.method)}'
-        f',"path":{_path(entry.target.partition(b"?")[0])},"status":{entry.status or "null"}'
-        f',"bytes_in":{entry.bytes_in},"bytes_out":{entry.bytes_out},"ms":{_ms(entry.seconds)}'
-        f',"ttfb_ms":{_ms(entry.first_byte)}'
-        f',"endpoint":{_word(entry.endpoint) if entry.endpoint else "null"}'
-        f',"attempts":[{",".join(attempts)}],"outcome":{_word(entry.outcome)}'
-        f',"tier":{_tier(entry.tier)}}}\n'
-    ).encode()
-
-
-def _attempt(endpoint: str, verdict: str, sent: str, ms: float) -> str:
-    return (
-        f'{{"endpoint":{_word(endpoint)},"verdict":{_word(verdict)},"sent":{_word(sent)}'
-        f',"ms":{ms}}}'
-    )
-
-
-_string = json.JSONEncoder(ensure_ascii=False).encode
-_word = lru_cache(1024)(_string)
-"""The same, for what recurs."""
-
-
-@lru_cache(256)
-def _path(path: bytes) -> str:
-    return _string(visible(path.decode("utf-8", "backslashreplace"))[:MAX_PATH])
-
-
-@lru_cache(64)
-def _method(method: bytes) -> str:
-    return _string(method.decode("latin-1"))
-
-
-@lru_cache(8)
-def _tier(tier: Tier | None) -> str:
-    return "null" if tier is None else _string(tier.name.lower())
-
-
-@lru_cache(4)
-def _second(wall: int) -> str:
-    return datetime.fromtimestamp(wall, UTC).strftime("%Y-%m-%dT%H:%M:%S")
-
-
-def _ms(seconds: float) -> str:
-    return "null" if seconds != seconds else f"{1000 * seconds:.3f}"  # noqa: PLR0124 - not NaN

@@ -14,7 +14,6 @@ from holdfast.core.settings import Problem
 from holdfast.gateway.access_log import check_log
 from holdfast.gateway.listeners import address_of
 from holdfast.gateway.options import ConfigError, find_secret
-from holdfast.gateway.search import BACKOFF, BACKOFF_MOST
 from holdfast.gateway.tls import endpoint_context, listener_context
 
 if TYPE_CHECKING:
