@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 from holdfast.core.backoff import doubled
 from holdfast.core.health import COOL_FIRST, COOL_LEAST
 from holdfast.core.plan import Delay, Plan
-from holdfast.gateway.search import BACKOFF, BACKOFF_MOST
 from holdfast.gateway.cluster import FIRST_BYTE_SAMPLES, FIRST_BYTE_STREAM_MOST
+from holdfast.gateway.search import BACKOFF, BACKOFF_MOST
 
 if TYPE_CHECKING:
     from holdfast.gateway.config import EndpointConfig, GatewayConfig
