@@ -155,6 +155,16 @@ def test_a_place_that_comes_free_is_for_the_first_in_line():
     assert rig.woken == [1, 2, 3]
 
 
+def test_what_ends_without_having_waited_frees_a_place_too():
+    rig = Rig()
+    rig.line.freed()
+    assert rig.line.calm
+    assert rig.line.enter(1, cooling=False)
+    assert rig.woken == []
+    rig.line.freed()
+    assert rig.woken == [1]
+
+
 def test_letting_go_stops_at_the_one_that_finds_nobody():
     woken: list[int] = []
 

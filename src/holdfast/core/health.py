@@ -41,9 +41,7 @@ SLOW_LEAST = 0.05
 CLEAN = 10
 """So many good answers in a row bring a degraded endpoint back."""
 
-COOL_LEAST = 0.1
-COOL_FIRST = 1.0
-COOL_MOST = 60.0
+COOL_LEAST, COOL_FIRST, COOL_MOST = 0.1, 1.0, 60.0
 PROBE_FIRST = 1.0
 PROBE_MOST = 60.0
 
@@ -225,16 +223,13 @@ class Health:
 
     def counts(self, now: float) -> Counts:
         """Return what the breaker's window holds."""
-        calls, failures, _ = self.breaker.counts(now)
-        return Counts(calls, failures)
+        return Counts(*self.breaker.counts(now)[:2])
 
     def look(self, now: float) -> None:
         """Find out whether it is calm."""
         # A row of refusals ends with an answer, which the short way does not look for.
-        cool = all(
-            one.until <= now and not one.row
-            for one in (self.cooldown, *[key.cooldown for key in self.keys])
-        )
+        rests = (self.cooldown, *[key.cooldown for key in self.keys])
+        cool = all(one.until <= now and not one.row for one in rests)
         self.calm = cool and self.tier(now) is Tier.HEALTHY
 
     def free_at(self, now: float) -> float:
@@ -323,18 +318,16 @@ class Health:
     def prove(self, permit: Permit, now: float, u: float, *, seconds: float) -> None:
         """Let an answer that has begun make place for the next probe; `settle` follows.
 
-        Another fact than a success: of an answer that takes an hour this is known at once, and
-        how it ends is not. So the breaker counts it as a good probe now, and nothing else is told.
+        No success yet: it may take an hour, and be cut. So the breaker alone is told.
         """
         if permit.probe:
-            current = permit.gen == self.breaker.gen
+            gen = self.breaker.gen
             self.breaker.settle(permit, Result.OK, seconds, now, u)
-            permit.probe = False
-            if current:  # of an older state it says nothing, neither now nor when it ends
-                permit.gen = self.breaker.gen  # a cut counts on its own
+            # A cut counts on its own; of an older state it says nothing, now or when it ends.
+            permit.probe, permit.gen = False, self.breaker.gen if permit.gen == gen else permit.gen
 
     def settle_calm(self, permit: Permit, now: float, seconds: float, median: float | None) -> bool:
-        """Take a success, as `settle` does, if nothing is wrong; False: nothing was done."""
+        """Take a success as `settle` does, but cheaper; False: something is wrong, use that."""
         breaker = self.breaker
         if not self.calm or permit.gen != breaker.gen:
             return False

@@ -271,7 +271,8 @@ class Client(Talking):
         """Take note that an answer is over; go on with the next request."""
         self._exchange = None
         self._upload = None
-        self.flush()
+        if self._out:
+            self.flush()
         if abort:
             self._cut_off()
             return

@@ -86,9 +86,11 @@ class Cluster:
         for number, one in enumerate(config.endpoint, 1):
             endpoint = self._endpoint(one, number)
             keys = [secret(key) for key in one.keys]
-            self._upstreams[endpoint] = Upstream(
+            self._upstreams[endpoint] = upstream = Upstream(
                 one, endpoint, keys, loop, wheel, self._names, credentials=credentials
             )
+            wait = one.first_byte_timeout or config.first_byte_timeout
+            upstream.first_look = FIRST_BYTE_LEAST if isinstance(wait, str) else wait
         self._probes = Probes(wheel, self._upstreams.values(), self.connect_timeout)
         self.balancer = Balancer(
             list(self._upstreams),
@@ -176,11 +178,6 @@ class Cluster:
         cap = FIRST_BYTE_STREAM_MOST if stream else self.config.total_timeout
         p99 = self._firsts[stream].quantile(0.99, FIRST_BYTE_SAMPLES)
         return cap if p99 is None else min(cap, max(FIRST_BYTE_LEAST, FIRST_BYTE_FACTOR * p99))
-
-    def first_look(self, upstream: Upstream) -> float:
-        """Return the seconds after which a request without an answer is looked at first."""
-        own = upstream.config.first_byte_timeout or self.config.first_byte_timeout
-        return FIRST_BYTE_LEAST if isinstance(own, str) else own
 
     def added(self, request: Request) -> bytes:
         """Return the lines that tell the client of the work done."""
@@ -273,23 +270,20 @@ class Cluster:
 
     def settle(self, pick: Pick, result: Result, now: float, seconds: float) -> None:
         """Tell an endpoint's health of an attempt; once for each."""
-        health = pick.endpoint.health
-        health.settle(
-            pick.permit,
-            result,
-            now,
-            rng.draw(),
-            seconds=seconds,
-            median=self.balancer.median,
-            key=pick.key,
-        )
+        health, permit, median = pick.endpoint.health, pick.permit, self.balancer.median
+        if result is not Result.OK or not health.settle_calm(permit, now, seconds, median):
+            u = rng.draw()
+            health.settle(permit, result, now, u, seconds=seconds, median=median, key=pick.key)
         if result is Result.FAILED:
             self._probes.look(health)
         if self.watch.is_busy or not health.calm:
             self.watch.look(pick.endpoint, now)
 
     def prove(self, pick: Pick, now: float, seconds: float) -> None:
-        """Tell an endpoint's health that the answer to a probe has begun well."""
+        """Tell an endpoint's health that the answer to a probe has begun well; `settle` follows.
+
+        Not a success yet: see `Health.prove`.
+        """
         if pick.permit.probe:
             pick.endpoint.health.prove(pick.permit, now, rng.draw(), seconds=seconds)
             self.watch.look(pick.endpoint, now)

@@ -113,10 +113,11 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Give what came to whom it is for; what nobody asked for ends the connection."""
-        if self.exchange is None:
+        exchange = self.exchange
+        if exchange is None:
             self.close()
         else:
-            self.exchange.take(data)
+            exchange.take(data)
 
     def read(self, data: bytes, out: list[bytes]) -> ResponseHead | None:
         """Read on in the answer; return its head, once it is there. Raises BadMessage.

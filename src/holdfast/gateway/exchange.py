@@ -172,8 +172,8 @@ class Exchange(Due):
         if self.state is ANSWERING or self.state is PASSING:
             return  # some servers answer before they have read the request
         self.state = TRANSITIONS[self.state, SEND if whole else UPLOAD]
-        first_look = self.request.cluster.first_look(attempt.upstream)
-        self._limit(self.request.sent_at + (first_look if whole else attempt.idle_timeout))
+        seconds = attempt.upstream.first_look if whole else attempt.idle_timeout
+        self._limit(self.request.sent_at + seconds)
 
     def received(self, attempt: Attempt, passage: Passage, out: list[bytes], now: float) -> None:
         """Hold what came of the answer, or pass it on."""

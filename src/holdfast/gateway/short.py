@@ -101,19 +101,15 @@ class Short:
         connection.uses += 1
         head = form.head_for(upstream.routes[pick.key.number], cluster.via)
         connection.transport.write(b"%b%d\r\n\r\n%b" % (head, len(body), body))
-        cluster.wheel.set(client, now + min(form.total, cluster.first_look(upstream)))
+        cluster.wheel.set(client, now + min(form.total, upstream.first_look))
         return short
 
     # -- and back --------------------------------------------------------------------------------
 
     def take(self, data: bytes) -> None:
         """Give the client its answer, if `data` is all of it; else go the long way with it."""
-        cluster, client, form, connection = (
-            self._cluster,
-            self.client,
-            self._form,
-            self._connection,
-        )
+        cluster, client, form = self._cluster, self.client, self._form
+        connection = self._connection
         whole = cluster.glance.look(data)
         if (
             whole is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -31,6 +32,7 @@ class Upstream:
     """One endpoint and its connections. For the loop's thread.
 
     endpoint: what the balancer knows of it.  keys: the credentials, as many as its health has.
+    first_look: seconds after which a request without an answer is looked at first.
     pool: its connections; after a reload it is that of the endpoint before, if they are alike.
     Raises ConfigError for a `ca_file` that cannot be used.
     """
@@ -53,6 +55,7 @@ class Upstream:
         self.endpoint = endpoint
         self.name = endpoint.id.encode("latin-1")
         self.keys = tuple(keys)
+        self.first_look = math.inf
         dialer = Dialer(
             loop,
             names,
