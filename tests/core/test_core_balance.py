@@ -193,8 +193,37 @@ def test_a_full_endpoint_is_waited_for_rather_than_asking_a_dead_one():
     break_down(balancer.endpoints[1])
     pick = picked(balancer)
     assert pick.endpoint is balancer.endpoints[0]
-    assert balancer.pick(0, 0.5, patience=1) == Wait(math.inf, "full")
-    assert balancer.force(0).endpoint is balancer.endpoints[1]  # for one that waited in vain
+    reopens = balancer.endpoints[1].health.breaker.until
+    assert balancer.pick(0, 0.5, patience=1) == Wait(reopens, "full")
+    forced = balancer.force(0)  # for one that waited in vain
+    assert forced.endpoint is balancer.endpoints[1]
+    settle(forced, Result.NEUTRAL, 0)
+    assert picked(balancer, reopens).endpoint is balancer.endpoints[1]
+
+
+def test_a_dead_endpoint_is_asked_rather_than_waiting_for_a_dead_one_that_is_full():
+    balancer = cluster(2, max_in_flight=1)
+    for now, one in zip((0.0, 1.0), balancer.endpoints, strict=True):
+        break_down(one, now)
+    assert picked(balancer, 1).endpoint is balancer.endpoints[0]
+    assert picked(balancer, 1).endpoint is balancer.endpoints[1]
+    assert balancer.pick(1, 0.5) == Wait(math.inf, "full")  # nothing else is left
+
+
+def test_whether_one_has_to_wait_is_told_without_asking_anybody():
+    balancer = cluster(3, max_in_flight=1)
+    one, other, dead = balancer.endpoints
+    assert not balancer.has_to_wait(0)
+    break_down(dead)
+    one.health.throttled(0, 60)
+    assert not balancer.has_to_wait(0)
+    assert picked(balancer).endpoint is other
+    assert balancer.has_to_wait(0)  # for the one that works
+    other.health.throttled(0, 60)
+    assert not balancer.has_to_wait(0, patience=30)  # the dead one would be asked
+    assert balancer.has_to_wait(0, patience=60)
+    assert dead.health.in_flight == 0
+    assert not balancer.has_to_wait(dead.health.breaker.until)
 
 
 def test_nobody_is_forced_on_a_full_endpoint():

@@ -5,7 +5,8 @@ import itertools
 import pytest
 
 from holdfast.core.breaker import Breaker, Permit, Result, State
-from holdfast.core.health import CLEAN, Cooldown, Health, Mean, Tier, median_of
+from holdfast.core.health import CLEAN, Cooldown, Health, Tier, median_of
+from holdfast.core.mean import Mean
 
 OK, FAILED, NEUTRAL = Result.OK, Result.FAILED, Result.NEUTRAL
 
@@ -232,6 +233,25 @@ def test_an_answer_that_has_begun_makes_place_for_the_next_and_counts_once():
     for permit in begun[1:]:
         health.settle(permit, OK, now, 0.5, seconds=0.1)
     assert (health.in_flight, health.breaker.state) == (0, State.CLOSED)
+
+
+def test_what_is_asked_with_the_keys_of_before_takes_room_of_those_with_the_new_ones():
+    before, after, last = Health(keys=1), Health(keys=2), Health(keys=1)
+    first = before.begin(0, 10, 0.5)
+    after.succeed(before, {0: 0})
+    before.look(0)
+    assert not before.calm  # or it would be asked by the short way, which counts in one place
+    assert after.in_flight == 1
+    second = before.force()
+    assert (before.in_flight, after.in_flight) == (2, 2)
+    third = after.begin(0, 10, 0.5)
+    last.succeed(after, {})
+    assert (before.in_flight, after.in_flight, last.in_flight) == (2, 3, 3)
+    before.settle(first, OK, 1, 0.5, seconds=0.1)
+    before.settle(second, NEUTRAL, 1, 0.5, seconds=0.1)
+    assert (before.in_flight, after.in_flight, last.in_flight) == (0, 1, 1)
+    after.settle(third, OK, 1, 0.5, seconds=0.1)
+    assert (after.in_flight, last.in_flight) == (0, 0)
 
 
 def test_an_answer_that_has_begun_and_is_cut_counts_as_a_bad_probe():

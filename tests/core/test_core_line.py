@@ -155,12 +155,21 @@ def test_a_place_that_comes_free_is_for_the_first_in_line():
     assert rig.woken == [1, 2, 3]
 
 
-def test_what_ends_without_having_waited_frees_a_place_too():
+def test_room_that_is_made_by_one_who_goes_on_is_for_the_first_in_line():
     rig = Rig()
     rig.line.freed()
     assert rig.line.calm
     assert rig.line.enter(1, cooling=False)
+    rig.line.freed()
+    assert rig.woken == [1]
+
+
+def test_room_counts_for_nothing_while_all_cool_down():
+    rig = Rig()
+    rig.throttled(1, 2, 3)
+    rig.line.freed()
     assert rig.woken == []
+    rig.line.cooled()
     rig.line.freed()
     assert rig.woken == [1]
 
@@ -245,6 +254,10 @@ class AnyOrder(RuleBasedStateMachine):
     @rule()
     def cool(self):
         self.line.cooled()
+
+    @rule()
+    def move(self):
+        self.line.moved()
 
     @invariant()
     def all_is_known(self):

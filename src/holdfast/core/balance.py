@@ -46,9 +46,9 @@ class Wait(NamedTuple):
 
     full       one has as many requests as it may have, which can end at any moment
     half-open  one is being proved, which ends as soon
-    cooling    all that is left is to be left alone
+    cooling    all that is left is to be left alone, or is dead
 
-    until: when the first of those that cool down may be asked, monotonic; infinite if none does.
+    until: when one may be had by the time alone: cool again, or to be tried again; monotonic.
     """
 
     until: float
@@ -154,15 +154,22 @@ class Balancer:
         left = [one for one in enabled if one not in tried]
         if not left:
             return Nobody.TRIED
-        cool = [one for one in left if one.health.next_key(now) is not None]
         by_tier: dict[Tier, list[Endpoint]] = {tier: [] for tier in Tier}
-        for one in cool:
-            if one.health.in_flight < one.max_in_flight:
-                by_tier[one.health.tier(now)].append(one)
+        for one in _free(left, now):
+            by_tier[one.health.tier(now)].append(one)
         picked = self._trial(by_tier, now, u, limit) if repeatable and not tried else None
         for tier in (Tier.HEALTHY, Tier.DEGRADED, Tier.UNHEALTHY):
             picked = picked or self._of(by_tier[tier], tier, now, u, limit)
-        return picked or self._otherwise(left, by_tier[Tier.CIRCUIT_OPEN], now, patience)
+        dead = by_tier[Tier.CIRCUIT_OPEN]
+        return picked or _wait(left, dead, now, patience) or self._forced(dead, now)
+
+    def has_to_wait(self, now: float, patience: float = 0.0) -> bool:
+        """Say whether one that would take any endpoint finds none now; asks no breaker."""
+        enabled = [one for one in self.endpoints if one.enabled]
+        free = _free(enabled, now)
+        if any(one.health.tier(now) is not Tier.CIRCUIT_OPEN for one in free):
+            return False
+        return _wait(enabled, free, now, patience) is not None
 
     def pick_plain(self, now: float, u: float) -> Pick | None:
         """Choose among endpoints of which none had anything to prove at the last look.
@@ -229,39 +236,18 @@ class Balancer:
         return Pick(one, key, permit, tier)
 
     def force(self, now: float) -> Pick | None:
-        """Return a real attempt, whatever the breakers say; None if all cool down, or are full.
-
-        For one that waited in vain for the probe of an endpoint to end, or for a place.
-        """
-        cool = [
-            one
-            for one in self.endpoints
-            if one.enabled
-            and one.health.in_flight < one.max_in_flight
-            and one.health.next_key(now) is not None
-        ]
-        return self._forced(cool, now) if cool else None
+        """Return a real attempt, for one that waited in vain; None if all cool down or are full."""
+        free = _free([one for one in self.endpoints if one.enabled], now)
+        return self._forced(free, now) if free else None
 
     @staticmethod
-    def _forced(cool: list[Endpoint], now: float) -> Pick:
-        one = min(cool, key=lambda one: one.health.breaker.until)
+    def _forced(free: list[Endpoint], now: float) -> Pick:
+        one = min(free, key=lambda one: one.health.breaker.until)
         key = one.health.next_key(now)
         if key is None:
             raise RuntimeError("only those with a key that is free are looked at")
         key.used_at = now
         return Pick(one, key, one.health.force(), Tier.CIRCUIT_OPEN)
-
-    @classmethod
-    def _otherwise(
-        cls, left: list[Endpoint], circuit_open: list[Endpoint], now: float, patience: float
-    ) -> Pick | Wait:
-        wait = _soonest(left, now)
-        if wait is None:
-            return cls._forced(circuit_open, now)
-        ends = wait.why != "cooling"  # by itself: an endpoint that works is soon to be had again
-        if ends or wait.until - now <= patience or not circuit_open:
-            return wait
-        return cls._forced(circuit_open, now)
 
     # -- what only all endpoints together show ---------------------------------------------------
 
@@ -301,21 +287,39 @@ class Balancer:
         return min(tiers, default=Tier.CIRCUIT_OPEN)
 
 
-def _soonest(left: list[Endpoint], now: float) -> Wait | None:
-    """Return what to wait for, when nobody can be asked now."""
-    until, cooling, full, proved = math.inf, False, False, False
+def _free(group: list[Endpoint], now: float) -> list[Endpoint]:
+    """Return those that have room and a key that is not cooling down, whatever breakers say."""
+    return [
+        one
+        for one in group
+        if one.health.in_flight < one.max_in_flight and one.health.next_key(now) is not None
+    ]
+
+
+def _wait(left: list[Endpoint], dead: list[Endpoint], now: float, patience: float) -> Wait | None:
+    """Return what to wait for, when nobody can be asked now; None: rather ask one that is dead.
+
+    dead: of those that are left the ones with room whose circuits are open.
+    """
+    cool, full, proved = math.inf, False, False
     for one in left:
         free = one.health.free_at(now)
         if free > now:
-            cooling = True
-            until = min(until, free)
-        elif one.health.in_flight >= one.max_in_flight:
-            full = True
-        elif one.health.tier(now) is not Tier.CIRCUIT_OPEN:
+            cool = min(cool, free)
+        elif one in dead:
+            continue
+        elif one.health.in_flight < one.max_in_flight:
             proved = True
+        elif one.health.tier(now) is not Tier.CIRCUIT_OPEN:
+            full = True  # and works: it is soon to be had again
+    reopens = min((one.health.breaker.until for one in dead), default=math.inf)
     if full or proved:
-        return Wait(until, "full" if full else "half-open")
-    return Wait(until, "cooling") if cooling else None
+        return Wait(min(cool, reopens), "full" if full else "half-open")
+    if dead and cool - now > patience:
+        return None
+    if cool < math.inf:
+        return Wait(min(cool, reopens), "cooling")
+    return Wait(math.inf, "full")  # dead, and busy with those who tried that
 
 
 # -- methods ---------------------------------------------------------------------------------

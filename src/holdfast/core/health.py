@@ -21,15 +21,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from holdfast.core.backoff import doubled
 from holdfast.core.breaker import Breaker, BreakerState, Permit, Result, State
+from holdfast.core.mean import Mean
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-
-HALF_LIFE = 10.0
-"""Seconds after which a sample of latency has lost half its weight."""
-FAILURE_FACTOR = 2.0
-"""A failure counts as an answer that took so many times the mean."""
-LONGEST_MEAN = 600.0
 
 DEGRADED_SHARE = 0.1
 DEGRADED_CALLS = 5
@@ -65,52 +60,6 @@ class Counts(NamedTuple):
     def success_rate(self) -> float:
         """In [0, 1]; 1 without calls."""
         return 1 - self.failures / self.calls if self.calls else 1.0
-
-
-class Mean:
-    """A mean of latencies that forgets: exponentially weighted by age, not by count.
-
-    Source: the peak-EWMA balancer of Finagle, without its peaks: a single slow answer of a
-    language model says little.
-
-    rank: by what it is compared with others: the mean, as long as it is asked. Who is not asked
-    gives no samples, so one bad one would keep it out for ever; the older the last is, the less
-    it is held against it.
-    answered: there was an answer. Until then failures are all that is known, and how long they
-    took (mostly no time at all) says nothing of answers.
-    """
-
-    __slots__ = ("_at", "answered", "rank", "value")
-
-    def __init__(self) -> None:
-        self.value: float | None = None
-        self.rank: float | None = None
-        self.answered = False
-        self._at = -math.inf
-
-    def add(self, now: float, seconds: float) -> None:
-        """Take the seconds of an answer."""
-        if self.answered:
-            self._take(now, seconds)
-            return
-        self.answered = True
-        self.value = self.rank = min(seconds, LONGEST_MEAN)
-        self._at = now
-
-    def _take(self, now: float, seconds: float) -> None:
-        before, keep = self.value, 0.5 ** (max(0.0, now - self._at) / HALF_LIFE)
-        mixed = seconds if before is None else before * keep + seconds * (1 - keep)
-        self.value = self.rank = min(mixed, LONGEST_MEAN)
-        self._at = now
-
-    def fade(self, now: float) -> None:
-        """Let the last sample count for less, as nothing has been asked since."""
-        if self.value is not None:
-            self.rank = self.value * 0.5 ** (max(0.0, now - self._at) / HALF_LIFE)
-
-    def failed(self, now: float, seconds: float) -> None:
-        """Take a failure after `seconds`: fast failures must not attract traffic."""
-        self._take(now, max(seconds, FAILURE_FACTOR * (self.value or 0.0)))
 
 
 class Cooldown:
@@ -169,6 +118,7 @@ class Health:
     breaker: its options.  keys: how many credentials it has; 0 means that it is asked
     without one, which then cools down as a key would.
     in_flight: requests at it right now; counted by `begin` and `settle`.
+    heir: what goes on in its place, with other credentials; it counts what is still asked here.
     ejected: set by the balancer, which alone sees all endpoints.
     calm: nothing is wrong with it, and nothing has happened since that was looked at: then it is
     healthy, its breaker is closed, and no key cools down. Whatever disturbs it says so here.
@@ -180,6 +130,7 @@ class Health:
         self.cooldown = Cooldown()
         self.mean = Mean()
         self.in_flight = 0
+        self.heir: Health | None = None
         self.ejected = False
         self.is_degraded = False
         self.probe_at = math.inf
@@ -194,14 +145,15 @@ class Health:
         """Go on where another one stands that has other credentials.
 
         keys: number of a credential here -> number of the same one there, whose rest goes on.
-        What is in flight is counted where it began.
+        What is in flight there is counted here, too, until it is over: it takes room.
         """
-        own = {"keys", "in_flight"}
+        own = {"keys", "heir"}
         vars(self).update({name: one for name, one in vars(before).items() if name not in own})
         for number, there in keys.items():
             self.keys[number].cooldown = before.keys[there].cooldown
             self.keys[number].used_at = before.keys[there].used_at
-        self.calm = False
+        before.heir = self
+        self.calm = before.calm = False
 
     # -- reading: nothing here changes anything ------------------------------------------------
 
@@ -230,7 +182,7 @@ class Health:
         # A row of refusals ends with an answer, which the short way does not look for.
         rests = (self.cooldown, *[key.cooldown for key in self.keys])
         cool = all(one.until <= now and not one.row for one in rests)
-        self.calm = cool and self.tier(now) is Tier.HEALTHY
+        self.calm = cool and self.tier(now) is Tier.HEALTHY and self.heir is None
 
     def free_at(self, now: float) -> float:
         """Return when it may be asked: `now`, or when endpoint and a key are cool."""
@@ -265,15 +217,21 @@ class Health:
         """
         permit = self.breaker.acquire(now, limit, u)
         if isinstance(permit, Permit):
-            self.in_flight += 1
+            self._count(1)
         return permit
+
+    def _count(self, more: int) -> None:
+        one: Health | None = self
+        while one is not None:
+            one.in_flight += more
+            one = one.heir
 
     def force(self) -> Permit:
         """Admit one request whatever the breaker says, and count it.
 
         Its result says something all the same: a success is taken as a good probe.
         """
-        self.in_flight += 1
+        self._count(1)
         return Permit(-1)
 
     def settle(
@@ -296,7 +254,7 @@ class Health:
         """
         if result is Result.OK and self.settle_calm(permit, now, seconds, median):
             return
-        self.in_flight -= 1
+        self._count(-1)
         self.breaker.settle(permit, result, seconds, now, u)
         if result is Result.NEUTRAL:
             return

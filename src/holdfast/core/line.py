@@ -146,7 +146,7 @@ class Line(Generic[T]):
         self._release()
 
     def freed(self) -> None:
-        """Take note that something ended for which nobody had to wait: its place is free."""
+        """Take note that there is room: who took it has ended, or goes on elsewhere."""
         if not self.calm:
             self._move(Input.ENDED)
             self._release()
