@@ -235,6 +235,58 @@ async def test_one_that_leaves_the_line_gets_nothing(world):
 
 
 @simulated(most=1)
+async def test_where_none_is_used_again_who_waits_gets_a_fresh_one(world):
+    busy = await world.ask()
+    waiting = [Asker(world.pool) for _ in range(2)]
+    for asker in waiting:
+        world.pool.connect(asker)
+    world.pool.lifetime.died(0.01)
+    assert world.pool.lifetime.limit() == 0
+    await asyncio.sleep(100)  # a trial would be due
+    busy.give()
+    await waiting[0].told.wait()
+    assert waiting[0].connection is not busy.connection
+    assert busy.connection.transport.is_closing()
+    await waiting[0].answered.wait()
+    waiting[0].give()
+    await waiting[1].told.wait()
+    assert world.made == 3
+
+
+@simulated(most=1)
+async def test_one_beside_the_others_takes_no_place(world):
+    probe = Asker(world.pool)
+    world.pool.dial(probe)
+    asker = await world.ask()
+    assert asker.connection is not None
+    await probe.told.wait()
+    second = Asker(world.pool)
+    world.pool.connect(second)
+    assert second.connecting.queued
+    probe.connection.close()
+    assert second.connecting.queued
+    asker.connection.close()
+    await second.told.wait()
+    assert second.connection is not None
+
+
+@simulated(most=1)
+async def test_one_beside_the_others_that_is_called_off_is_not_kept(world):
+    for seconds in (0, 0.0005, 0.001, 0.002, 1):
+        probe = Asker(world.pool)
+        world.pool.dial(probe)
+        await asyncio.sleep(seconds)
+        if probe.connecting is not None:
+            probe.connecting.cancel()
+        else:
+            probe.connection.close()
+        await asyncio.sleep(1)
+        assert world.pool.connections == (0, 0)
+        assert not world.pool.is_full
+    assert world.ends == []
+
+
+@simulated(most=1)
 async def test_a_place_whose_connection_failed_or_was_called_off_is_for_the_next(world):
     world.server.close()
     await world.server.wait_closed()

@@ -352,7 +352,7 @@ async def test_who_finds_no_place_in_time_is_told_to_come_back():
 
 def throttles(seconds):
     """Return an endpoint that throttles each request for so long."""
-    return always(answer(429, b"slow down", more=f"Retry-After: {seconds}\r\n"))
+    return always(answer(429, b"slow down", f"Retry-After: {seconds}"))
 
 
 @simulated
@@ -374,13 +374,96 @@ async def test_who_waits_for_a_busy_endpoint_takes_another_one_that_is_cool_agai
     async def recovers(upstream, no, writer):
         hits.append(clock.monotonic())
         good = len(hits) > 1
-        writer.write(OK if good else answer(429, b"", more="Retry-After: 3\r\n"))
-        return True
+        writer.write(OK if good else answer(429, b"", "Retry-After: 3"))
 
     async with gateway(Node(seconds=20), recovers, each="max_connections = 1") as (made, _):
         asked = [asyncio.create_task(ask(made.port)) for _ in range(3)]
         assert [(await one)[0] for one in asked] == [200] * 3
         assert 3 <= hits[1] - hits[0] < 3.2
+
+
+async def waits(made, count=1):
+    """Wait until so many are in line."""
+    async with asyncio.timeout(5):
+        while made.cluster.waiting != count:  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(0.01)
+
+
+@simulated
+async def test_who_waits_gets_the_place_of_one_that_failed_there_and_goes_on_elsewhere():
+    asked = []
+
+    async def fails_late(upstream, no, writer):
+        asked.append(clock.monotonic())
+        await asyncio.sleep(1 if len(asked) == 1 else 0)
+        writer.write(answer(500) if len(asked) == 1 else OK)
+
+    each, settings = "max_inflight = 1", "balance = 'round_robin'"
+    async with gateway(fails_late, Node(seconds=20), each=each, settings=settings) as (made, _):
+        first = [asyncio.create_task(ask(made.port)) for _ in range(2)]
+        await asyncio.sleep(0.1)
+        assert (await ask(made.port))[0] == 200
+        assert clock.monotonic() < 1.2
+        assert [(await one)[0] for one in first] == [200] * 2
+
+
+@simulated
+async def test_who_waits_for_a_busy_endpoint_tries_one_whose_circuit_is_open_no_longer():
+    busy, other = Node(seconds=60), Node()
+    each = f"max_connections = 1\n{HEALTH}"
+    async with gateway(other, busy, each=each) as (made, (up, _)):
+        break_down(made)
+        made.cluster.balancer.endpoints[0].health.probe_at = float("inf")
+        opened_at, until = (
+            clock.monotonic(),
+            made.cluster.balancer.endpoints[0].health.breaker.until,
+        )
+        first = asyncio.create_task(ask(made.port))
+        await asyncio.sleep(0.1)
+        assert (await ask(made.port))[0] == 200
+        assert opened_at + 1 < until
+        assert other.asked == pytest.approx([until], abs=0.05)
+        assert other.looks == []
+        assert (await first)[0] == 200
+        assert len(up.asked) == 1
+
+
+@simulated
+async def test_who_waits_for_a_busy_endpoint_tries_one_that_a_probe_has_found():
+    busy, other = Node(seconds=60), Node()
+    settings = "breaker = {open_for = 50}"
+    each = f"max_connections = 1\n{HEALTH}"
+    async with gateway(other, busy, each=each, settings=settings) as (made, _):
+        break_down(made)
+        first = asyncio.create_task(ask(made.port))
+        await asyncio.sleep(0.1)
+        second = asyncio.create_task(ask(made.port))
+        await waits(made)
+        made.cluster._probes.look(made.cluster.balancer.endpoints[0].health)
+        assert (await second)[0] == 200
+        assert other.asked == pytest.approx(other.looks, abs=0.05)
+        assert (await first)[0] == 200
+
+
+@simulated
+async def test_a_probe_takes_no_place_of_a_request():
+    looks = []
+
+    async def silent(upstream, no, writer):
+        if upstream.asked[no - 1][0].startswith("GET /health "):
+            looks.append(clock.monotonic())
+            await asyncio.sleep(100)
+        writer.write(OK)
+
+    each = f"max_connections = 1\n{HEALTH}"
+    settings = "breaker = {open_for = 50}"
+    async with gateway(silent, each=each, settings=settings) as (made, _):
+        break_down(made)
+        made.cluster._probes.look(made.cluster.balancer.endpoints[0].health)
+        await asyncio.sleep(2)
+        assert len(looks) == 1
+        assert (await ask(made.port))[0] == 200  # all circuits are open: one real attempt
+        assert clock.monotonic() == pytest.approx(2, abs=0.2)
 
 
 @simulated

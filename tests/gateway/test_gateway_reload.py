@@ -214,6 +214,41 @@ async def test_another_queue_holds_for_those_who_come_though_the_line_goes_on():
         first.cancel()
 
 
+@pytest.mark.parametrize("how", ["a wider limit", "one more endpoint", "another endpoint"])
+@on_loop
+async def test_who_waits_in_line_goes_on_by_the_new_rules(how):
+    release = asyncio.Event()
+
+    async def slow(upstream, no, writer):
+        if no == 1:
+            await release.wait()
+        writer.write(answer())
+
+    one = "max_inflight = 1"
+    async with gateway(slow, always(answer())) as (made, ups):
+        a, b = port_of(made, "a"), port_of(made, "b")
+        await made.reload(config(("a", a, one)))
+        first = asyncio.create_task(ask(made.port))
+        await ups[0].asked_first.wait()
+        crowd = [asyncio.create_task(ask(made.port)) for _ in range(3)]
+        async with asyncio.timeout(5):
+            while made.cluster.waiting != 3:  # noqa: ASYNC110 - nobody tells
+                await asyncio.sleep(0.01)
+        await made.reload(
+            {
+                "a wider limit": config(("a", a, "max_inflight = 2")),
+                "one more endpoint": config(("a", a, one), ("b", b, one)),
+                "another endpoint": config(("b", b, one)),
+            }[how]
+        )
+        async with asyncio.timeout(5):
+            assert [(await each)[0] for each in crowd] == [200] * 3
+            assert (await ask(made.port))[0] == 200
+        assert len(ups[1].asked) == (0 if how == "a wider limit" else 4)
+        release.set()
+        assert (await first)[0] == 200
+
+
 @on_loop
 async def test_settings_of_the_listener_wait_for_a_restart_and_say_so():
     async with gateway(always(answer())) as (made, _):

@@ -6,10 +6,9 @@ import fnmatch
 import math
 from typing import TYPE_CHECKING
 
-from holdfast.core.balance import Balancer, Endpoint, Pick, Wait
+from holdfast.core.balance import Balancer, Endpoint, Pick
 from holdfast.core.breaker import Result
 from holdfast.core.health import Health
-from holdfast.core.line import Line, Phase
 from holdfast.core.window import Durations
 from holdfast.gateway.access_log import continued, log_of
 from holdfast.gateway.admin import Pages
@@ -21,12 +20,12 @@ from holdfast.gateway.names import Names
 from holdfast.gateway.probes import Probes
 from holdfast.gateway.search import Bounds, Budget, soonest
 from holdfast.gateway.tokens import Tokens
+from holdfast.gateway.turns import Turns
 from holdfast.gateway.upload import Room
 from holdfast.gateway.upstream import Upstream
 from holdfast.gateway.watching import Watch
 from holdfast.runtime.clock import clock
 from holdfast.runtime.random import rng
-from holdfast.runtime.wheel import Due
 from holdfast.telemetry.redact import is_secret, visible
 from holdfast.telemetry.secret import Secret
 from holdfast.wire.glance import Glance
@@ -73,8 +72,8 @@ class Cluster:
         self.config = config
         self.wheel = wheel
         self.via = via.encode() if config.via else b""
-        self.line: Line[Exchange] = Line(config.queue, _look_again)
-        self._cool = _Cool(self)
+        self.turns = Turns(self)
+        self.line = self.turns.line
         self.room = Room(config.replay_total)
         self._firsts = {False: Durations(256), True: Durations(256)}
         self.retries = Budget(config.retry_budget, config.retry_reserve)
@@ -91,7 +90,7 @@ class Cluster:
             )
             wait = one.first_byte_timeout or config.first_byte_timeout
             upstream.first_look = FIRST_BYTE_LEAST if isinstance(wait, str) else wait
-        self._probes = Probes(wheel, self._upstreams.values(), self.connect_timeout)
+        self._probes = Probes(wheel, self._upstreams.values(), self.connect_timeout, self._found)
         self.balancer = Balancer(
             list(self._upstreams),
             config.balance,  # type: ignore[arg-type]  # checked when it was read
@@ -261,6 +260,9 @@ class Cluster:
         size = head.length or request.size
         return counted(head, request.body, request.client, added, size=size)
 
+    def _found(self, now: float) -> None:
+        self.turns.look(now)  # which are others after a reload
+
     def started(self) -> None:
         """Count a request."""
         self.ledger.began()
@@ -304,32 +306,6 @@ class Cluster:
 
     # -- the line --------------------------------------------------------------------------------
 
-    def enter_line(self, exchange: Exchange, wait: Wait) -> bool:
-        """Let a request wait for an endpoint; False: too many do. wait: what for."""
-        if not self.line.enter(exchange, cooling=wait.why == "cooling"):
-            return False
-        if wait.until < math.inf:
-            self.wheel.set(self._cool, wait.until)
-        return True
-
-    @property
-    def turn(self) -> Wait:
-        """What the next in line waits for: what those before it do."""
-        held = self.line.phase is Phase.HELD
-        return Wait(self._cool.due, "cooling" if held else "full")
-
-    def look_whether_cool(self, now: float) -> None:
-        """Let those go who waited for an endpoint to cool down, if one has."""
-        seconds = self.soonest(now)
-        if seconds > 0:
-            self.wheel.set(self._cool, now + seconds)
-        else:
-            self.line.cooled()
-
-    def leave_line(self, exchange: Exchange) -> None:
-        """Take a request out that waits no longer."""
-        self.line.leave(exchange)
-
     def answered(self, exchange: Exchange) -> None:
         """Take note that a request has its answer, which is no refusal."""
         if not self.line.calm:
@@ -353,8 +329,8 @@ class Cluster:
         log, self.ledger = self.ledger.log, before.ledger
         self.ledger.log = continued(before.ledger.log, log, self.ledger)
         self.ledger.know(one.id for one in self.balancer.endpoints)
-        self.line, self._cool = before.line, before._cool
-        self._cool.cluster = self
+        self.turns, self.line = before.turns, before.line
+        self.turns.cluster = self
         self.line.most = self.config.queue
         self.room = before.room
         self.room.most = self.config.replay_total
@@ -375,20 +351,3 @@ class Cluster:
         self._names.close()
         if self.ledger.log is not None:
             self.ledger.log.close()
-
-
-class _Cool(Due):
-    """The end of a cool-down that requests wait for."""
-
-    __slots__ = ("cluster",)
-
-    def __init__(self, cluster: Cluster) -> None:
-        super().__init__()
-        self.cluster = cluster
-
-    def on_due(self, now: float) -> None:
-        self.cluster.look_whether_cool(now)
-
-
-def _look_again(exchange: Exchange) -> None:
-    exchange.look_again()

@@ -213,7 +213,9 @@ class EndpointConfig:
     max_inflight: int = setting(
         Number(0, 1_000_000, whole=True), 0, "requests at a time; 0: no limit"
     )
-    max_connections: int = setting(Number(1, 100_000, whole=True), 200, "connections at a time")
+    max_connections: int = setting(
+        Number(1, 100_000, whole=True), 200, "connections, and so requests, at a time"
+    )
     keepalive: float = setting(
         Seconds(0, 3600), 60, "seconds that an unused connection is kept at most"
     )
@@ -268,7 +270,7 @@ class GatewayConfig:
     idle_timeout: float = setting(_WAIT, 120, "of silence within an answer")
     total_timeout: float = setting(_WAIT, 600, "for all attempts; of a stream, until it begins")
     stream_timeout: float = setting(Seconds(0, 86400 * 30), 0, "of a whole stream; 0: none")
-    max_wait: float = setting(Seconds(0, 86400), 30, "for an endpoint that is cooling down")
+    max_wait: float = setting(Seconds(0, 86400), 30, "for an endpoint that cools down or is full")
     queue: int = setting(Number(0, 1_000_000, whole=True), 1000, "requests that wait at most")
     hold_preamble: bool = setting(
         Flag(), True, "keep a stream's empty beginning back until content comes"

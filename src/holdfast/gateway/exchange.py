@@ -34,7 +34,7 @@ from holdfast.gateway.judging import (
 )
 from holdfast.gateway.ledger import CANCELLED, CUT
 from holdfast.gateway.refusals import Cools, Refusal
-from holdfast.gateway.search import GiveUp, Search
+from holdfast.gateway.search import GiveUp, Pause, Search
 from holdfast.gateway.states import (
     ANSWER,
     ANSWERING,
@@ -100,7 +100,7 @@ class Exchange(Due):
         if cluster.line.calm or cluster.line.admits(self):
             self._choose(now)
         else:
-            self._go(search.queue(cluster.turn, now), now)
+            self._go(search.queue(cluster.turns.next, now), now)
 
     def take_over(self, pick: Pick, connection: Connection, due: float) -> Attempt:
         """Go on with what was sent on the short way. due: when that has lasted too long."""
@@ -119,7 +119,23 @@ class Exchange(Due):
     # -- whom to ask -----------------------------------------------------------------------------
 
     def _choose(self, now: float) -> None:
-        self._go(self._search.next(now, rng.draw(), intact=self.request.is_intact), now)
+        step = self._search.next(now, rng.draw(), intact=self.request.is_intact)
+        if not isinstance(step, Pick | Pause) and self._use_latest():
+            step = self._search.next(now, rng.draw(), intact=self.request.is_intact)
+        self._go(step, now)
+
+    def _use_latest(self) -> bool:
+        """Go on by the configuration that holds now; return whether that is another one.
+
+        For who would wait in line: by its own it would wait for places that there are no longer,
+        or pass by those that are new, and all who have come since would wait behind it.
+        """
+        latest = self.request.cluster.turns.cluster
+        if latest is self.request.cluster:
+            return False
+        self.request.cluster = latest
+        self._search.use(latest.balancer, latest.retries, latest.bounds)
+        return True
 
     def _go(self, step: Step, now: float) -> None:
         """Do what the search has found out."""
@@ -127,7 +143,7 @@ class Exchange(Due):
             self._ask(step, now)
         elif isinstance(step, GiveUp):
             self._give_up(step.code)
-        elif isinstance(step, Wait) and not self.request.cluster.enter_line(self, step):
+        elif isinstance(step, Wait) and not self.request.cluster.turns.enter(self, step):
             self._give_up("HF-3103")
         else:
             self.state = TRANSITIONS[self.state, WAIT]
@@ -146,17 +162,19 @@ class Exchange(Due):
         """Somebody else has ended, or an endpoint is cool: there may be one now."""
         if self.state is WAITING:
             self.state = TRANSITIONS[self.state, WOKEN]
+            self._use_latest()
             self._choose(clock.monotonic())
 
     def _waited(self, now: float) -> None:
         """Take note that a backoff is over, or the patience of one in line."""
         self.state = TRANSITIONS[self.state, WOKEN]
-        cluster = self.request.cluster
-        if self not in cluster.line:
+        line = self.request.cluster.line
+        if self not in line:
             self._choose(now)
             return
-        held = cluster.line.phase is not Phase.OPEN
-        cluster.leave_line(self)
+        self._use_latest()
+        held = line.phase is not Phase.OPEN
+        line.leave(self)
         self._go(self._search.force(now, held=held, intact=self.request.is_intact), now)
 
     # -- an attempt: see its `Owner` -------------------------------------------------------------
@@ -229,6 +247,7 @@ class Exchange(Due):
             malformed=request.told[-1].verdict.startswith("malformed"),
         )
         self._go(step, now)
+        request.cluster.line.freed()  # there is room where it was
 
     # -- the answer ------------------------------------------------------------------------------
 

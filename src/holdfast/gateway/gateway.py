@@ -197,7 +197,8 @@ class Gateway(Background):
         """Use another configuration for the requests that begin from now on.
 
         config: default is the file again, as `from_toml` read it. Endpoints that stay keep their
-        state and their connections; requests under way keep their configuration.
+        state and their connections; requests under way keep their configuration, those that wait
+        in line for an endpoint take the new one.
         Raises ConfigError with all problems, or OSError; then nothing has changed.
         """
         if config is None:
@@ -219,6 +220,7 @@ class Gateway(Background):
             renew(self._listeners.context, usable)
         done = replace(take_over(cluster, self.cluster), restart=tuple(restart))
         self.config, self.cluster = usable, cluster
+        cluster.turns.soon(clock.monotonic())
         return done
 
     # -- the end ---------------------------------------------------------------------------------

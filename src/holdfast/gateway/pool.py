@@ -2,7 +2,8 @@
 
 The newest idle connection is used first, so that the rest grow old and go. Each belongs to its
 server alone: one that resets touches no connection to another. When there are as many as there
-may be, who wants one waits in line for the first that comes back.
+may be, who wants one waits in line for the first that comes back; but the balancer sends nobody
+here then, as long as all go by one configuration.
 """
 
 from __future__ import annotations
@@ -59,6 +60,7 @@ class Pool(Due):
         self._idle: list[Connection] = []  # the oldest first
         self._all: dict[Connection, None] = {}  # dicts keep their order, so runs can be repeated
         self._making: dict[Dial, None] = {}
+        self._beside: set[Connection | Dial] = set()  # of both, those that take no place
 
     # -- taking ----------------------------------------------------------------------------------
 
@@ -85,12 +87,12 @@ class Pool(Due):
     @property
     def is_full(self) -> bool:
         """Whether no further connection may be made."""
-        return len(self._all) + len(self._making) >= self.most
+        return len(self._all) + len(self._making) - len(self._beside) >= self.most
 
     def connect(self, asker: Asker) -> None:
         """Make a connection for one who wants it, or put it into the line for one."""
         dial = asker.connecting = Dial(self, asker)
-        if self.is_full and self._idle:
+        while self.is_full and self._idle:  # several, since there may have been more places
             self._idle[0].close()  # too old for this request: its place is worth more
         if self.is_full:
             self.waiting.append(dial)
@@ -98,9 +100,13 @@ class Pool(Due):
             self._begin(dial)
 
     def dial(self, asker: Asker) -> None:
-        """Make a connection, whether or not there is a place: for a probe, which is alone."""
-        asker.connecting = Dial(self, asker)
-        self._begin(asker.connecting)
+        """Make a connection beside the others, which takes no place: for a probe, one at a time.
+
+        Else a request that was sent here because there is room would wait for it.
+        """
+        dial = asker.connecting = Dial(self, asker)
+        self._beside.add(dial)
+        self._begin(dial)
 
     def _begin(self, dial: Dial) -> None:
         self._making[dial] = None
@@ -112,13 +118,17 @@ class Pool(Due):
     def _made(self, dial: Dial) -> None:
         """Give a place back that is taken by nobody any more."""
         self._making.pop(dial, None)
+        self._beside.discard(dial)
         self._fill()
 
     async def _make(self, dial: Dial) -> None:
         try:
             connection = await self.open()
+            if dial in self._beside:
+                self._beside.add(connection)
         except OSError as error:
             self._making.pop(dial, None)
+            self._beside.discard(dial)
             if dial.asker is not None:
                 dial.asker.not_connected(error)
             return
@@ -126,6 +136,8 @@ class Pool(Due):
             self._made(dial)
         if dial.asker is not None:
             dial.asker.send(connection)
+        elif connection in self._beside:
+            connection.close()
         else:
             self.give(connection)  # whom it was made for is gone; the next one will want it
 
@@ -160,7 +172,8 @@ class Pool(Due):
                 connection.rested = 0.0
                 asker.send(connection)
                 return
-        if self._retired or not lifetime.keeps(now) or (self._idle and not lifetime.limit()):
+        off = not lifetime.limit()
+        if self._retired or not lifetime.keeps(now) or (off and (self._idle or self.waiting)):
             connection.close()  # where reuse is off, one is kept for the next trial
             return
         if len(self._idle) >= MAX_IDLE:
@@ -199,6 +212,7 @@ class Pool(Due):
         if connection not in self._all:
             return
         self._all.pop(connection, None)
+        self._beside.discard(connection)
         with suppress(ValueError):
             self._idle.remove(connection)
         self._fill()

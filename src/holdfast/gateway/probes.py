@@ -42,6 +42,7 @@ class Probes(Due):
     """The probes of one cluster. For the loop's thread.
 
     upstreams: its endpoints.  connect_timeout: seconds that an endpoint has for a connection.
+    found: called with the time when one is back, so that requests may try it.
     """
 
     def __init__(
@@ -49,8 +50,10 @@ class Probes(Due):
         wheel: Wheel,
         upstreams: Collection[Upstream],
         connect_timeout: Callable[[Upstream], float],
+        found: Callable[[float], object],
     ) -> None:
         super().__init__()
+        self._found = found
         self._wheel = wheel
         self._upstreams = upstreams
         self._connect_timeout = connect_timeout
@@ -80,11 +83,13 @@ class Probes(Due):
         ]
         self._wheel.set(self, min(times, default=math.inf))
 
-    def ended(self, upstream: Upstream) -> None:
-        """Take note that a probe is over."""
+    def ended(self, upstream: Upstream, now: float, *, found: bool) -> None:
+        """Take note that a probe is over. found: the endpoint may be tried."""
         self._under_way.pop(upstream, None)
         if not self._closed:
             self._set()
+            if found:
+                self._found(now)
 
     def succeed(self, before: Probes) -> None:
         """Go on where those of another configuration stop: what fails there still fails."""
@@ -183,4 +188,4 @@ class Probe(Due):
             health.put_off_probe(now)
         else:
             health.probed(now, ok=ok, most=self._upstream.config.probe_max)
-        self._probes.ended(self._upstream)
+        self._probes.ended(self._upstream, now, found=bool(ok))

@@ -95,6 +95,8 @@ def _continue(new: Upstream, old: Upstream) -> None:
         same = {n: there[key] for n, key in enumerate(new.keys) if key in there}
         new.endpoint.health.succeed(health, same)
     health.breaker.retune(options)
+    # Whoever asks it: there is only so much room.
+    old.endpoint.max_in_flight = new.endpoint.max_in_flight
     new.endpoint.credit = old.endpoint.credit
     new.succeed(old)
 

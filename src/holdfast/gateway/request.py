@@ -135,7 +135,7 @@ class Request:
         self.attempts = self.status = 0
         self.told: tuple[Tried, ...] = ()
         self.was_stale = False
-        self._blamed: tuple[Endpoint, ...] = ()
+        self._blamed: tuple[str, ...] = ()  # ids, which outlive a reload
 
     @property
     def id(self) -> str:
@@ -170,9 +170,9 @@ class Request:
 
     def blame(self, endpoint: Endpoint) -> bool:
         """Say whether a failure counts against an endpoint: the first of each request does."""
-        if endpoint in self._blamed:
+        if endpoint.id in self._blamed:
             return False
-        self._blamed = (*self._blamed, endpoint)
+        self._blamed = (*self._blamed, endpoint.id)
         return True
 
 

@@ -138,9 +138,9 @@ class Search:
             # is for who would take any endpoint, or one that wants a certain one would hold up
             # all behind it.
             self.tried = ()
-            if soonest(self._balancer.endpoints, now) <= 0:
+            if not self._balancer.has_to_wait(now, self._patience_left(now)):
                 return self._pause(now, u)
-            found = self._pick(now, u)  # all cool down, which takes its own time
+            found = self._pick(now, u)  # all cool down or are full, which takes its own time
         if isinstance(found, Pick):
             self.left -= 1
             return found
@@ -153,8 +153,11 @@ class Search:
             tried=self.tried,
             repeatable=self._repeatable,
             limit=self._deadline - now,
-            patience=min(self._bounds.max_wait, self.patience - now),
+            patience=self._patience_left(now),
         )
+
+    def _patience_left(self, now: float) -> float:
+        return min(self._bounds.max_wait, self.patience - now)
 
     def _pause(self, now: float, u: float) -> Pause | GiveUp:
         """Wait a little, then begin with all of them again."""
@@ -180,6 +183,12 @@ class Search:
             return GiveUp("HF-3104" if held else "HF-3103")
         self.left -= 1
         return found
+
+    def use(self, balancer: Balancer, budget: Budget, bounds: Bounds) -> None:
+        """Go on by another configuration, whose endpoints it has not asked."""
+        self.left += bounds.attempts - self._bounds.attempts
+        self._balancer, self._budget, self._bounds = balancer, budget, bounds
+        self.tried = ()
 
     # -- what has come of it ---------------------------------------------------------------------
 
