@@ -43,7 +43,7 @@ class Up:
     name: its id, and the zone of its faults.  keys: those that it accepts.
     key_field: the field in which its key must be; empty for any.
     most_busy, most_open: requests and connections that it may have at a time.
-    roomy: who wants a connection never waits for a place.
+    roomy: who is sent to it never waits for a place.
     """
 
     def __init__(self, book: Book, name: str, latency: float) -> None:
@@ -108,8 +108,8 @@ class Up:
     def check_cool(self, serving: Serving) -> None:
         """Check that the gateway keeps away while it was asked to."""
         now = self.sim.clock.monotonic()
-        if not self.roomy:
-            return  # it may have been in line for a connection since before
+        if not self.roomy or serving.broken:
+            return  # it may have been in line for a connection, or under way, since before
         for key in ("", serving.key):
             told, until = self._cool.get(key, (0.0, 0.0))
             early = told + 3 * self.latency + 0.005 < now < until - 0.005

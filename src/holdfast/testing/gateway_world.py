@@ -8,7 +8,9 @@ import os
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
-from holdfast.testing.gateway_book import Asked, Book
+from holdfast.core.breaker import State
+from holdfast.core.line import Phase
+from holdfast.testing.gateway_book import TICK, Asked, Book
 from holdfast.testing.gateway_drawn import Drawn, bad_ones, rates
 from holdfast.testing.gateway_upstreams import MANY, Up
 from holdfast.testing.invariants import Ledger
@@ -17,8 +19,10 @@ from holdfast.testing.tcp import Link
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from holdfast.core.balance import Endpoint
     from holdfast.core.events import Event
     from holdfast.gateway.cluster import Cluster
+    from holdfast.gateway.connection import Dial
     from holdfast.gateway.gateway import Gateway
     from holdfast.runtime.random import SeededRandom
     from holdfast.testing.gateway_clients import Line
@@ -27,6 +31,8 @@ if TYPE_CHECKING:
 LARGE = 256 * 1024
 REFUSED = {"408", "421", "425", "429", "500", "502", "503", "522", "529"}
 """Outcomes that another endpoint could have mended."""
+LOOK = 0.1
+"""Seconds between two looks at the line."""
 SMALL = 4096
 """Bytes above which bodies count as large in half of the runs."""
 
@@ -36,6 +42,7 @@ class World:
 
     latency: of the links, one way.  storm: virtual time from which nothing fails any more.
     bad: endpoints that have faults.  blackout: all are down until the storm is over.
+    is_changed: limits or keys were others once, and requests of then may be under way.
     """
 
     def __init__(self, sim: Sim) -> None:
@@ -50,6 +57,9 @@ class World:
         self.outcomes: dict[int, str] = {}
         self.gateway: Gateway
         self.clusters: list[Cluster] = []
+        self.is_changed = False
+        self._changed_at = -math.inf
+        self._queued: set[Dial] = set()
         sim.network.link = Link(latency=self.latency)
         sim.network.reach = 1 << swarm.whole(9, 16)
         self.callers, self.calls = swarm.whole(1, 10), swarm.whole(6, 24)
@@ -144,6 +154,7 @@ class World:
         if result.value is None:
             self.sim.check(kind == "invalid", "reload", f"{kind}: {result.problems}")
             return
+        self.is_changed |= kind in ("retune", "rotate")
         self._limit(free=kind in ("remove", "restore", "rotate"))
         before = self._states()
         self.gateway.use(result.value["g"])
@@ -152,6 +163,7 @@ class World:
                 text = f"{name}: {before.get(name)}, {state}"
                 self.sim.check(before.get(name, state) == state, "forgotten by a reload", text)
         self.clusters.append(self.gateway.cluster)
+        self._changed_at = self.sim.clock.monotonic()
 
     def _states(self) -> dict[str, tuple[object, ...]]:
         """Return what a reload must not change, by endpoint."""
@@ -166,11 +178,22 @@ class World:
             up.forget()
             own = self.drawn.endpoints[up.name]
             busy, connections = own["max_inflight"] or math.inf, own["max_connections"]
-            up.roomy = (up.roomy or not self.clusters) and connections >= MANY
+            # One that was sent there under another limit, or with keys of before, may lose its
+            # connection and wait for a place, decided as it is.
+            up.roomy = (up.roomy or not self.clusters) and (
+                connections >= MANY or not self.is_changed
+            )
             if self.clusters:  # what began before goes on
                 busy, connections = max(busy, up.most_busy), max(connections, up.most_open)
             up.most_busy = math.inf if free else busy
             up.most_open = math.inf if free else connections
+
+    async def watch(self) -> None:
+        """Look at the line again and again, as long as the storm lasts."""
+        while self.sim.clock.monotonic() < self.storm:
+            await asyncio.sleep(LOOK)
+            self.check_line()
+            self._check_pools()
 
     def ends_soon(self, asked_at: float) -> bool:
         """Whether a request that was sent then may have come too late for a gateway that ends."""
@@ -210,6 +233,44 @@ class World:
             if endpoint.id not in self.bad and not self.blackout:
                 tier = health.tier(now).name
                 check(tier == "HEALTHY", "blamed without reason", f"{endpoint.id}: {tier}")
+        self.check_line()
+
+    def check_line(self) -> None:
+        """Check that nobody waits in line while there is an endpoint that he may ask."""
+        cluster = self.gateway.cluster
+        line = cluster.line
+        if not cluster.waiting or self.sim.clock.monotonic() < self._changed_at + TICK:
+            return
+        ramps = line.phase is Phase.RAMP
+        if ramps and line._out >= line.width:  # noqa: SLF001 - the ramp is all that may hold it up
+            return
+        free = [one.id for one in cluster.balancer.endpoints if self._is_free(one)]
+        text = f"{cluster.waiting} for {', '.join(free)}, {line.phase.value}"
+        self.sim.check(not free, "waits though there is room", text)
+
+    def _is_free(self, endpoint: Endpoint) -> bool:
+        """Whether an endpoint may be asked, and might have been a tick ago if time alone counts."""
+        health, since = endpoint.health, self.sim.clock.monotonic() - TICK
+        breaker = health.breaker
+        may = {
+            State.OPEN: breaker.until <= since,
+            State.HALF_OPEN: not breaker.probes_out,
+        }.get(breaker.state, True)
+        room = health.in_flight < endpoint.max_in_flight
+        return endpoint.enabled and room and may and health.free_at(since) <= since
+
+    def _check_pools(self) -> None:
+        """Check that nobody was sent to an endpoint that has no place for him.
+
+        Where there were more places once, one whose connection has died meanwhile has none.
+        """
+        before, self._queued = self._queued, set()
+        for upstream in self.gateway.cluster.upstreams:
+            self._queued |= set(upstream.waiting)
+            left = len(before & set(upstream.waiting))
+            more = upstream.endpoint.health.in_flight - upstream.pool.most
+            text = f"{left} wait for one at {upstream.endpoint.id}"
+            self.sim.check(left <= max(0, more), "no place", text)
 
     def check_promise(self, asked: Asked, outcome: str) -> None:
         """Check that one bad endpoint beside good ones is not seen by clients."""
@@ -271,6 +332,7 @@ class World:
                 check(not upstream.waiting, "line left", endpoint.id)
                 total, idle = upstream.connections
                 check(total == idle, "busy connection left", f"{endpoint.id}: {total - idle}")
+            check(not cluster.waiting, "line left", f"{cluster.waiting} requests")
         check(self.gateway.cluster.room.used == 0, "memory left", "of bodies")
         self._check_sums()
 
@@ -310,13 +372,15 @@ class World:
     def check_load(self) -> None:
         """Check that no request was sent more often than it may be, nor all of them together."""
         most, check = self.drawn.most, self.sim.check
+        accounts = list(self.gateway.cluster.ledger.accounts.values())
+        vain = sum(one.reasons.get("no place", 0) for one in accounts)
+        check(not vain or self.is_changed, "no place", f"{vain} waited for one in vain")
         for number, executions in self.book.of.items():
             # One attempt may meet a kept connection that was dead, and have a second one.
             count = len(executions)
             check(count <= 2 * most, "too many attempts", f"request {number}: {count}")
         if not self.blackout:
             return
-        accounts = self.gateway.cluster.ledger.accounts.values()
         # Who found no place in the pool has asked nobody.
         reasons = [pair for one in accounts for pair in one.reasons.items()]
         attempts = sum(count for name, count in reasons if name != "no place")

@@ -28,6 +28,7 @@ async def main(sim: Sim) -> dict[str, int]:
     try:
         async with asyncio.TaskGroup() as group:
             group.create_task(world.operate())
+            group.create_task(world.watch())
             for number in range(world.callers):
                 caller = Caller(world, str(number))
                 group.create_task(caller.run(world.calls, world.storm))
