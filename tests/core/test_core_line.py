@@ -257,7 +257,7 @@ class AnyOrder(RuleBasedStateMachine):
 
     @rule()
     def move(self):
-        self.line.moved()
+        self.line.freed()
 
     @invariant()
     def all_is_known(self):
