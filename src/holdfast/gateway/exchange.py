@@ -34,7 +34,7 @@ from holdfast.gateway.judging import (
 )
 from holdfast.gateway.ledger import CANCELLED, CUT
 from holdfast.gateway.refusals import Cools, Refusal
-from holdfast.gateway.search import GiveUp, Pause, Search
+from holdfast.gateway.search import GiveUp, Search
 from holdfast.gateway.states import (
     ANSWER,
     ANSWERING,
@@ -65,6 +65,10 @@ if TYPE_CHECKING:
     from holdfast.gateway.search import Step
     from holdfast.gateway.states import State
     from holdfast.gateway.upstream import Connection
+
+
+_NOBODY = (GiveUp("HF-3104"), GiveUp("HF-3109"))
+"""There is no endpoint, which another configuration may change."""
 
 
 class Exchange(Due):
@@ -119,10 +123,7 @@ class Exchange(Due):
     # -- whom to ask -----------------------------------------------------------------------------
 
     def _choose(self, now: float) -> None:
-        step = self._search.next(now, rng.draw(), intact=self.request.is_intact)
-        if not isinstance(step, Pick | Pause) and self._use_latest():
-            step = self._search.next(now, rng.draw(), intact=self.request.is_intact)
-        self._go(step, now)
+        self._go(self._search.next(now, rng.draw(), intact=self.request.is_intact), now)
 
     def _use_latest(self) -> bool:
         """Go on by the configuration that holds now; return whether that is another one.
@@ -138,7 +139,9 @@ class Exchange(Due):
         return True
 
     def _go(self, step: Step, now: float) -> None:
-        """Do what the search has found out."""
+        """Do what the search has found out; where it found nobody, by the configuration of now."""
+        if (isinstance(step, Wait) or step in _NOBODY) and self._use_latest():
+            step = self._search.next(now, rng.draw(), intact=self.request.is_intact)
         if isinstance(step, Pick):
             self._ask(step, now)
         elif isinstance(step, GiveUp):
