@@ -57,6 +57,14 @@ def test_a_variable_that_cannot_be_used_is_refused_like_a_line_of_the_file(file,
         Source(file).load()
 
 
+def test_what_a_flag_or_a_variable_says_is_not_looked_for_in_the_file(file, monkeypatch):
+    monkeypatch.setenv("HOLDFAST_GATEWAY_QUEUE", "x")
+    with pytest.raises(ConfigError, match=r"`gateway.main.queue`.*\(by `HOLDFAST_GATEWAY_QUEUE`\)"):
+        Source(file).load()
+    with pytest.raises(ConfigError, match=r"`gateway.main.listen`.*\(by `--listen`\)"):
+        Source(file, flags={"listen": ["x"]}).load()
+
+
 def test_a_variable_of_no_setting_is_an_error_with_the_nearest(file, monkeypatch):
     monkeypatch.setenv("HOLDFAST_GATEWAY_DRAIN_TIMOUT", "7")
     with pytest.raises(ConfigError, match="HOLDFAST_GATEWAY_DRAIN_TIMEOUT"):

@@ -23,9 +23,7 @@ if TYPE_CHECKING:
 DEFAULT = "holdfast.toml"
 PREFIX = "HOLDFAST_GATEWAY_"
 """Before the name of a setting in capitals: `HOLDFAST_GATEWAY_DRAIN_TIMEOUT=30`."""
-WRITE_ONE = (
-    "Write it, or name another one with `-c FILE`; `holdfast gateway --help` shows the least file."
-)
+WRITE_ONE = "Write it, or name another file; `holdfast gateway --help` shows the least one."
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,62}\Z")
 
 
@@ -53,12 +51,22 @@ class Source:
         if not tables and (strays := read_gateways(tree).problems):
             raise ConfigError(strays)  # a mistyped `gateway` is why there seems to be none
         name = self._chosen(tables)
-        given = {**from_environment(), **self.flags}
+        environment = from_environment()
+        given = {**environment, **self.flags}
         table = {**tables[name], **given} if isinstance(tables[name], dict) else tables[name]
         result = read_gateways({**tree, "gateway": {**tables, name: table}})
         if result.value is None:
-            raise ConfigError(result.problems)
+            raise ConfigError([self._traced(one, name, environment) for one in result.problems])
         return Loaded(name, table, result.value[name])
+
+    def _traced(self, problem: Problem, name: str, environment: Mapping[str, Any]) -> Problem:
+        """Say where a setting comes from that the file has not, or has otherwise."""
+        setting = problem.path.removeprefix(f"gateway.{name}.").partition(".")[0]
+        if setting in self.flags:
+            return problem._replace(text=f"{problem.text} (by `--{setting}`)")
+        if setting in environment:
+            return problem._replace(text=f"{problem.text} (by `{PREFIX}{setting.upper()}`)")
+        return problem
 
     def load_all(self) -> list[Loaded]:
         """Read all gateways of the file, or the one that is named. Raises ConfigError."""
