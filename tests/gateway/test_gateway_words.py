@@ -269,6 +269,16 @@ def test_a_key_that_is_refused_is_a_warning_and_status_says_until_when_it_rests(
     assert "canary" not in gate.log() + status
 
 
+def test_status_says_how_an_endpoint_failed_last_though_it_is_healthy(gate):
+    with answering(b"HTTP/1.1 200 X\r\nContent-Length: nonsense\r\n\r\n") as port:
+        gate.configure(port, settings="attempts = 1")
+        gate("start")
+        assert post(gate.pid_file()["port"]).startswith(b"HTTP/1.1 502")
+        status = gate("status").stdout
+    assert "a         healthy" in status
+    assert "\na: malformed: " in status
+
+
 def test_a_circuit_that_opens_is_told_once(gate):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         nobody = taken.getsockname()[1]

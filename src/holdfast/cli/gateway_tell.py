@@ -193,7 +193,7 @@ def _show(running: Running, answer: dict[str, Any], console: Console) -> None:
         )
     for one in stats["endpoints"]:
         last = one["health_status"]["last_error"]
-        if last and one["state"] != "healthy":
+        if last:
             until = f"; rests until {one['cooling_until']}" if one["cooling_until"] else ""
             line(f"{one['id']}: {last['verdict']}, last at {last['at']}{until}")
 
