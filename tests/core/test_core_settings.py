@@ -91,7 +91,9 @@ def test_what_fields_mean_together_is_checked_last():
 def test_a_table_is_wanted():
     assert problems([1]) == ["`x`: a table is wanted, not a list"]
     assert problems({"inner": 3}) == ["`x.inner`: a table is wanted, not a number"]
-    assert problems({"many": {}}) == ["`x.many`: a list of tables is wanted, not a table"]
+    assert problems({"many": {}}) == [
+        "`x.many`: a list of tables is wanted, `[[x.many]]`, not a table"
+    ]
 
 
 @pytest.mark.parametrize(

@@ -126,6 +126,15 @@ def test_a_mistyped_section_is_told_whether_or_not_there_is_a_gateway(file, text
         Source(file).load()
 
 
+def test_settings_without_a_name_are_no_choice_of_gateways(file):
+    file.write_text('[gateway]\nqueue = 1\n[[gateway.endpoint]]\nurl = "http://a.example"\n')
+    with pytest.raises(ConfigError, match=r"`gateway.queue`: settings stand under a name: `\["):
+        Source(file).load()
+    file.write_text("[gateway.a]\n[gateway.b]\n")
+    with pytest.raises(ConfigError, match=r"which gateway\? \(known: `a`, `b`\)"):
+        Source(file).load()
+
+
 def test_all_gateways_of_a_file_are_read_or_the_one_that_is_named(file):
     file.write_text(TWO)
     assert [one.name for one in Source(file).load_all()] == ["main", "other"]

@@ -117,7 +117,9 @@ def _value(kind: Kind, value: object, path: str) -> tuple[object, list[Problem]]
 
 def _values(kind: Groups, value: object, path: str) -> tuple[object, list[Problem]]:
     if not isinstance(value, list):
-        return None, [Problem(path, f"a list of tables is wanted, not {name_of(value)}")]
+        return None, [
+            Problem(path, f"a list of tables is wanted, `[[{path}]]`, not {name_of(value)}")
+        ]
     results: list[Result[object]] = [
         read(kind.group, one, f"{path}[{n}]") for n, one in enumerate(value, 1)
     ]

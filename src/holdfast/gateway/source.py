@@ -48,8 +48,9 @@ class Source:
         """Read it. Raises ConfigError with all problems."""
         tree = self._tree()
         tables = _gateways(tree)
-        if not tables and (strays := read_gateways(tree).problems):
-            raise ConfigError(strays)  # a mistyped `gateway` is why there seems to be none
+        named = tables and all(isinstance(one, dict) for one in tables.values())
+        if not named and (problems := read_gateways(tree).problems):
+            raise ConfigError(problems)  # a mistyped `gateway` is why there seems to be none
         name = self._chosen(tables)
         environment = from_environment()
         given = {**environment, **self.flags}
