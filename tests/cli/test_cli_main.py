@@ -12,6 +12,7 @@ import pytest
 
 from holdfast import __version__
 from holdfast.cli import main as cli
+from holdfast.cli.cmd_gateway import VERBS
 from holdfast.cli.output import CliError, Console, Exit, printable, size_text, time_text
 
 
@@ -64,6 +65,27 @@ def test_with_json_an_error_is_one_object_on_stdout() -> None:
     assert error["code"] == "HF-6001"
     assert "nonsense" in error["error"]
     assert error["next"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        *([name] for name in cli.COMMANDS),
+        *(["gateway", verb] for verb in VERBS),
+    ],
+    ids=" ".join,
+)
+def test_help_fits_a_terminal_of_80_columns(
+    words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit) as ended:
+        cli.main([*words, "--help"])
+    assert ended.value.code == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("usage: holdfast")
+    assert [line for line in shown.splitlines() if len(line) > 80] == []
 
 
 def test_every_command_file_is_in_the_table() -> None:

@@ -7,7 +7,6 @@ import signal
 import socket
 import socketserver
 import subprocess
-import sys
 import threading
 import time
 from contextlib import contextmanager
@@ -289,28 +288,3 @@ def test_a_circuit_that_opens_is_told_once(gate):
     gate("stop")
     assert gate.log().count("circuit opened: 5 failures in a row") == 1
     assert "alert" not in gate.log()
-
-
-# -- help --------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "words",
-    [
-        ["--help"],
-        ["demo", "--help"],
-        ["get", "--help"],
-        ["plan", "--help"],
-        ["gateway", "--help"],
-        *(
-            ["gateway", verb, "--help"]
-            for verb in ("run", "start", "stop", "status", "reload", "drain", "logs", "check")
-        ),
-    ],
-    ids=" ".join,
-)
-def test_help_fits_a_terminal_of_80_columns(gate, words):
-    gate.env["COLUMNS"] = "80"
-    done = run(gate, [sys.executable, "-m", "holdfast", *words])
-    assert done.returncode == 0
-    assert [line for line in done.stdout.splitlines() if len(line) > 80] == []
