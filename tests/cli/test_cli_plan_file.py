@@ -46,7 +46,7 @@ def test_a_file_prints_the_worst_case_of_its_gateway(
         "\n"
         "attempts:     4, where every endpoint fails at once, with pauses of 0.05 s\n"
         "requests:     5, as a kept connection may have been dead\n"
-        "throttled:    99 besides, where all of them refuse at once (429)\n"
+        "throttled:    294 besides, where all of them refuse (429)\n"
         "longest:      600 s (10 min 0 s) to the answer, or a stream's beginning\n"
         "in line:      30 s of that; requests that wait: 1,000\n"
         "silence:      600 s (10 min 0 s), then another endpoint is asked; streams: 33 s\n"

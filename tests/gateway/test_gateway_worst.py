@@ -95,12 +95,14 @@ def test_a_stream_ends_after_its_limit_or_never():
     assert planned(each="idle_timeout = 3").idle_timeout == 3
 
 
-def test_refusals_are_counted_for_every_key_and_not_at_all_under_a_number():
-    one = planned(endpoints=1).throttled_max
-    assert planned(endpoints=3).throttled_max == 3 * one
-    assert planned(endpoints=1, each='keys = ["env:A", "env:B"]').throttled_max == 2 * one
+def test_refusals_are_bounded_by_every_key_and_none_besides_under_a_number():
+    one, two_keys = planned(endpoints=1), planned(endpoints=1, each='keys = ["env:A", "env:B"]')
+    assert planned(endpoints=3).throttled_max == 3 * one.throttled_max
+    assert two_keys.throttled_max > 2 * one.throttled_max
     assert planned("attempts = 4").throttled_max == 0
-    assert planned("max_wait = 0", endpoints=1).throttled_max == 1
+    assert planned("total_timeout = 0.001", endpoints=1).throttled_max == 1
+    least = planned("max_wait = 0", endpoints=1).throttled_max
+    assert least < one.throttled_max < planned("max_wait = 60", endpoints=1).throttled_max
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
@@ -134,18 +136,35 @@ def test_a_kept_connection_that_was_dead_brings_one_request_more_and_no_other():
     simulated(main)
 
 
-@pytest.mark.parametrize("count", [1, 2, 3])
-def test_where_every_key_refuses_at_once_it_is_asked_as_often_as_planned(count):
+def refuses(seconds):
+    async def script(upstream, no, writer):
+        await asyncio.sleep(seconds)
+        writer.write(SOON)
+
+    return script
+
+
+@pytest.mark.parametrize("seconds", [0, 0.3, 1.1, 9])
+@pytest.mark.parametrize(("count", "keys"), [(1, 1), (2, 1), (3, 1), (1, 2), (2, 2)])
+def test_where_every_key_refuses_it_is_asked_no_more_than_planned(
+    count, keys, seconds, monkeypatch
+):
+    monkeypatch.setenv("HF_TEST_A", "sk-a")
+    monkeypatch.setenv("HF_TEST_B", "sk-b")
+    each = 'keys = ["env:HF_TEST_A", "env:HF_TEST_B"]' if keys == 2 else ""
+
     async def main():
-        scripts = [always(SOON)] * count
-        async with gateway(*scripts, settings="max_wait = 5") as (gw, ups):
+        scripts, settings = [refuses(seconds)] * count, "max_wait = 5\ntotal_timeout = 60"
+        async with gateway(*scripts, settings=settings, each=each) as (gw, ups):
             plan = plan_of(gw.config)
-            began = asyncio.get_running_loop().time()
             status, _, _ = await ask(gw.port)
             assert status == 429
-            assert asyncio.get_running_loop().time() - began <= plan.wait_max + 0.5
             asked = sum(len(up.asked) for up in ups)
-            assert plan.throttled_max - count <= asked <= plan.throttled_max
+            assert asked <= plan.throttled_max
+            if seconds == 0:
+                assert asked >= 7 * count * keys  # in line, 5 s
+            elif seconds == 1.1 and keys == 2:
+                assert asked >= 0.4 * plan.throttled_max / count
 
     simulated(main)
 

@@ -38,9 +38,7 @@ def show(console: Console, name: str, plan: GatewayPlan) -> None:
     line(f"attempts:     {plan.attempts_max:,d}, where every endpoint fails at once{pauses}")
     line(f"requests:     {plan.requests_max:,d}, as a kept connection may have been dead")
     if plan.throttled_max:
-        line(
-            f"throttled:    {plan.throttled_max:,d} besides, where all of them refuse at once (429)"
-        )
+        line(f"throttled:    {plan.throttled_max:,d} besides, where all of them refuse (429)")
     line(
         f"longest:      {exact_text(plan.seconds_max or 0)} to the answer, or a stream's beginning"
     )

@@ -6,6 +6,7 @@ no secret is read and no name is looked up.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ from holdfast.core.backoff import doubled
 from holdfast.core.health import COOL_FIRST, COOL_LEAST
 from holdfast.core.plan import Delay, Plan
 from holdfast.gateway.cluster import FIRST_BYTE_SAMPLES, FIRST_BYTE_STREAM_MOST
-from holdfast.gateway.search import BACKOFF, BACKOFF_MOST
+from holdfast.gateway.search import BACKOFF, BACKOFF_MOST, BACKOFF_THROTTLED
 
 if TYPE_CHECKING:
     from holdfast.gateway.config import EndpointConfig, GatewayConfig
@@ -32,9 +33,9 @@ class GatewayPlan(Plan):
     begins.
 
     endpoints: those that are enabled.
-    throttled_max: requests besides those, where every key refuses at once, as too many (429, 529,
-    503 with Retry-After), and asks for as little rest as is heeded. They use up none of the
-    attempts under `attempts = "auto"`; under a number they are among them.
+    throttled_max: requests besides those, where every key refuses, as too many (429, 529, 503 with
+    Retry-After), as slowly as makes most of them, and asks for as little rest as is heeded. They
+    use up none of the attempts under `attempts = "auto"`; under a number they are among them.
     silent_max: of an attempt whose endpoint says nothing, until another one is asked; of a request
     that wants no stream.  silent_stream_max: the same of one that does.
     stream_max: how long a stream may go on; None: as long as a byte comes within `idle_timeout`.
@@ -115,12 +116,33 @@ def _delays(attempts: int, endpoints: int) -> list[Delay]:
 def _throttled(config: GatewayConfig, enabled: list[EndpointConfig]) -> int:
     if config.attempts != "auto":
         return 0
-    # In line a request is asked again as soon as a key has rested, for as long as it may wait.
-    within, at, row = min(config.max_wait, config.total_timeout), 0.0, 0
-    while row == 0 or at < within:
-        at += doubled(COOL_LEAST, row, COOL_FIRST)
+    # One of several keys that has rested is asked at once. With one key an endpoint is asked
+    # again from the line, which ends with `max_wait`, or after a pause that grows.
+    most = _rests(config.total_timeout)
+    lined = _rests(min(config.max_wait, config.total_timeout)) + _pauses(config.total_timeout) + 1
+    keys = [max(1, len(one.keys)) for one in enabled]
+    return sum(count * most if count > 1 else min(most, lined) for count in keys)
+
+
+def _rests(seconds: float) -> int:
+    """Return how often a key can be asked within so many seconds, if it refuses each time."""
+    at, row = 0.0, 0
+    while row == 0 or at < seconds:
+        rest = doubled(COOL_LEAST, row, COOL_FIRST)
+        if rest == COOL_FIRST and at < seconds:
+            return row + math.ceil((seconds - at) / rest)
+        at += rest
         row += 1
-    return row * sum(max(1, len(one.keys)) for one in enabled)
+    return row
+
+
+def _pauses(seconds: float) -> int:
+    """Return how many pauses fit between rounds of refusals, with the jitter that makes most."""
+    at, row = 0.0, 0
+    while at < seconds:
+        at += doubled(BACKOFF_THROTTLED, row, BACKOFF_MOST) / 2
+        row += 1
+    return row
 
 
 def _silent(config: GatewayConfig, enabled: list[EndpointConfig], most: float) -> float:
