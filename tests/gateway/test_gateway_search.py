@@ -26,11 +26,16 @@ def endpoints(*names, **options):
     return [Endpoint(name, Health(), **options) for name in names]
 
 
-def search(ends, budget=None, *, repeatable=True, deadline=100.0, **bounds):
+def search(ends, budget=None, *, repeatable=True, deadline=100.0, begun=0, **bounds):
     options = {"attempts": 5, "free": False, "max_wait": 30.0, **bounds}
     budget = budget or Budget(0.1, 100)
     return Search(
-        Balancer(ends), budget, Bounds(**options), repeatable=repeatable, deadline=deadline
+        Balancer(ends),
+        budget,
+        Bounds(**options),
+        repeatable=repeatable,
+        deadline=deadline,
+        begun=begun,
     )
 
 
@@ -101,8 +106,7 @@ def test_attempts_are_counted_and_throttled_ones_may_be_free(free, more):
 
 
 def test_one_that_was_begun_elsewhere_counts():
-    asking = search(endpoints("a", "b"), attempts=2)
-    asking.began()
+    asking = search(endpoints("a", "b"), attempts=2, begun=1)
     pick = asking.next(0, 0.5, intact=True)
     assert asking.left == 0
     assert neutral(asking, pick) == GiveUp("HF-3101")

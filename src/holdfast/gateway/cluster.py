@@ -252,9 +252,9 @@ class Cluster:
 
         status: of its answer.  added: lines of ours.
         """
-        head, now = request.head, clock.monotonic()
         if status not in UNABLE:
             return None
+        head, now = request.head, clock.monotonic()
         if not self.counting.learned(head, request.endpoint_id, status, now):
             return None
         size = head.length or request.size

@@ -77,20 +77,13 @@ class Exchange(Due):
     Its maker calls `begin`, or `take_over` for one that was sent on the short way.
     """
 
-    __slots__ = ("_attempt", "_last", "_search", "request", "state")
+    __slots__ = ("_attempt", "_begun", "_last", "request", "state")
 
     def __init__(self, request: Request) -> None:
         super().__init__()
-        cluster = request.cluster
         self.request = request
         self.state: State = CHOOSING
-        self._search = Search(
-            cluster.balancer,
-            cluster.retries,
-            cluster.bounds,
-            repeatable=request.repeatable,
-            deadline=request.deadline,
-        )
+        self._begun: Search | None = None
         self._attempt: Attempt | None = None  # that under way, or the latest
         self._last: Attempt | None = None  # whose answer is given if nothing better comes
 
@@ -109,12 +102,26 @@ class Exchange(Due):
     def take_over(self, pick: Pick, connection: Connection, due: float) -> Attempt:
         """Go on with what was sent on the short way. due: when that has lasted too long."""
         self.request.ask(pick, self.request.began)
-        self._search.began()
         self._attempt = attempt = Attempt(self, self.request, pick)
         attempt.take_over(connection)
         self.state = TRANSITIONS[self.state, SEND]
         self._limit(due)
         return attempt
+
+    @property
+    def _search(self) -> Search:
+        """Whom to ask next; not made for an answer that was merely odd, which asks nobody."""
+        if self._begun is None:
+            request, cluster = self.request, self.request.cluster
+            self._begun = Search(
+                cluster.balancer,
+                cluster.retries,
+                cluster.bounds,
+                repeatable=request.repeatable,
+                deadline=request.deadline,
+                begun=request.attempts,
+            )
+        return self._begun
 
     def _limit(self, due: float) -> None:
         """Set when this state has lasted too long; the whole request has its own limit."""

@@ -86,6 +86,7 @@ class Search:
     """One request's way from endpoint to endpoint.
 
     repeatable: it may be sent twice.  deadline: when its whole time is over, monotonic.
+    begun: attempts that were decided on elsewhere.
     tried: whom it has asked since its last backoff, or need not ask.
     left: how many attempts it may still make.
     patience: until when it waits in line, monotonic; infinite before it has had to.
@@ -112,6 +113,7 @@ class Search:
         *,
         repeatable: bool,
         deadline: float,
+        begun: int = 0,
     ) -> None:
         self._balancer = balancer
         self._budget = budget
@@ -121,7 +123,7 @@ class Search:
         self._row = 0  # of backoffs
         self._throttled = False
         self.tried: tuple[Endpoint, ...] = ()
-        self.left = bounds.attempts
+        self.left = bounds.attempts - begun
         self.patience = math.inf
 
     # -- what is done next -----------------------------------------------------------------------
@@ -191,10 +193,6 @@ class Search:
         self.tried = ()
 
     # -- what has come of it ---------------------------------------------------------------------
-
-    def began(self) -> None:
-        """Take note of a first attempt that was decided on elsewhere."""
-        self.left -= 1
 
     def throttled(self) -> None:
         """Take note that the endpoint asked wants less."""
