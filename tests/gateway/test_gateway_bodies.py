@@ -245,6 +245,27 @@ def test_an_answer_before_the_body_is_whole_is_given_and_ends_the_connection(sta
     run(main)
 
 
+def test_an_answer_that_begins_before_the_body_is_whole_took_the_time_until_then():
+    whole = answer(200, b'{"a": 1}', "Content-Type: application/json")
+
+    async def early(upstream, no, writer):
+        await asyncio.sleep(0.2)
+        writer.write(whole[:-4])
+
+    async def main():
+        async with gateway(does(early, whole[-4:])) as (gw, (up,)):
+            reader, writer = await asyncio.open_connection("127.0.0.1", gw.port)
+            writer.write(long_head(LARGE) + LARGE[: 2 << 20])
+            await asyncio.sleep(0.4)
+            writer.write(LARGE[2 << 20 :])
+            assert (await read(reader))[0] == 200
+            assert len(up.asked) == 1
+            writer.close()
+            assert 0.15 < health(gw).mean.value < 0.35
+
+    run(main)
+
+
 # -- limits ----------------------------------------------------------------------------------
 
 

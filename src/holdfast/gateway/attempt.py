@@ -44,8 +44,8 @@ class Owner(Protocol):
     def sent(self, attempt: Attempt, *, whole: bool) -> None:
         """Take note that the request was written. whole: its large body, too."""
 
-    def redial(self, attempt: Attempt, now: float) -> None:
-        """Take note that the kept connection was dead, and let it dial."""
+    def dial(self, attempt: Attempt, now: float) -> None:
+        """Take note that the kept connection was dead, and let it `dial`."""
 
     def received(self, attempt: Attempt, passage: Passage, out: list[bytes], now: float) -> None:
         """Take what came of the answer, whose head is there."""
@@ -142,8 +142,8 @@ class Attempt:
 
     def uploaded(self) -> None:
         """Take note that all of a large body was written."""
-        self.request.sent_at = clock.monotonic()
-        if self._owner is not None:
+        if self._owner is not None and self.passage is None:  # else it answered before that
+            self.request.sent_at = clock.monotonic()
             self._owner.sent(self, whole=True)
 
     # -- and back --------------------------------------------------------------------------------
@@ -213,7 +213,7 @@ class Attempt:
         request.tell("stale", Sent.MAYBE, now)
         if request.upload is not None:
             request.upload.stop()
-        owner.redial(self, now)
+        owner.dial(self, now)
 
     # -- reading ---------------------------------------------------------------------------------
 

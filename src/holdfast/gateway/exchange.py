@@ -166,7 +166,7 @@ class Exchange(Due):
         request.ask(pick, now)
         self._attempt = attempt = Attempt(self, request, pick)
         if not attempt.take_kept(now):
-            self.redial(attempt, now)
+            self.dial(attempt, now)
 
     def look_again(self) -> None:
         """Somebody else has ended, or an endpoint is cool: there may be one now."""
@@ -189,16 +189,14 @@ class Exchange(Due):
 
     # -- an attempt: see its `Owner` -------------------------------------------------------------
 
-    def redial(self, attempt: Attempt, now: float) -> None:
-        """Wait for a connection that is being made."""
+    def dial(self, attempt: Attempt, now: float) -> None:
+        """Let an attempt make a connection, and wait for that."""
         self.state = TRANSITIONS[self.state, DIAL]
         self._limit(now + self.request.cluster.connect_timeout(attempt.upstream))
         attempt.dial()
 
     def sent(self, attempt: Attempt, *, whole: bool) -> None:
         """Wait for the answer, or for the rest of a large body."""
-        if self.state is ANSWERING or self.state is PASSING:
-            return  # some servers answer before they have read the request
         self.state = TRANSITIONS[self.state, SEND if whole else UPLOAD]
         seconds = attempt.upstream.first_look if whole else attempt.idle_timeout
         self._limit(self.request.sent_at + seconds)
@@ -283,12 +281,16 @@ class Exchange(Due):
 
     def _held_enough(self, attempt: Attempt, passage: Passage) -> None:
         """Pass on what cannot be held any longer; a refusal, only if nobody else can be asked."""
-        refusal, search = refusal_in(attempt, passage), self._search
-        can = search.left > 0 and self.request.is_intact
-        if refusal is not None and can and search.may_repeat(safe=refusal.safe):
+        refusal = refusal_in(attempt, passage)
+        if refusal is not None and self._may_go_on(refusal):
             self._refused(attempt, passage, refusal, whole=False)
         else:
             self._commit(attempt)
+
+    def _may_go_on(self, refusal: Refusal) -> bool:
+        search = self._search
+        may_repeat = search.left > 0 and search.may_repeat(safe=refusal.safe)
+        return may_repeat and self.request.is_intact
 
     def _refused(
         self, attempt: Attempt, passage: Passage, refusal: Refusal, *, whole: bool
