@@ -80,7 +80,7 @@ class Exchange(Due):
     __slots__ = ("_attempt", "_begun", "_last", "request", "state")
 
     def __init__(self, request: Request) -> None:
-        super().__init__()
+        self.due = self._slot = math.inf  # as `Due` has it
         self.request = request
         self.state: State = CHOOSING
         self._begun: Search | None = None

@@ -116,7 +116,8 @@ class Short:
             or connection.transport.get_write_buffer_size()
             or (whole.is_json and form.profile != "generic" and looks_like_error(data, whole.at))
         ):
-            self._leave()[1].take(data)
+            _, attempt = self._leave()
+            attempt.take(data)
             return
         status, lines, at, _ = whole
         now, endpoint = clock.monotonic(), self.pick.endpoint
@@ -141,7 +142,7 @@ class Short:
     # -- the long way ----------------------------------------------------------------------------
 
     def _leave(self) -> tuple[Exchange, Attempt]:
-        """Go on the long way from here: what there is changes hands."""
+        """Go on the long way from here: what there is changes hands, and this one is over."""
         cluster, client = self._cluster, self.client
         due = client.due
         cluster.wheel.set(client, math.inf)
@@ -152,11 +153,13 @@ class Short:
 
     def broke(self, error: Exception | None) -> None:
         """Take note that the connection has ended."""
-        self._leave()[1].broke(error)
+        _, attempt = self._leave()
+        attempt.broke(error)
 
     def late(self, now: float) -> bool:
         """Take note that the limit which stands in its client's place has passed."""
-        self._leave()[0].on_due(now)
+        exchange, _ = self._leave()
+        exchange.on_due(now)
         return True
 
     def pause(self, *, paused: bool) -> None:
@@ -164,11 +167,13 @@ class Short:
 
     def cut(self, reason: str) -> None:
         """End it now and tell the client so."""
-        self._leave()[0].cut(reason)
+        exchange, _ = self._leave()
+        exchange.cut(reason)
 
     def abandon(self, status: int = 0) -> None:
         """End it, and blame nobody. status: of the answer that the client gets all the same."""
-        self._leave()[0].abandon(status)
+        exchange, _ = self._leave()
+        exchange.abandon(status)
 
     # -- reading, for the log --------------------------------------------------------------------
 
