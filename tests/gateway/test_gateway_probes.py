@@ -446,6 +446,21 @@ async def test_who_waits_for_a_busy_endpoint_tries_one_that_a_probe_has_found():
 
 
 @simulated
+async def test_who_waits_for_a_cool_down_takes_a_dead_endpoint_that_has_answered():
+    dead = Node(seconds=1)
+    settings = "breaker = {open_for = 50}"
+    async with gateway(dead, throttles(20), settings=settings) as (made, (_, other)):
+        break_down(made)
+        first = asyncio.create_task(ask(made.port))  # throttled, then sent there for want of others
+        await asyncio.sleep(0.5)
+        assert len(dead.asked) == 1
+        assert (await ask(made.port))[0] == 200
+        assert clock.monotonic() == pytest.approx(2, abs=0.2)
+        assert (await first)[0] == 200
+        assert len(other.asked) == 1
+
+
+@simulated
 async def test_a_probe_takes_no_place_of_a_request():
     looks = []
 

@@ -314,7 +314,7 @@ class Cluster:
     def ended(self, exchange: Exchange) -> None:
         """Let the next in line look again."""
         if not self.line.calm:
-            self.line.leave(exchange)
+            self.turns.ended(exchange)
 
     # -- another configuration -------------------------------------------------------------------
 

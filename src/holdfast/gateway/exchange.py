@@ -255,7 +255,7 @@ class Exchange(Due):
             malformed=request.told[-1].verdict.startswith("malformed"),
         )
         self._go(step, now)
-        request.cluster.line.freed()  # there is room where it was
+        request.cluster.turns.left()
 
     # -- the answer ------------------------------------------------------------------------------
 

@@ -136,7 +136,7 @@ class Short:
             self.status = status
             cluster.ledger.log.take(self, OK, now)
         if not cluster.line.calm:
-            cluster.line.freed()
+            cluster.turns.left()
         client.answered(close=False, abort=False)
 
     # -- the long way ----------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 """Who waits for an endpoint of one gateway, and what lets them look again.
 
-    something ends, or leaves an endpoint    the line hears of it at once: see `core.line`
+    something ends, or leaves an endpoint    `ended`, `left`
     an endpoint has cooled down, or its      the timer here, set by whoever enters for the first
     circuit may be tried again               such moment that he knows of
     a probe has found an endpoint            `look`
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from holdfast.core.balance import Wait
 from holdfast.core.line import Line, Phase
+from holdfast.runtime.clock import clock
 from holdfast.runtime.wheel import Due
 
 if TYPE_CHECKING:
@@ -42,6 +43,22 @@ class Turns(Due):
     def next(self) -> Wait:
         """What the next in line waits for: what those before it do, until the same time."""
         return Wait(self.due, "cooling" if self.line.phase is Phase.HELD else "full")
+
+    def ended(self, exchange: Exchange) -> None:
+        """Take a request out that is over, and let the next look again."""
+        self.line.leave(exchange)
+        self._look_if_held()
+
+    def left(self) -> None:
+        """Let the next look again: a request has left an endpoint, and goes on."""
+        self.line.freed()
+        self._look_if_held()
+
+    def _look_if_held(self) -> None:
+        # What all wait for is known, but that end may have changed it: an endpoint that was taken
+        # for dead has answered, say.
+        if self.line.phase is Phase.HELD:
+            self.look(clock.monotonic())
 
     def look(self, now: float) -> None:
         """Let those go who wait, unless all endpoints cool down."""
