@@ -332,6 +332,7 @@ class Caller:
             return "gone" if slept else self._unanswered(asked, line)
         reply.excused = bool(line.broken or slept or self.world.is_ending)
         outcome = self.book.judge(asked, reply)
+        self.world.check_patience(asked, outcome, reply.end_at - begun)
         if not reply.excused:
             self._check_time(asked, reply, begun)
         return "gone" if outcome == "cut" and reply.excused else outcome

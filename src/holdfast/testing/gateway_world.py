@@ -17,8 +17,6 @@ from holdfast.testing.invariants import Ledger
 from holdfast.testing.tcp import Link
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from holdfast.core.balance import Endpoint
     from holdfast.core.events import Event
     from holdfast.gateway.cluster import Cluster
@@ -33,6 +31,8 @@ REFUSED = {"408", "421", "425", "429", "500", "502", "503", "522", "529"}
 """Outcomes that another endpoint could have mended."""
 LOOK = 0.1
 """Seconds between two looks at the line."""
+ROOM = 1000
+"""A line of so many is never full."""
 SMALL = 4096
 """Bytes above which bodies count as large in half of the runs."""
 
@@ -275,7 +275,7 @@ class World:
     def check_promise(self, asked: Asked, outcome: str) -> None:
         """Check that one bad endpoint beside good ones is not seen by clients."""
         good = [up for up in self.ups if up.name not in self.bad and up.enabled]
-        ample = [up for up in good if self._is_ample(self.drawn.endpoints[up.name])]
+        ample = [up for up in good if self.drawn.endpoints[up.name]["max_inflight"] == 0]
         keys = sum(len(self.drawn.endpoints[name].get("keys", "1")) for name in self.bad)
         settings = self.settings
         patience = settings["first_byte_timeout"]
@@ -291,10 +291,13 @@ class World:
             not (may and seen) or broken, "seen by a client", f"{asked.number}: {outcome}"
         )
 
-    @staticmethod
-    def _is_ample(own: Mapping[str, Any]) -> bool:
-        """Whether an endpoint takes whatever comes."""
-        return not own["max_inflight"] and own["max_connections"] >= MANY
+    def check_patience(self, asked: Asked, outcome: str, seconds: float) -> None:
+        """Check that nobody who may wait is told before his time that there is no room."""
+        settings = self.settings
+        if outcome != "HF-3103" or len(self.clusters) > 1 or settings["queue"] < ROOM:
+            return
+        text = f"{asked.number}: after {seconds:.3f} s of {settings['max_wait']}"
+        self.sim.check(seconds >= settings["max_wait"], "sent away early", text)
 
     def note(self, asked: Asked, outcome: str) -> None:
         """Keep an outcome."""
