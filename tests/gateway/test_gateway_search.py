@@ -135,11 +135,24 @@ def test_what_was_not_executed_goes_on_even_if_it_may_not_run_twice():
 
 
 def test_with_another_key_the_same_endpoint_is_asked_again_at_once():
-    asking = search(endpoints("a"))
+    asking = search([Endpoint("a", Health(keys=2))])
     pick = asking.next(0, 0.5, intact=True)
     again = neutral(asking, pick, here=True)
     assert isinstance(again, Pick)
     assert again.endpoint is pick.endpoint
+
+
+def test_when_each_key_was_refused_once_there_is_a_pause():
+    asking = search([Endpoint("a", Health(keys=2))], attempts=4, free=True)
+    asked = []
+    for _ in range(2):
+        step = asking.next(0, 0.5, intact=True)
+        while isinstance(step, Pick):
+            asked.append(step.key.number)
+            asking.throttled()
+            step = neutral(asking, step, here=True)  # the keys are cool again by then
+        assert isinstance(step, Pause)
+    assert len(asked) == 4
 
 
 def test_a_retry_is_free_while_a_healthy_endpoint_was_not_tried_and_costs_after_that():

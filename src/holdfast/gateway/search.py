@@ -97,6 +97,7 @@ class Search:
         "_bounds",
         "_budget",
         "_deadline",
+        "_keys_tried",
         "_repeatable",
         "_row",
         "_throttled",
@@ -123,6 +124,7 @@ class Search:
         self._row = 0  # of backoffs
         self._throttled = False
         self.tried: tuple[Endpoint, ...] = ()
+        self._keys_tried: tuple[Endpoint, ...] = ()  # each as often as keys of it were refused
         self.left = bounds.attempts - begun
         self.patience = math.inf
 
@@ -139,7 +141,7 @@ class Search:
             # Those that were tried may be asked again before what it would wait for; and the line
             # is for who would take any endpoint, or one that wants a certain one would hold up
             # all behind it.
-            self.tried = ()
+            self._forget()
             if not self._balancer.has_to_wait(now, self._patience_left(now)):
                 return self._pause(now, u)
             found = self._pick(now, u)  # all cool down or are full, which takes its own time
@@ -190,7 +192,10 @@ class Search:
         """Go on by another configuration, whose endpoints it has not asked."""
         self.left += bounds.attempts - self._bounds.attempts
         self._balancer, self._budget, self._bounds = balancer, budget, bounds
-        self.tried = ()
+        self._forget()
+
+    def _forget(self) -> None:
+        self.tried = self._keys_tried = ()
 
     # -- what has come of it ---------------------------------------------------------------------
 
@@ -213,10 +218,13 @@ class Search:
     ) -> Step:
         """Decide what is done after an attempt that came to nothing.
 
-        endpoint: which was asked.  here: it may be asked again at once.
+        endpoint: which was asked.  here: it may be asked again at once, with another of its keys;
+        with each once, or keys that cool for less than an answer takes would be asked for ever.
         safe: the request was not executed.  malformed: what it answered was no HTTP.
         """
-        if not here and endpoint not in self.tried:
+        if here and self._keys_tried.count(endpoint) + 1 < len(endpoint.health.keys):
+            self._keys_tried = (*self._keys_tried, endpoint)
+        elif endpoint not in self.tried:
             self.tried = (*self.tried, endpoint)
         if not (self.may_repeat(safe=safe) and intact):
             return GiveUp("HF-3105" if malformed else "HF-3106")
