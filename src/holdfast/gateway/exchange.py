@@ -34,7 +34,7 @@ from holdfast.gateway.judging import (
 )
 from holdfast.gateway.ledger import CANCELLED, CUT
 from holdfast.gateway.refusals import Cools, Refusal
-from holdfast.gateway.search import GiveUp, Search
+from holdfast.gateway.search import NOBODY, GiveUp
 from holdfast.gateway.states import (
     ANSWER,
     ANSWERING,
@@ -62,13 +62,9 @@ if TYPE_CHECKING:
     from holdfast.gateway.answering import Passage
     from holdfast.gateway.judging import Judged
     from holdfast.gateway.request import Request
-    from holdfast.gateway.search import Step
+    from holdfast.gateway.search import Search, Step
     from holdfast.gateway.states import State
     from holdfast.gateway.upstream import Connection
-
-
-_NOBODY = (GiveUp("HF-3104"), GiveUp("HF-3109"))
-"""There is no endpoint, which another configuration may change."""
 
 
 class Exchange(Due):
@@ -112,15 +108,7 @@ class Exchange(Due):
     def _search(self) -> Search:
         """Whom to ask next; not made for an answer that was merely odd, which asks nobody."""
         if self._begun is None:
-            request, cluster = self.request, self.request.cluster
-            self._begun = Search(
-                cluster.balancer,
-                cluster.retries,
-                cluster.bounds,
-                repeatable=request.repeatable,
-                deadline=request.deadline,
-                begun=request.attempts,
-            )
+            self._begun = self.request.search()
         return self._begun
 
     def _limit(self, due: float) -> None:
@@ -133,21 +121,14 @@ class Exchange(Due):
         self._go(self._search.next(now, rng.draw(), intact=self.request.is_intact), now)
 
     def _use_latest(self) -> bool:
-        """Go on by the configuration that holds now; return whether that is another one.
-
-        For who would wait in line: by its own it would wait for places that there are no longer,
-        or pass by those that are new, and all who have come since would wait behind it.
-        """
-        latest = self.request.cluster.turns.cluster
-        if latest is self.request.cluster:
-            return False
-        self.request.cluster = latest
-        self._search.use(latest.balancer, latest.retries, latest.bounds)
-        return True
+        latest = self.request.use_latest()
+        if latest is not None:
+            self._search.use(latest.balancer, latest.retries, latest.bounds)
+        return latest is not None
 
     def _go(self, step: Step, now: float) -> None:
         """Do what the search has found out; where it found nobody, by the configuration of now."""
-        if (isinstance(step, Wait) or step in _NOBODY) and self._use_latest():
+        if (isinstance(step, Wait) or step in NOBODY) and self._use_latest():
             step = self._search.next(now, rng.draw(), intact=self.request.is_intact)
         if isinstance(step, Pick):
             self._ask(step, now)
@@ -230,7 +211,7 @@ class Exchange(Due):
         if self.state is PASSING:
             request.tell(reason, Sent.YES, now)
             attempt.settle(Result.FAILED)
-            self._cut_short(reason)
+            self._cut_short(attempt, reason)
             return
         if sent is None:
             sent = Sent.MAYBE if self.state is SENT else Sent.YES
@@ -370,19 +351,16 @@ class Exchange(Due):
             request.tell(reason, Sent.YES if state is PASSING else sent, clock.monotonic())
             attempt.settle(result)
             if state is PASSING:
-                self._cut_short(reason)
+                self._cut_short(attempt, reason)
                 return
             if sent is Sent.MAYBE and not request.repeatable:
                 self._last = None
             attempt.drop()
         self._give_up(code)
 
-    def _cut_short(self, reason: str) -> None:
-        attempt = self._attempt
-        if attempt is not None:
-            attempt.drop()
-        passage = attempt.passage if attempt is not None else None
-        said = cut_short(self.request, passage, reason)
+    def _cut_short(self, attempt: Attempt, reason: str) -> None:
+        attempt.drop()
+        said = cut_short(self.request, attempt.passage, reason)
         self._over(CUT, close=said, abort=not said)
 
     def _over(self, outcome: str, *, close: bool = False, abort: bool = False) -> None:
@@ -392,8 +370,7 @@ class Exchange(Due):
         self.request.client.answered(close=close, abort=abort)
 
     def _leave(self, outcome: str) -> None:
-        request = self.request
-        cluster = request.cluster
+        request, cluster = self.request, self.request.cluster
         self.state = TRANSITIONS[self.state, END]
         cluster.wheel.set(self, math.inf)  # not `_limit`: nothing may keep it until then
         if request.upload is not None:

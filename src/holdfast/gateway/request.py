@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from holdfast.gateway.errors import Tried
 from holdfast.gateway.headers import wants_events
+from holdfast.gateway.search import Search
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -156,6 +157,30 @@ class Request:
     def endpoint_id(self) -> str:
         """The endpoint that is asked, or was asked last."""
         return self.pick.endpoint.id if self.pick is not None else ""
+
+    def use_latest(self) -> Cluster | None:
+        """Go on by the configuration that holds now, and return it; None: that is its own.
+
+        For who would wait in line: by its own it would wait for places that there are no longer,
+        or pass by those that are new, and all who have come since would wait behind it.
+        """
+        latest = self.cluster.turns.cluster
+        if latest is self.cluster:
+            return None
+        self.cluster = latest
+        return latest
+
+    def search(self) -> Search:
+        """Return its way from endpoint to endpoint, as far as it has got."""
+        cluster = self.cluster
+        return Search(
+            cluster.balancer,
+            cluster.retries,
+            cluster.bounds,
+            repeatable=self.repeatable,
+            deadline=self.deadline,
+            begun=self.attempts,
+        )
 
     def ask(self, pick: Pick, now: float) -> None:
         """Note that another attempt begins."""

@@ -39,6 +39,8 @@ class GiveUp(NamedTuple):
 
 
 Step = Pick | Pause | Wait | GiveUp
+NOBODY = (GiveUp("HF-3104"), GiveUp("HF-3109"))
+"""There is no endpoint to be had: another configuration may have one."""
 
 
 class Bounds(NamedTuple):
