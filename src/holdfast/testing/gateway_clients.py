@@ -36,7 +36,7 @@ class Line(asyncio.Protocol):
         self.left = False
         self.closing = False
         self.idle_since = 0.0
-        self.asked_at = 0.0
+        self.asked_at = self.sent_at = 0.0  # when all of the last requests was sent, and the first
         self._in = bytearray()
         self._reply: Reply | None = None
         self._left = 0
@@ -273,7 +273,7 @@ class Caller:
 
     async def _send(self, line: Line, raw: bytes, fault: Decision | None) -> float:
         """Send requests as the fault says; return the seconds for which nothing was read."""
-        line.asked_at = self.sim.clock.monotonic()
+        line.asked_at = line.sent_at = self.sim.clock.monotonic()
         if fault is None:
             line.transport.write(raw)
             return 0.0
@@ -332,7 +332,7 @@ class Caller:
             return "gone" if slept else self._unanswered(asked, line)
         reply.excused = bool(line.broken or slept or self.world.is_ending)
         outcome = self.book.judge(asked, reply)
-        self.world.check_patience(asked, outcome, reply.end_at - begun)
+        self.world.check_patience(asked, outcome, reply.end_at - line.sent_at)
         if not reply.excused:
             self._check_time(asked, reply, begun)
         return "gone" if outcome == "cut" and reply.excused else outcome
