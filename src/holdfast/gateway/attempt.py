@@ -129,8 +129,8 @@ class Attempt:
             via=request.cluster.via,
             identity=request.stream,
         )
-        connection.transport.write(data + body if body else data)
         request.sent_at = clock.monotonic()
+        connection.transport.write(data + body if body else data)
         owner.sent(self, whole=upload is None)
         if upload is not None:
             connection.upload = upload
