@@ -207,8 +207,10 @@ class Book:
             return self._cut(asked, reply, execution)
         self.sim.check(meant.startswith(body), "wrong bytes", f"request {asked.number}")
         if reply.whole:
-            # Where only the end of the connection ends a body, a short one looks like a whole one.
-            hidden = execution.framing == "close" and execution.disturbed
+            # Where only the end of the connection ends a body, a short one looks like a whole one:
+            # between endpoint and gateway, or between gateway and client.
+            lost = reply.framing == "close" and reply.excused
+            hidden = lost or (execution.framing == "close" and execution.disturbed)
             if not (hidden and not self._shows_its_end(execution)):
                 text = f"request {asked.number}: {len(body)} of {len(meant)} bytes as the whole"
                 self.sim.violation("short answer", f"{text}, {execution.disturbed}")
