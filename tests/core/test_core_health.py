@@ -235,6 +235,23 @@ def test_an_answer_that_has_begun_makes_place_for_the_next_and_counts_once():
     assert (health.in_flight, health.breaker.state) == (0, State.CLOSED)
 
 
+def test_a_probe_whose_answer_begins_after_the_circuit_has_opened_again_says_nothing():
+    health = opened()
+    now = health.breaker.until
+    first = health.begin(now, 600, 0.5)
+    health.prove(first, now, 0.5, seconds=0.1)
+    second = health.begin(now, 600, 0.5)
+    health.settle(first, FAILED, now, 0.5, seconds=0.1)  # its answer was cut
+    assert health.breaker.state is State.OPEN
+    gen, until = health.breaker.gen, health.breaker.until
+    counts = health.counts(now + 1)
+    health.prove(second, now + 1, 0.5, seconds=0.1)
+    health.settle(second, FAILED, now + 1, 0.5, seconds=0.1)
+    assert (health.breaker.state, health.breaker.gen) == (State.OPEN, gen)
+    assert (health.breaker.until, health.counts(now + 1)) == (until, counts)
+    assert health.in_flight == 0
+
+
 def test_what_is_asked_with_the_keys_of_before_takes_room_of_those_with_the_new_ones():
     before, after, last = Health(keys=1), Health(keys=2), Health(keys=1)
     first = before.begin(0, 10, 0.5)

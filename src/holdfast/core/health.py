@@ -278,11 +278,9 @@ class Health:
 
         No success yet: it may take an hour, and be cut. So the breaker alone is told.
         """
-        if permit.probe:
-            gen = self.breaker.gen
+        if permit.probe and permit.gen == self.breaker.gen:  # else it says nothing of now
             self.breaker.settle(permit, Result.OK, seconds, now, u)
-            # A cut counts on its own; of an older state it says nothing, now or when it ends.
-            permit.probe, permit.gen = False, self.breaker.gen if permit.gen == gen else permit.gen
+            permit.probe, permit.gen = False, self.breaker.gen  # a cut counts on its own
 
     def settle_calm(self, permit: Permit, now: float, seconds: float, median: float | None) -> bool:
         """Take a success as `settle` does, but cheaper; False: something is wrong, use that."""
