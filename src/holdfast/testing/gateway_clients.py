@@ -35,6 +35,7 @@ class Line(asyncio.Protocol):
         self.lost = False
         self.left = False
         self.closing = False
+        self.given_up = False
         self.idle_since = 0.0
         self.asked_at = self.sent_at = 0.0  # when all of the last requests was sent, and the first
         self._in = bytearray()
@@ -182,7 +183,7 @@ class Line(asyncio.Protocol):
         self.lost = True
         reply = self._reply
         if reply is not None:
-            self._end(whole=reply.framing == "close" and error is None)
+            self._end(whole=reply.framing == "close" and error is None and not self.given_up)
         while self.waiting:
             _, future = self.waiting.popleft()
             if not future.done():
@@ -360,4 +361,5 @@ def _give_up(line: Line) -> None:
     if not line.broken:  # else it may be that nobody hears of its end
         number = line.waiting[0][0].number if line.waiting else 0
         line.world.sim.violation("hangs", f"request {number}")
+    line.given_up = True  # an end of ours says nothing of the answer's
     line.transport.abort()
