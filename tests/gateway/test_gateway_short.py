@@ -22,6 +22,7 @@ from gateway_rig import (
 )
 
 from holdfast.gateway.forms import MOST
+from holdfast.gateway.relay import Relay
 from holdfast.gateway.short import Short
 from holdfast.gateway.talking import Talking
 
@@ -370,13 +371,19 @@ def chunk(data, line=b"%x"):
 def passed(monkeypatch):
     """Which pieces of streams went as they came."""
     found = []
-    was = Talking.pass_on
+    make = Relay.__init__
 
-    def pass_on(self, data):
-        found.append(data)
-        was(self, data)
+    def begin(self, *args):
+        make(self, *args)
+        write = self._write
 
-    monkeypatch.setattr(Talking, "pass_on", pass_on)
+        def counted(data):
+            found.append(data)
+            write(data)
+
+        self._write = counted
+
+    monkeypatch.setattr(Relay, "__init__", begin)
     return found
 
 

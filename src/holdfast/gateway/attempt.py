@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from holdfast.gateway.refusals import Refusal
     from holdfast.gateway.request import Request
     from holdfast.gateway.upstream import Connection, Dial
-    from holdfast.runtime.wheel import Due
     from holdfast.wire.responses import ResponseHead
 
 
@@ -67,6 +66,7 @@ class Attempt:
     __slots__ = (
         "_is_settled",
         "_owner",
+        "_relay",
         "connecting",
         "connection",
         "first_byte",
@@ -79,6 +79,7 @@ class Attempt:
     def __init__(self, owner: Owner, request: Request, pick: Pick) -> None:
         self._owner: Owner | None = owner
         self._is_settled = False
+        self._relay: Relay | None = None
         self.request = request
         self.pick = pick
         self.upstream = request.cluster.upstream_of(pick.endpoint)
@@ -218,6 +219,11 @@ class Attempt:
     # -- reading ---------------------------------------------------------------------------------
 
     @property
+    def heard_at(self) -> float:
+        """When a piece of a stream was passed on last, monotonic; -inf if none was."""
+        return self._relay.heard_at if self._relay is not None else -math.inf
+
+    @property
     def is_whole(self) -> bool:
         """Whether all of the answer has come."""
         answer = self.connection.answer if self.connection is not None else None
@@ -248,11 +254,8 @@ class Attempt:
         elif self.connection is not None:
             self.connection.transport.resume_reading()
 
-    def commit(self, limits: Due) -> None:
-        """Pass on what was held of the answer, and from now on what follows, as it comes.
-
-        limits: whose limit each piece puts off.
-        """
+    def commit(self) -> None:
+        """Pass on what was held of the answer, and from now on what follows, as it comes."""
         connection, passage, request = self.connection, self.passage, self.request
         if connection is None or connection.answer is None or passage is None:
             return
@@ -267,7 +270,7 @@ class Attempt:
         passage.commit(whole=False, added=cluster.added(request))
         parts = passage.parts
         if parts is not None:
-            connection.exchange = Relay(self, connection.answer, *parts, limits)
+            connection.exchange = self._relay = Relay(self, connection.answer, *parts)
 
     # -- the end ---------------------------------------------------------------------------------
 
@@ -302,8 +305,7 @@ class Attempt:
 
     def release(self) -> None:
         """Give the connection back, if it is still good."""
-        self._owner = None
-        connection, self.connection = self.connection, None
+        connection = self._leave()
         if connection is None:
             return
         answer, upload = connection.answer, self.request.upload
@@ -320,8 +322,7 @@ class Attempt:
 
     def drop(self) -> None:
         """Close the connection, or wish for none any more."""
-        self._owner = None
-        connection, self.connection = self.connection, None
+        connection = self._leave()
         if self.request.upload is not None:
             self.request.upload.stop()
         if connection is not None:
@@ -329,3 +330,11 @@ class Attempt:
         if self.connecting is not None:
             self.connecting.cancel()
             self.connecting = None
+
+    def _leave(self) -> Connection | None:
+        """Have no owner and no connection any more; return the one there was."""
+        self._owner = None
+        if self._relay is not None:
+            self._relay.tell()
+        connection, self.connection = self.connection, None
+        return connection

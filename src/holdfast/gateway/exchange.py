@@ -290,7 +290,7 @@ class Exchange(Due):
     def _commit(self, attempt: Attempt) -> None:
         """Pass on what was held: from here on there is no way back."""
         self.state = TRANSITIONS[self.state, COMMIT]
-        attempt.commit(self)
+        attempt.commit()
         self.request.cluster.answered(self)
         if self.request.client.paused:
             self.pause(paused=True)
@@ -314,8 +314,10 @@ class Exchange(Due):
         elif self.state is WAITING:
             self._waited(now)
         elif attempt is not None:
-            self._do(judge_late(attempt, self.state, now), attempt)
-            self._go_on_passing(attempt, now)
+            judged = judge_late(attempt, self.state, now)
+            self._do(judged, attempt)
+            if not isinstance(judged, float):
+                self._go_on_passing(attempt, now)
 
     # -- the client: see `talking.Work` ----------------------------------------------------------
 

@@ -115,9 +115,13 @@ def judge_late(attempt: Attempt, state: State, now: float) -> Judged:
         return _look_at_clock(attempt, now)
     if state is SENDING and not attempt.is_stalled:
         return now + attempt.idle_timeout
-    passage = attempt.passage
-    if state is not ANSWERING or passage is None:
-        return Failure("timeout")
+    if state is ANSWERING and attempt.passage is not None:
+        return _held_too_long(attempt, attempt.passage, now)
+    due = attempt.heard_at + attempt.idle_timeout  # pieces of a stream put no limit off
+    return due if state is PASSING and now < due else Failure("timeout")
+
+
+def _held_too_long(attempt: Attempt, passage: Passage, now: float) -> Judged:
     if passage.is_json or passage.watched or now < attempt.first_byte + HOLD_SECONDS:
         return Failure("no content" if passage.watched else "timeout")
     return Judgement.ENOUGH

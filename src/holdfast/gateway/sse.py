@@ -158,13 +158,17 @@ class Watch:
         self.ended = _FINISHED[self.profile].search(near) is not None
         self._tail = near[-_LONGEST_SIGN:]
 
-    def passed_whole(self, data: bytes) -> None:
-        """Do the same with whole events, which follow whole events: no sign lies across them."""
+    @property
+    def hints(self) -> tuple[bytes, ...]:
+        """What is in every sign of an end: whole events with none of these need not be looked at.
+
+        Empty once it has ended.
+        """
+        return () if self.ended else _HINTS[self.profile]
+
+    def begin_event(self) -> None:
+        """Take note that what comes next begins an event: no sign lies across its beginning."""
         self._tail = b""
-        for hint in _HINTS[self.profile]:
-            if hint in data:
-                self.ended = self.ended or _FINISHED[self.profile].search(data) is not None
-                return
 
 
 def meaning_of(event: bytes, profile: str) -> Meaning:

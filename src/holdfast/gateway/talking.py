@@ -178,6 +178,10 @@ class Talking(asyncio.Protocol, Due):
         self._written += len(data)
         self.transport.write(data)
 
+    def count(self, size: int) -> None:
+        """Count bytes of the answer that somebody else has written."""
+        self._written += size
+
     def end_body(self) -> None:
         """Put the end of a body into what is written next."""
         if self.terminator:
