@@ -17,7 +17,10 @@ from holdfast.runtime.clock import clock
 from holdfast.telemetry.redact import visible
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from holdfast.core.health import Tier
+    from holdfast.gateway.errors import Tried
     from holdfast.gateway.request import Record
     from holdfast.wire.requests import RequestHead
 
@@ -29,23 +32,23 @@ KEPT = 256
 
 def line_of(record: Record, outcome: str, now: float) -> bytes:
     """Return the line of a request that is over. now: monotonic."""
-    client, head, pick, began = record.client, record.head, record.pick, record.began
-    endpoint, tier = ("", None) if pick is None else (pick.endpoint.id, pick.tier)
-    given, told = record.given_at, record.told
-    ms = f"{1000 * (now - began):.3f}"
-    if given == given:  # noqa: PLR0124 - not NaN: it was passed on as it came
-        first = f"{1000 * (given - began):.3f}"
-    else:
-        first = ms if outcome in ANSWERED else "null"
-    attempts = [f"{_attempt(o.endpoint, visible(o.verdict), o.sent)}{o.ms}}}" for o in told]
-    if record.attempts > len(told):  # the last one came to an answer, or was left
-        last = (CANCELLED, "maybe") if outcome == CANCELLED else (OK, "yes")
-        took = round(1000 * (now - record.sent_at))
-        attempts.append(f"{_attempt(endpoint, *last)}{took}}}")
-    path = head.target.partition(b"?")[0]
+    client, head, pick, told = record.client, record.head, record.pick, record.told
+    given, path = record.given_at, head.target.partition(b"?")[0]
+    last = ""  # how the last attempt ended, if it came to an answer, or was left
+    if record.attempts > len(told):
+        last = CANCELLED if outcome == CANCELLED else OK
     make = _form if len(path) <= KEPT else _form.__wrapped__
-    form = make(client.host, head.method, path, record.status, endpoint, outcome, tier)
-    return _filled(form, record.id, record.size, client.written, ms, first, ",".join(attempts))
+    endpoint, tier = (pick.endpoint.id, pick.tier) if pick is not None else ("", None)
+    form = make(client.host, head.method, path, record.status, endpoint, tier, outcome, last)
+    first = ms = f"{1000 * (now - record.began):.3f}"
+    if given == given:  # noqa: PLR0124 - not NaN: it was passed on as it came
+        first = f"{1000 * (given - record.began):.3f}"
+    elif outcome not in ANSWERED:
+        first = "null"
+    before = _told(told, more=last) if told else ""
+    took = 1000 * (now - record.sent_at) + 0.5
+    sizes = record.size, client.written
+    return (form % (_stamp(), record.id, *sizes, ms, first, before, took)).encode()
 
 
 def note_of(
@@ -56,8 +59,8 @@ def note_of(
     head: None for one that could not be read.  client: its address.  size: of the answer.
     """
     method, path = (head.method, head.target.partition(b"?")[0]) if head is not None else (b"", b"")
-    form = _form.__wrapped__(client, method, path, status, "", outcome, None)
-    return _filled(form, "", 0, size, "0.000", "null", "")
+    form = _form.__wrapped__(client, method, path, status, "", None, outcome, "")
+    return (form % (_stamp(), "", 0, size, "0.000", "null", "", 0)).encode()
 
 
 def forget() -> None:
@@ -65,13 +68,15 @@ def forget() -> None:
     _form.cache_clear()
 
 
-def _filled(
-    form: str, name: str, taken: int, given: int, ms: str, first: str, attempts: str
-) -> bytes:
+def _stamp() -> str:
     wall = clock.wall()
     second = int(wall)
-    milli = int((wall - second) * 1000)
-    return (form % (_second(second), milli, name, taken, given, ms, first, attempts)).encode()
+    return f"{_second(second)}.{int((wall - second) * 1000):03d}Z"
+
+
+@lru_cache(4)
+def _second(wall: int) -> str:
+    return datetime.fromtimestamp(wall, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 _string = json.JSONEncoder(ensure_ascii=False).encode
@@ -84,26 +89,34 @@ def _form(
     path: bytes,
     status: int,
     endpoint: str,
-    outcome: str,
     tier: Tier | None,
+    outcome: str,
+    last: str,
 ) -> str:
-    """Return a line with places for what `_filled` puts there, in that order."""
+    """Return a line with a place for each thing that `line_of` puts in.
+
+    last: how the last of the attempts ended, whose milliseconds get a place; empty for none.
+    """
+    shown = visible(path.decode("utf-8", "backslashreplace"))[:MAX_PATH]
     asked = (
         f'"client":{_string(client)},"method":{_string(method.decode("latin-1"))}'
-        f',"path":{_string(_shown(path))},"status":{status or "null"}'
+        f',"path":{_string(shown)},"status":{status or "null"}'
     )
-    answered = f'"endpoint":{_string(endpoint) if endpoint else "null"}'
     stood = "null" if tier is None else _string(tier.name.lower())
+    attempt = _attempt(endpoint, last, "maybe" if last == CANCELLED else "yes")
     ended = f'"outcome":{_string(outcome)},"tier":{stood}'
-    asked, answered, ended = (one.replace("%", "%%") for one in (asked, answered, ended))
+    parts = asked, _string(endpoint) if endpoint else "null", attempt, ended
+    asked, named, attempt, ended = (one.replace("%", "%%") for one in parts)
     return (
-        f'{{"ts":"%s.%03dZ","id":"%s",{asked},"bytes_in":%d,"bytes_out":%d,"ms":%s,"ttfb_ms":%s'
-        f',{answered},"attempts":[%s],{ended}}}\n'
+        f'{{"ts":"%s","id":"%s",{asked},"bytes_in":%d,"bytes_out":%d,"ms":%s,"ttfb_ms":%s'
+        f',"endpoint":{named},"attempts":[%s{attempt + "%d}" if last else "%.0s"}],{ended}}}\n'
     )
 
 
-def _shown(path: bytes) -> str:
-    return visible(path.decode("utf-8", "backslashreplace"))[:MAX_PATH]
+def _told(told: Sequence[Tried], *, more: str) -> str:
+    """Return the attempts that came to nothing. more: there is another one."""
+    text = ",".join(f"{_attempt(o.endpoint, visible(o.verdict), o.sent)}{o.ms}}}" for o in told)
+    return f"{text}," if more else text
 
 
 @lru_cache(1024)
@@ -112,8 +125,3 @@ def _attempt(endpoint: str, verdict: str, sent: str) -> str:
         f'{{"endpoint":{_string(endpoint)},"verdict":{_string(verdict)},"sent":{_string(sent)}'
         f',"ms":'
     )
-
-
-@lru_cache(4)
-def _second(wall: int) -> str:
-    return datetime.fromtimestamp(wall, UTC).strftime("%Y-%m-%dT%H:%M:%S")
