@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 
 import pytest
@@ -25,6 +26,8 @@ from holdfast.gateway.forms import MOST
 from holdfast.gateway.relay import Relay
 from holdfast.gateway.short import Short
 from holdfast.gateway.talking import Talking
+from holdfast.runtime.clock import clock
+from holdfast.testing import sim_run
 
 JSON = "Content-Type: application/json"
 OK = answer(200, b'{"a": 1}', JSON, "Date: now", "Keep-Alive: timeout=9", "X_Y: 1")
@@ -458,6 +461,55 @@ def test_a_stream_that_breaks_after_such_events_says_so(passed, ends):
     assert given.startswith(chunk(EVENTS[0]) + b"".join(own))
     assert b"event: error\n" in given
     assert b"HF-3108" in given
+
+
+def test_events_that_pass_put_off_the_limit_of_silence_from_the_last_one_on(passed):
+    async def script(upstream, no, writer):
+        writer.write(HEAD + chunk(EVENTS[0]))
+        for _ in range(8):
+            await asyncio.sleep(4)
+            writer.write(chunk(EVENTS[1]))
+        await asyncio.sleep(100)
+
+    async def main(_):
+        async with gateway(script, settings="idle_timeout = 5") as (gw, _):
+            began = clock.monotonic()
+            _, _, body = await ask(gw.port, body=b'{"stream": true}')
+            assert clock.monotonic() - began == pytest.approx(8 * 4 + 5, abs=0.1)
+            assert b"HF-3108" in body
+
+    sim_run(main)
+    assert len(passed) == 8
+
+
+@pytest.mark.parametrize("leaves", [False, True])
+def test_the_log_counts_what_has_passed(passed, tmp_path, leaves):
+    own = [chunk(event) for event in (*EVENTS[1:5], STOP)]
+
+    async def script(upstream, no, writer):
+        writer.write(HEAD + chunk(EVENTS[0]))
+        for piece in own:
+            await asyncio.sleep(0.02)
+            writer.write(piece)
+        await asyncio.sleep(30 if leaves else 0.02)
+        writer.write(b"0\r\n\r\n")
+
+    async def main():
+        settings = f'access_log = "{tmp_path}/log"'
+        async with gateway(script, settings=settings) as (gw, _):
+            body = b'{"stream": true}'
+            head = b"POST /v1/messages HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n%b"
+            reader, writer = await connect(gw, head % (len(body), body))
+            given = await reader.readuntil(STOP + b"\r\n" if leaves else b"0\r\n\r\n")
+            writer.close()
+            await until(lambda: not gw.cluster.ledger.in_flight)
+            return len(given)
+
+    given = run(main)
+    assert passed
+    (line,) = (json.loads(line) for line in (tmp_path / "log").read_text().splitlines())
+    assert line["bytes_out"] == given
+    assert line["outcome"] == ("cancelled" if leaves else "ok")
 
 
 def test_a_client_of_http_1_0_gets_no_chunks(passed):
