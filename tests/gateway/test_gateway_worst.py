@@ -98,7 +98,7 @@ def test_a_stream_ends_after_its_limit_or_never():
 def test_refusals_are_bounded_by_every_key_and_none_besides_under_a_number():
     one, two_keys = planned(endpoints=1), planned(endpoints=1, each='keys = ["env:A", "env:B"]')
     assert planned(endpoints=3).throttled_max == 3 * one.throttled_max
-    assert two_keys.throttled_max > 2 * one.throttled_max
+    assert two_keys.throttled_max == 2 * one.throttled_max
     assert planned("attempts = 4").throttled_max == 0
     assert planned("total_timeout = 0.001", endpoints=1).throttled_max == 1
     least = planned("max_wait = 0", endpoints=1).throttled_max
@@ -164,7 +164,7 @@ def test_where_every_key_refuses_it_is_asked_no_more_than_planned(
             if seconds == 0:
                 assert asked >= 7 * count * keys  # in line, 5 s
             elif seconds == 1.1 and keys == 2:
-                assert asked >= 0.4 * plan.throttled_max / count
+                assert asked >= plan.throttled_max / 3 / count  # pauses are half as long at least
 
     simulated(main)
 

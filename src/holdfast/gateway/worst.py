@@ -116,12 +116,11 @@ def _delays(attempts: int, endpoints: int) -> list[Delay]:
 def _throttled(config: GatewayConfig, enabled: list[EndpointConfig]) -> int:
     if config.attempts != "auto":
         return 0
-    # One of several keys that has rested is asked at once. With one key an endpoint is asked
-    # again from the line, which ends with `max_wait`, or after a pause that grows.
+    # A key that refused is asked again from the line, which ends with `max_wait`, or after a pause
+    # that grows.
     most = _rests(config.total_timeout)
     lined = _rests(min(config.max_wait, config.total_timeout)) + _pauses(config.total_timeout) + 1
-    keys = [max(1, len(one.keys)) for one in enabled]
-    return sum(count * most if count > 1 else min(most, lined) for count in keys)
+    return min(most, lined) * sum(max(1, len(one.keys)) for one in enabled)
 
 
 def _rests(seconds: float) -> int:
