@@ -1,5 +1,6 @@
 """The fake clock: one thread, several threads, real asyncio loops, simulated loops."""
 
+import _thread
 import asyncio
 import contextlib
 import threading
@@ -289,6 +290,24 @@ def test_by_hand_only_advance_wakes_a_thread():
 def test_by_hand_the_only_thread_must_not_sleep():
     with clock(auto=False), pytest.raises(ClockStuck, match="auto=True"):
         seam.sleep(3)
+
+
+def test_a_thread_that_python_did_not_begin_is_no_party():
+    shown, end = threading.Event(), threading.Event()
+
+    def foreign():
+        threading.current_thread()  # from now on it is among all threads
+        shown.set()
+        end.wait(30)
+
+    with clock(auto=False):
+        _thread.start_new_thread(foreign, ())
+        assert shown.wait(5)
+        try:
+            with pytest.raises(ClockStuck, match="auto=True"):
+                seam.sleep(3)
+        finally:
+            end.set()
 
 
 def test_threads_that_still_sleep_are_let_go_at_the_end():

@@ -292,10 +292,19 @@ class FakeClock(VirtualClock):
             thread
             for thread in threading.enumerate()
             if thread not in self._strangers
+            and not self._is_foreign(thread)
             and thread.ident is not None
             and not self._surely_waits(thread.ident)
             and not realloop.is_parked(thread)
         ]
+
+    def _is_foreign(self, thread: threading.Thread) -> bool:
+        """Say whether a thread was not begun by Python, and has not used this clock.
+
+        It shows up whenever it first asks who it is: a test runner's own may do so at any moment.
+        """
+        foreign = isinstance(thread, threading._DummyThread)  # noqa: SLF001 - nothing else tells
+        return foreign and thread.ident not in self._waiting
 
     def _surely_waits(self, ident: int) -> bool:
         waiter = self._waiting.get(ident)
