@@ -163,8 +163,7 @@ def test_where_every_key_refuses_it_is_asked_no_more_than_planned(
             assert asked <= plan.throttled_max
             if seconds == 0:
                 assert asked >= 7 * count * keys  # in line, 5 s
-            elif seconds == 1.1 and keys == 2:
-                assert asked >= plan.throttled_max / 3 / count  # pauses are half as long at least
+                assert asked >= 0.4 * plan.throttled_max
 
     simulated(main)
 

@@ -127,7 +127,7 @@ import sys
 from holdfast.runtime.append import Appender
 
 made = Appender(sys.argv[1], most=20_000, kept=50)
-for number in range(400):
+for number in range(800):
     made.write([b"%s-%d %s\\n" % (sys.argv[2].encode(), number, b"x" * 200)])
 made.close()
 """
@@ -138,7 +138,7 @@ def test_processes_share_a_file_and_lose_and_tear_no_line(path):
     assert [one.wait(50) for one in writers] == [0, 0, 0]
     files = [one for one in path.parent.iterdir() if one.suffix != ".lock"]
     lines = [line for one in files for line in one.read_bytes().splitlines()]
-    assert len(files) > 5  # how often it is renamed is up to who finds the lock taken
+    assert len(files) > 10
     assert {len(line.split(b" ")[1]) for line in lines} == {200}
     names = sorted(line.split(b" ")[0].decode() for line in lines)
-    assert names == sorted(f"{name}-{number}" for name in "abc" for number in range(400))
+    assert names == sorted(f"{name}-{number}" for name in "abc" for number in range(800))
